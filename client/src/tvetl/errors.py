@@ -1,0 +1,50 @@
+"""Every error a user of tvetl can meet, each with what happened and what to try.
+
+The message is one sentence; ``hint`` says what to do next; ``__cause__`` is for developers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TvetlError(Exception):
+    """The root of all our errors: ``str(error)`` is one sentence, ``error.hint`` what to try."""
+
+    #: The command's exit status for this kind (see the table in docs/command.md).
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One place that is wrong: ``path`` like ``$.steps[1].size``, ``message`` like ``expected 1..8192, got -3``."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class _Problems(TvetlError):
+    """An error made of places; all of them are reported, not the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)), hint=hint)
+
+
+class PipelineError(_Problems):
+    """A pipeline that cannot work."""
+
+
+class ArgumentsError(_Problems):
+    """``etl_args`` of a request that cannot work with the pipeline."""

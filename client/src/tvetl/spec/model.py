@@ -1,0 +1,62 @@
+"""What a pipeline is, once parsed: frozen data, every value checked and in one normal form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+#: A parameter as plain data. Sequences are tuples, so that a step can be compared and hashed by its JSON.
+Value: TypeAlias = "None | bool | int | float | str | tuple[Value, ...]"
+
+ImageFormat = Literal["jpeg", "png", "webp"]
+TensorFormat = Literal["npy", "safetensors", "raw"]
+IMAGE_FORMATS: tuple[str, ...] = ("jpeg", "png", "webp")
+TENSOR_FORMATS: tuple[str, ...] = ("npy", "safetensors", "raw")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One transform: torchvision's class name and *all* its parameters, defaults filled in."""
+
+    op: str
+    params: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How the result is written.
+
+    ``format`` is one of IMAGE_FORMATS or TENSOR_FORMATS; ``options`` holds every option of that
+    format, defaults filled in (jpeg: quality, subsampling, progressive, optimize; ...).
+    """
+
+    format: str
+    options: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A whole pipeline: what :func:`tvetl.spec.parse` gives and the server runs."""
+
+    steps: tuple[Step, ...]
+    output: Output
+    seed: int | None = None
+    precision: Literal["exact", "fast"] = "exact"
+    orientation: Literal["keep", "apply"] = "keep"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What one request may ask for besides the pipeline (``etl_args``); None is "as the pipeline says"."""
+
+    seed: int | None = None
+    epoch: int = 0
+    view: int = 0
+    views: int | None = None
+    format: str | None = None
+    quality: int | None = None
+    size: int | tuple[int, int] | None = None
+    #: What was asked for beside seed, epoch and view changes the pipeline itself.
+    given: frozenset[str] = field(default_factory=frozenset)
