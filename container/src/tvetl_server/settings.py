@@ -1,0 +1,348 @@
+"""What the container was told, read once from the environment: frozen, checked, all errors together.
+
+This module looks at the mapping it is given (and at how many CPUs the container may use); only
+:mod:`tvetl_server.wsgi` looks at ``os.environ`` itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from tvetl.errors import TvetlError
+
+__all__ = ["SETTINGS", "Limits", "Settings", "SettingsError", "TargetUrl", "Variable", "cpus", "read_settings"]
+
+#: The largest edge the contract allows for an output (tvetl.spec checks sizes 1..8192).
+_LARGEST_EDGE = 8192
+
+
+class SettingsError(TvetlError):
+    """Settings that cannot work: ``problems`` has one line each, ``NAME: got ..., expected ...``."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problems), hint="tvetl-server --help lists the settings.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one object may cost. Beyond a limit the answer is 413 or 422, before the cost is paid."""
+
+    max_bytes: int = 256 * 2**20
+    """Bytes of a source; 256 MiB. Photographs are far below; shards are commonly cut at 100 to 250 MB.
+    The source is held in memory, at most once a thread."""
+
+    max_pixels: int = 178_956_970
+    """Pixels of a source; 178,956,970, where Pillow itself refuses (twice its MAX_IMAGE_PIXELS), so that
+    what plain Pillow opens is opened here. As RGB that is 512 MiB."""
+
+    max_frames: int = 1000
+    """Frames of an animation, pages of a TIFF; 1,000. Only the first is used, but telling how many there
+    are walks the file. Set 1 to refuse animations."""
+
+    max_output_pixels: int = _LARGEST_EDGE**2
+    """Pixels of a result; 67,108,864 = 8192 x 8192, the largest ``size`` a pipeline may name. Steps such as
+    Pad or a Resize of a long thin image reach it without a large ``size``."""
+
+    seconds: float = 30.0
+    """Seconds for reading and transforming one object; 30. AIStore gives up after ``obj_timeout``, 45 by
+    default, with no reason told; this and ``delivery_seconds`` together stay below it."""
+
+
+@dataclass(frozen=True)
+class TargetUrl:
+    """AIS_TARGET_URL: where our own target takes results. The last part of its path is a write secret."""
+
+    scheme: str
+    host: str
+    path: str = field(repr=False)
+    """``/v1/etl/_object/<etl>/<secret>``; never shown."""
+
+    @property
+    def secret(self) -> str:
+        """The last component of the path; what must never reach a log, an answer or a foreign host."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}/..."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the server was told. ``repr`` shows no secret."""
+
+    pipeline: str
+    """The pipeline's text, JSON or YAML (TVETL_PIPELINE, or the file it names after ``@``)."""
+
+    roots: tuple[Path, ...] | None = None
+    """Folders that may be read by file name. None: the target's mounts, found from /proc/self/mountinfo,
+    and there only files of the shape ``@<provider>/<bucket>/%ob/<object>``."""
+
+    workers: int = 1
+    """Processes; the CPUs this container may use. Decoding is CPU-bound, and Python runs one thread at a time."""
+
+    threads: int = 2
+    """Threads of a process; 2. One reads or delivers while the other decodes; measured, 2 x 2 was faster
+    than 2 x 1 and than 2 x 8."""
+
+    host: str = "0.0.0.0"
+    """Address to listen at; all IPv4 addresses, as the target comes through the node. ``::`` for IPv6."""
+
+    port: int = 8000
+    """TCP port; 8000, which AIStore's runtime form takes for granted."""
+
+    limits: Limits = field(default_factory=Limits)
+    """What one object may cost."""
+
+    delivery_seconds: float = 10.0
+    """Seconds for handing a result on, repeats included; 10, see :attr:`Limits.seconds`. The next stage of a
+    pipeline of ETLs does its own work in this time."""
+
+    allow_hosts: tuple[str, ...] = ()
+    """Further hosts (``name``, ``.domain`` or address; any port) that results may be sent to; none."""
+
+    node_ip: str | None = None
+    """Address of the node, from the downward API (status.hostIP). Next stages are reached through it."""
+
+    access_log: bool = False
+    """One line of JSON on stderr a request; off, as at 500 objects a second it costs more than it tells."""
+
+    target_url: TargetUrl | None = None
+    """Where results of direct put go. None: no direct put, results are answered."""
+
+    direct_put: bool = False
+    """Whether the ETL was registered for direct put. AIStore asks for it even where not; then it gets bytes."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable, as ``--help`` and the documentation show it."""
+
+    name: str
+    unit: str
+    default: str
+    help: str
+
+
+_DEFAULT = Settings(pipeline="")
+
+
+def _table() -> tuple[Variable, ...]:
+    limits = _DEFAULT.limits
+    return (
+        Variable("TVETL_PIPELINE", "JSON, YAML or @file", "(required)", "the transforms to run"),
+        Variable("TVETL_ROOTS", "folders, with :", "(the target's mounts)", "where objects may be read by file name"),
+        Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that transform"),
+        Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "threads of each process"),
+        Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
+        Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
+        Variable("TVETL_MAX_BYTES", "bytes", str(limits.max_bytes), "largest source"),
+        Variable("TVETL_MAX_PIXELS", "pixels", str(limits.max_pixels), "largest source image; Pillow's own limit"),
+        Variable("TVETL_MAX_FRAMES", "frames", str(limits.max_frames), "longest animation"),
+        Variable("TVETL_MAX_OUTPUT_PIXELS", "pixels", str(limits.max_output_pixels), "largest result"),
+        Variable("TVETL_SECONDS", "seconds", f"{limits.seconds:g}", "longest time for an object"),
+        Variable("TVETL_DELIVERY_SECONDS", "seconds", f"{_DEFAULT.delivery_seconds:g}", "longest time to hand it on"),
+        Variable("TVETL_ALLOW_HOSTS", "hosts, with ,", "(none)", "further hosts that results may be sent to"),
+        Variable("TVETL_NODE_IP", "address", "(none)", "the node's address (downward API, status.hostIP)"),
+        Variable("TVETL_ACCESS_LOG", "off or json", "off", "one line a request on stderr"),
+        Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: where direct put goes; a secret"),
+        Variable("direct_put", "true or false", "false", "set by AIStore: whether direct put was registered"),
+    )
+
+
+#: Every variable that is read, in the order of the documentation.
+SETTINGS: tuple[Variable, ...] = _table()
+
+# A Service called "tvetl..." makes Kubernetes put variables of these shapes into every pod of the namespace.
+_KUBERNETES = re.compile(r"TVETL(_.*)?_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+_HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+
+
+def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | None = None) -> Settings:
+    """Read every variable of SETTINGS from ``env``.
+
+    Unset and empty are the same: a pod YAML cannot always leave a variable out.
+    Raises SettingsError with *all* problems, unknown TVETL_* variables among them.
+    """
+    reader = _Reader(env)
+    limits = Limits(
+        max_bytes=reader.whole("TVETL_MAX_BYTES", _DEFAULT.limits.max_bytes, 1, 2**40),
+        max_pixels=reader.whole("TVETL_MAX_PIXELS", _DEFAULT.limits.max_pixels, 1, 2**40),
+        max_frames=reader.whole("TVETL_MAX_FRAMES", _DEFAULT.limits.max_frames, 1, 2**31),
+        max_output_pixels=reader.whole("TVETL_MAX_OUTPUT_PIXELS", _DEFAULT.limits.max_output_pixels, 1, 2**40),
+        seconds=reader.seconds("TVETL_SECONDS", _DEFAULT.limits.seconds),
+    )
+    settings = Settings(
+        pipeline=reader.text_or_file("TVETL_PIPELINE"),
+        roots=reader.folders("TVETL_ROOTS"),
+        workers=reader.whole("TVETL_WORKERS", (count_cpus or cpus)(), 1, 1024),
+        threads=reader.whole("TVETL_THREADS", _DEFAULT.threads, 1, 256),
+        host=reader.address("TVETL_HOST") or _DEFAULT.host,
+        port=reader.whole("PORT", _DEFAULT.port, 1, 65535),
+        limits=limits,
+        delivery_seconds=reader.seconds("TVETL_DELIVERY_SECONDS", _DEFAULT.delivery_seconds),
+        allow_hosts=reader.hosts("TVETL_ALLOW_HOSTS"),
+        node_ip=reader.address("TVETL_NODE_IP"),
+        access_log=reader.choice("TVETL_ACCESS_LOG", {"off": False, "json": True}, "off"),
+        target_url=reader.target("AIS_TARGET_URL"),
+        direct_put=reader.choice("direct_put", {"true": True, "false": False}, "false"),
+    )
+    reader.unknown()
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return settings
+
+
+class _Reader:
+    """Takes values out of the environment and keeps what is wrong with them."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.problems: list[str] = []
+
+    def wrong(self, name: str, got: str, expected: str) -> None:
+        self.problems.append(f"{name}: got {got}, expected {expected}")
+
+    def get(self, name: str) -> str:
+        return self.env.get(name, "").strip()
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        text = self.get(name)
+        if not text:
+            return default
+        if re.fullmatch(r"[0-9]{1,15}", text) and low <= int(text) <= high:
+            return int(text)
+        self.wrong(name, repr(text), f"a whole number from {low} to {high}")
+        return default
+
+    def seconds(self, name: str, default: float) -> float:
+        text = self.get(name)
+        if not text:
+            return default
+        if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) and 0.1 <= float(text) <= 86400:
+            return float(text)
+        self.wrong(name, repr(text), "seconds from 0.1 to 86400")
+        return default
+
+    def choice(self, name: str, choices: Mapping[str, bool], default: str) -> bool:
+        text = self.get(name).lower() or default
+        if text not in choices:
+            self.wrong(name, repr(text), " or ".join(choices))
+        return choices.get(text, choices[default])
+
+    def text_or_file(self, name: str) -> str:
+        text = self.get(name)
+        if not text:
+            self.wrong(name, "nothing", "a pipeline as JSON or YAML, or @ and the name of a file with one")
+        elif text.startswith("@"):
+            try:
+                return Path(text[1:]).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                self.wrong(name, f"{text!r} ({reason})", "the name of a file that can be read")
+        return text
+
+    def folders(self, name: str) -> tuple[Path, ...] | None:
+        text = self.get(name)
+        folders = tuple(Path(part) for part in text.split(":") if part)
+        for folder in folders:
+            if not folder.is_absolute() or not folder.is_dir():
+                self.wrong(name, repr(str(folder)), "folders that exist, each from / on, with : between them")
+        return folders or None
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        hosts = tuple(part.strip().lower() for part in self.get(name).split(",") if part.strip())
+        for host in hosts:
+            if not _HOST.fullmatch(host) and not _is_address(host):
+                self.wrong(name, repr(host), "names, .domains or addresses without a port, with commas between them")
+        return hosts
+
+    def address(self, name: str) -> str | None:
+        text = self.get(name)
+        if text and not _is_address(text) and text != "localhost":
+            self.wrong(name, repr(text), "an IP address")
+        return text or None
+
+    def target(self, name: str) -> TargetUrl | None:
+        text = self.get(name)
+        if not text:
+            return None
+        url = _split(text)
+        if url is None or url.scheme not in ("http", "https") or not url.hostname or url.username is not None:
+            self.wrong(name, "something else (not shown: it holds a secret)", "http://<target>:<port>/<path>")
+            return None
+        if url.query or url.fragment or not url.path.strip("/"):
+            self.wrong(name, "no path, a query or a fragment (not shown)", "http://<target>:<port>/<path>")
+            return None
+        return TargetUrl(url.scheme, url.netloc, url.path.rstrip("/"))
+
+    def unknown(self) -> None:
+        """Refuse TVETL_* variables that mean nothing: silence would let a typing error change a job."""
+        known = [variable.name for variable in SETTINGS]
+        for name in sorted(self.env):
+            if name.startswith("TVETL_") and name not in known and not _KUBERNETES.fullmatch(name):
+                close = difflib.get_close_matches(name, known, 1)
+                self.problems.append(
+                    f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "; see --help")
+                )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _split(text: str) -> SplitResult | None:
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises where it is no number
+    except ValueError:
+        return None
+    return url
+
+
+def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs this container may use, at least 1: its affinity, and its quota (cgroup v2, then v1) rounded up."""
+    # macOS has no affinity; there the server runs only for `tvetl local`.
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _quota(cgroup)
+    return max(1, count if quota is None else min(count, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """CPUs by quota; None without one. v2 writes "<quota|max> <period>" in one file, v1 two files, -1 for none."""
+    try:
+        parts = (cgroup / "cpu.max").read_text().split()
+    except OSError:
+        try:
+            parts = [(cgroup / "cpu" / f"cpu.cfs_{part}_us").read_text().strip() for part in ("quota", "period")]
+        except OSError:
+            return None
+    try:
+        quota, period = (float(part) for part in parts)
+    except ValueError:  # "max"
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def describe() -> str:
+    """The table of SETTINGS as text, for ``--help``: name, unit, default, meaning."""
+    rows = [(v.name, v.unit, v.default, v.help) for v in SETTINGS]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(fields(Variable)) - 1)]
+    return "\n".join(
+        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
