@@ -1,0 +1,84 @@
+# A list of verbs; `make help` tells them. Needs Python 3.10 to 3.13 with venv, make, and the package index. Nothing is
+# installed outside this folder. All paths are relative, so that the folder's own path may hold spaces.
+PYTHON ?= python3
+DATA ?=
+ARGS ?=
+UPGRADE ?=
+
+# Every lock is complete, so pip has nothing to resolve (--no-deps). Byte code is left to the first import: compiling all of
+# torch takes longer than the rest of its installation.
+INSTALL = -m pip --disable-pip-version-check install --quiet --no-deps --no-compile
+LOCKED = $(INSTALL) --require-hashes
+OURS = $(INSTALL) --no-build-isolation --editable ./client --editable ./container
+METADATA = client/pyproject.toml container/pyproject.toml
+VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("tvetl needs Python 3.10 to 3.13: try make PYTHON=python3.12")' \
+	&& $(PYTHON) -m venv --clear
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (6 GB)
+
+demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ (DATA=<folder of photographs>)
+	@.venv/bin/python examples/demo.py $(if $(DATA),"$(DATA)")
+
+test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in again with aistore 1.x (ARGS=<pytest's>)
+	.venv/bin/python -m pytest $(ARGS)
+ifeq ($(ARGS),)
+	.venv-sdk1/bin/python -m pytest tests/client tests/local
+endif
+
+lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: .venv/dev.stamp  ## write the code as ruff would
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+# Order matters: each lock takes the versions of the ones before it.
+lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer versions)
+	$(COMPILE) locks/run.in --output-file locks/run.txt
+	$(COMPILE) locks/dev.in --output-file locks/dev.txt
+	echo tvetl > build/left-out.txt && $(COMPILE) --excludes build/left-out.txt locks/server.in --output-file locks/server.txt
+	$(COMPILE) locks/sdk1.in --output-file locks/sdk1.txt
+	$(COMPILE) --no-deps locks/photos.in --output-file locks/photos.txt
+
+clean:  ## remove all that these verbs made
+	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+COMPILE = build/uv/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-package tvetl --no-emit-package tvetl-server --custom-compile-command 'make lock'
+
+build/uv/bin/uv:
+	$(VENV) build/uv
+	build/uv/bin/python $(INSTALL) uv==0.13.9
+
+.venv/stamp:
+	@echo "Making .venv"
+	@$(VENV) .venv
+	@touch $@
+
+.venv/run.stamp: .venv/stamp locks/run.txt locks/photos.txt $(METADATA)
+	@echo "Installing what the client and the server need (80 MB to fetch, 250 MB on disk)"
+	@.venv/bin/python $(LOCKED) -r locks/run.txt -r locks/photos.txt
+	@.venv/bin/python $(OURS)
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp locks/dev.txt
+	@echo "Installing torch and the test tools (on Linux 2.5 GB to fetch, 5.5 GB on disk; some minutes)"
+	@.venv/bin/python $(LOCKED) -r locks/dev.txt
+	@touch $@
+
+.venv-sdk1/stamp: locks/sdk1.txt locks/photos.txt $(METADATA)
+	@echo "Making .venv-sdk1, with the AIStore SDK before 2.0 (90 MB to fetch, 270 MB on disk)"
+	@$(VENV) .venv-sdk1
+	@.venv-sdk1/bin/python $(LOCKED) -r locks/sdk1.txt -r locks/photos.txt
+	@.venv-sdk1/bin/python $(OURS)
+	@touch $@
