@@ -48,3 +48,46 @@ class PipelineError(_Problems):
 
 class ArgumentsError(_Problems):
     """``etl_args`` of a request that cannot work with the pipeline."""
+
+
+class UsageError(TvetlError):
+    """Something asked for that cannot work, seen before anything was sent."""
+
+    exit_code = 2
+
+
+class ClusterError(TvetlError):
+    """The cluster refused something; the message is the cluster's own."""
+
+
+class NotFound(ClusterError):
+    """No such ETL, bucket or object, or an ETL that is stopped."""
+
+
+class NotReachable(TvetlError):
+    """Nobody answers at the endpoint."""
+
+    exit_code = 5
+
+
+class TimedOut(TvetlError):
+    """Something took longer than it was given; what it was may still be running."""
+
+
+class RegistrationError(TvetlError):
+    """An ETL that did not start; its name is free again unless the hint says otherwise."""
+
+
+class NameTaken(RegistrationError):
+    """An ETL of that name exists already, and it is another one."""
+
+
+class ObjectFailed(TvetlError):
+    """One object that the ETL refused: ``code`` and ``status`` as the table in docs/command.md lists them."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, code: str, status: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.status = status

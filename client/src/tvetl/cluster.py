@@ -1,0 +1,545 @@
+"""A cluster through the AIStore SDK: the only module that imports it, and both its lines work.
+
+Each method is one thing a user asks for; errors of the SDK and of the network leave as kinds of
+:class:`tvetl.errors.TvetlError`. What differs between the SDK's lines is in :meth:`Cluster._send` alone:
+1.x registers a pod YAML with ``Etl.init_spec``; 2.x has only the runtime form, while AIStore 5.0 takes both.
+Not here: waiting for jobs and judging them (:mod:`tvetl.jobs`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import requests
+from aistore.sdk import Bucket, Client, Etl
+from aistore.sdk.errors import AISError
+from aistore.sdk.etl import ETLConfig
+from aistore.sdk.retry_config import RetryConfig
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+from urllib3.util.retry import Retry
+
+from tvetl.errors import (
+    ClusterError,
+    NameTaken,
+    NotFound,
+    NotReachable,
+    ObjectFailed,
+    RegistrationError,
+    TimedOut,
+    TvetlError,
+    UsageError,
+)
+from tvetl.pod import Container, PodSpec, check_name, container_of
+
+Form = Literal["auto", "spec", "runtime"]
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+#: Seconds to connect, as the SDK; seconds to wait for bytes: longer than any object may take (45 s by default), so
+#: that the cluster's reason arrives and not our own time-out.
+_TIMEOUT = (3.0, 120.0)
+#: How much longer than AIStore we wait for a start: it needs a moment to stop the pods before it answers.
+_GRACE = 30.0
+#: Go's zero time: how AIStore writes "not yet".
+_NEVER = "0001-01-01T00:00:00Z"
+_ETL_ERROR = "ETL error: "
+_MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the spec form."
+
+
+@dataclass(frozen=True)
+class ObjectError:
+    """Why one object failed: ``object`` without its bucket, the server's ``code`` and sentence, the HTTP status."""
+
+    object: str
+    code: str
+    message: str
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class EtlInfo:
+    """One ETL of the cluster: its stage is Initializing, Running or Aborted (which also means stopped)."""
+
+    name: str
+    stage: str
+    objects: int = 0
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An ETL that runs: ``form`` says how it came to be (init_spec, spec, runtime), or "reused" that it ran already."""
+
+    name: str
+    form: str
+    seconds: float
+
+    @property
+    def reused(self) -> bool:
+        return self.form == "reused"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What all targets together say of a job. ``done`` counts objects, each once, at the target that read it."""
+
+    known: bool
+    done: int
+    bytes: int
+    idle: bool
+    ended: bool
+    aborted: str
+
+
+class Cluster:
+    """An AIStore cluster (or ``tvetl local``) at ``endpoint``, like ``http://192.168.49.2:8080``.
+
+    Connects when first asked for something. Buckets are named ``images`` (provider ais) or by URL, ``s3://images``.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = _checked(endpoint)
+        # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
+        self._reads = _client(self.endpoint, attempts=3)
+        self._acts = _client(self.endpoint, attempts=1)
+
+    # ETLs
+
+    def register(self, pod: PodSpec, *, form: Form = "auto", replace: bool = False) -> Registered:
+        """Start the ETL on every target and wait until it is ready.
+
+        ``form``: "spec" sends the pod YAML, "runtime" only image and environment, "auto" the first where the cluster
+        takes it. The same image and pipeline running already under this name is success; ``replace`` starts anew.
+        Raises NameTaken, RegistrationError (with the cluster's and the pod's reasons; the name is free again).
+        """
+        if replace:
+            with suppress(NotFound):
+                self.unregister(pod.name)
+        began = time.monotonic()
+        try:
+            used = self._start(pod, form)
+        except _Taken:
+            self._check_same(pod)
+            used = "reused"
+        return Registered(pod.name, used, time.monotonic() - began)
+
+    def unregister(self, name: str) -> None:
+        """Stop the ETL and free its name. Raises NotFound."""
+        with self._explained():
+            etl = self._etl(name, self._acts)
+            with suppress(AISError):
+                etl.stop()  # a stopped one answers an error, and can be deleted
+            etl.delete()
+
+    def stop(self, name: str) -> None:
+        """Stop the ETL's pods and jobs; it can be started again. Its errors and logs are gone then."""
+        with self._explained():
+            self._etl(name, self._acts).stop()
+
+    def start(self, name: str) -> None:
+        """Start a stopped ETL again, and wait until it is ready."""
+        with self._explained():
+            self._etl(name, self._acts).start()
+
+    def etls(self) -> list[EtlInfo]:
+        """All ETLs of the cluster, by name."""
+        rows = _rows(self._json("etl"))
+        found = (EtlInfo(str(r["id"]), str(r.get("stage", "")), int(str(r.get("obj_count", 0)))) for r in rows)
+        return sorted(found, key=lambda etl: etl.name)
+
+    def show(self, name: str) -> Container | None:
+        """Image, command and environment of a running ETL. Raises NotFound, for a stopped one too."""
+        return container_of(_row(_row(self._json(f"etl/{name}")).get("init_msg")))
+
+    def errors(self, name: str, job: str = "") -> list[ObjectError]:
+        """What failed in one job of the ETL, or in reading objects inline; AIStore keeps 128 a target.
+
+        Raises NotFound once the ETL is stopped.
+        """
+        rows = _rows(_row(self._json(f"etl/{name}", uuid=job)).get("obj_errors"))
+        return [_object_error(str(r["obj_name"]), str(r["msg"]), int(str(r.get("ecode") or 0))) for r in rows]
+
+    def logs(self, name: str) -> dict[str, str]:
+        """What the ETL's pods wrote, by target. Raises NotFound once the ETL is stopped."""
+        with self._explained():
+            return {log.target_id: log.logs for log in self._etl(name, self._reads).logs()}
+
+    # Buckets and objects
+
+    def create_bucket(self, bucket: str) -> None:
+        """Make an ais bucket, if it is not there yet; buckets of other providers must exist."""
+        with self._explained():
+            handle = self._bucket(bucket, self._acts)
+            if handle.provider.value == "ais":
+                handle.create(exist_ok=True)
+
+    def delete_bucket(self, bucket: str) -> None:
+        """Delete an ais bucket with all its objects, if it is there."""
+        with self._explained():
+            self._bucket(bucket, self._acts).delete(missing_ok=True)
+
+    def objects(self, bucket: str, prefix: str = "") -> list[str]:
+        """The names of the bucket's objects, in order. Raises NotFound."""
+        with self._explained():
+            return sorted(entry.name for entry in self._bucket(bucket).list_all_objects(prefix=prefix, props="name"))
+
+    def put(self, bucket: str, name: str, data: bytes) -> None:
+        """Store one object."""
+        with self._explained():
+            self._bucket(bucket).object(name).get_writer().put_content(data)
+
+    def get(self, bucket: str, name: str, etl: str = "", arguments: Mapping[str, Json] | None = None) -> bytes:
+        """Read one object, transformed by the ETL where one is named; ``arguments`` are its ``etl_args``.
+
+        Raises ObjectFailed where the ETL refuses the object, NotFound where there is no such object or running ETL.
+        """
+        config = ETLConfig(name=etl, args=dict(arguments or {})) if etl else None
+        with self._explained():
+            data = bytes(self._bucket(bucket).object(name).get_reader(etl=config).read_all())
+        if etl and not data:
+            raise ObjectFailed(f"{name}: the ETL answered nothing", code="empty_answer", status=200)
+        return data
+
+    # Jobs
+
+    def start_bucket_job(
+        self,
+        source: str,
+        destination: str,
+        etl: str,
+        *,
+        prefix: str,
+        prepend: str,
+        extensions: Mapping[str, str],
+        continue_on_error: bool,
+    ) -> str:
+        """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id."""
+        with self._explained():
+            return str(
+                self._bucket(source, self._acts).transform(
+                    etl_name=etl,
+                    to_bck=self._bucket(destination),
+                    prefix_filter=prefix,
+                    prepend=prepend,
+                    ext=dict(extensions) or None,
+                    cont_on_err=continue_on_error,
+                )
+            )
+
+    def start_list_job(
+        self,
+        source: str,
+        destination: str,
+        etl: str,
+        *,
+        names: Sequence[str] | None,
+        template: str | None,
+        prepend: str,
+        extensions: Mapping[str, str],
+        continue_on_error: bool,
+    ) -> str:
+        """Begin to transform objects by name or by a template like ``photo_{0..100}.jpg``; gives the job's id."""
+        with self._explained():
+            chosen = self._bucket(source, self._acts).objects(
+                obj_names=None if names is None else [*names], obj_template=template
+            )
+            return str(
+                chosen.transform(
+                    to_bck=self._bucket(destination),
+                    etl_name=etl,
+                    prepend=prepend,
+                    ext=dict(extensions) or None,
+                    continue_on_error=continue_on_error,
+                )
+            )
+
+    def snapshot(self, job: str) -> Snapshot:
+        """How far the job is. ``known`` is False before the first target has heard of it."""
+        with self._explained():
+            try:
+                snaps = self._reads.job(job).get_details().list_snapshots()
+            except AISError as error:
+                if error.status_code != 404:
+                    raise
+                snaps = []
+        stats = [snap.stats for snap in snaps if snap.stats]
+        return Snapshot(
+            known=bool(snaps),
+            done=sum(s.objects + s.out_objects for s in stats),
+            bytes=sum(s.bytes + s.out_bytes for s in stats),
+            idle=bool(snaps) and all(s.is_idle for s in snaps),
+            ended=bool(snaps) and all(s.end_time not in ("", _NEVER) for s in snaps),
+            aborted=next((s.abort_err or "aborted" for s in snaps if s.aborted or s.abort_err), ""),
+        )
+
+    def abort(self, job: str) -> None:
+        """End a job; what it has stored stays."""
+        with self._explained():
+            self._acts.job(job).abort()
+
+    # How
+
+    @staticmethod
+    def _etl(name: str, client: Client) -> Etl:
+        check_name(name)
+        return client.etl(name)
+
+    def _bucket(self, bucket: str, client: Client = None) -> Bucket:
+        provider, _, name = bucket.rpartition("://")
+        return (client or self._reads).bucket(name.rstrip("/"), provider=provider or "ais")
+
+    def _json(self, path: str, **params: str) -> Json:
+        with self._explained():
+            answer: Json = self._reads.cluster().client.request("GET", path, params=params).json()
+            return answer
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the SDK and the network raise into our kinds, each with what to try."""
+        try:
+            yield
+        except AISError as error:
+            raise _explain(error) from error
+        except (requests.ReadTimeout, TimeoutError) as error:
+            hint = "It may still be at work; `tvetl list` shows what runs."
+            raise TimedOut(f"{self.endpoint} did not answer in time", hint=hint) from error
+        except requests.RequestException as error:
+            hint = "Is it up? `tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
+            raise NotReachable(f"nobody answers at {self.endpoint} ({_cause(error)})", hint=hint) from error
+
+    # Registering
+
+    def _start(self, pod: PodSpec, form: Form) -> str:
+        with _Watch(self, pod.name) as watch:
+            try:
+                return self._send(pod, form)
+            except AISError as error:
+                if error.status_code == 409:
+                    raise _Taken from error
+                reason = _message(error)
+                cause: Exception = error
+            except requests.ReadTimeout as error:
+                reason = f"AIStore did not answer within {pod.start_timeout + _GRACE:.0f} s"
+                cause = error
+            except requests.RequestException:
+                with self._explained():
+                    raise
+            except BaseException:  # Ctrl-C: do not leave half an ETL behind
+                self._free(pod.name)
+                raise
+            seen = watch.finish()
+        freed = self._free(pod.name)
+        raise RegistrationError(
+            f"the ETL {pod.name!r} did not start: " + "; ".join(dict.fromkeys([reason, *seen])),
+            hint=_start_hint(pod, seen) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`."),
+        ) from cause
+
+    def _send(self, pod: PodSpec, form: Form) -> str:
+        """Ask AIStore for the ETL; returns the form it took."""
+        patient = _Patient(self._acts.cluster().client, pod.start_timeout + _GRACE)
+        etl = Etl(patient, pod.name)
+        timeouts = {"init_timeout": f"{pod.start_timeout}s", "obj_timeout": f"{pod.object_timeout}s"}
+        if form in ("auto", "spec"):
+            try:
+                return _send_spec(patient, pod, timeouts)
+            except AISError as error:
+                if form == "spec" or not _wants_runtime(error):
+                    raise
+        command = [*pod.command] or None
+        env = pod.container.env
+        etl.init(image=pod.image, command=command, comm_type="hpush", direct_put=pod.direct_put, **timeouts, **env)
+        return "runtime"
+
+    def _check_same(self, pod: PodSpec) -> None:
+        """The name is taken: fine if by the same thing, running. Raises NameTaken otherwise."""
+        stage = next((etl.stage for etl in self.etls() if etl.name == pod.name), "gone")
+        running = self.show(pod.name) if stage == "Running" else None
+        if running is None:
+            hint = f"`tvetl start {pod.name}` starts what is there; `--replace` puts this one in its place."
+            raise NameTaken(f"there is an ETL {pod.name!r} already, and it is {stage.lower()}", hint=hint)
+        if different := pod.container.differences(running):
+            hint = "Choose another name, or put this one in its place with `--replace`."
+            raise NameTaken(f"another ETL {pod.name!r} runs already: other {', '.join(different)}", hint=hint)
+
+    def _free(self, name: str) -> bool:
+        """Give a name back after a start that failed: AIStore keeps it otherwise. False where that failed too."""
+        try:
+            self.unregister(name)
+        except NotFound:
+            return True
+        except TvetlError:
+            return False
+        return True
+
+
+class _Taken(Exception):
+    """AIStore answered 409: the name exists."""
+
+
+class _Patient:
+    """The SDK's request client, waiting longer.
+
+    ``Etl.init*`` use the server's own time-out for the HTTP request, so that the caller gets a bare read time-out
+    just before the server answers with the reason.
+    """
+
+    def __init__(self, inner: object, seconds: float) -> None:
+        self._inner = inner
+        self._seconds = seconds
+
+    def request(self, method: str, path: str, **kwargs: object) -> object:
+        kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
+        return self._inner.request(method, path=path, **kwargs)  # type: ignore[attr-defined]
+
+
+def _send_spec(client: _Patient, pod: PodSpec, timeouts: Mapping[str, str]) -> str:
+    if hasattr(Etl, "init_spec"):
+        with warnings.catch_warnings():
+            # It says that AIStore 5.1 drops it. "auto" then takes the runtime form, so nobody need be told.
+            warnings.simplefilter("ignore", FutureWarning)
+            Etl(client, pod.name).init_spec(pod.to_yaml(), communication_type="hpush", **timeouts)
+        return "init_spec"
+    spec = base64.b64encode(pod.to_yaml().encode()).decode()
+    client.request("PUT", "etl", json={"name": pod.name, **timeouts, "communication": "hpush://", "spec": spec})
+    return "spec"
+
+
+class _Watch:
+    """What the pods say while AIStore waits for them: afterwards they are gone, and with them the reason.
+
+    Looks once a second from a thread of its own, and keeps the last line of each log, or what stands in its place
+    ("image can't be pulled").
+    """
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._done = threading.Event()
+        self._seen: dict[str, None] = {}
+        self._thread = threading.Thread(target=self._look_on, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def finish(self) -> list[str]:
+        """Look a last time; at most four different lines, the last ones."""
+        self._done.set()
+        self._look()
+        return [*self._seen][-4:]
+
+    def _look_on(self) -> None:
+        while not self._done.wait(1.0):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            lines = {last for log in self._cluster.logs(self._name).values() if (last := _last_line(log))}
+        except NotFound:
+            return
+        except TvetlError as error:
+            lines = {error.message}
+        if lines:
+            self._seen = dict.fromkeys(sorted(lines))
+
+
+def _client(endpoint: str, attempts: int) -> Client:
+    """An SDK client that gives up soon: the SDK's own repeats 5xx for 93 s and then loses the reason.
+
+    429 and 503 are repeated for 1.5 s in all, and then returned with their body.
+    """
+    repeats = attempts - 1
+    http = Retry(
+        total=repeats,
+        connect=0,
+        read=False,
+        other=0,
+        backoff_factor=0.5,
+        status_forcelist=[429, 503],
+        respect_retry_after_header=False,
+        raise_on_status=False,
+    )
+    network = Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_fixed(0.2),
+        retry=retry_if_exception_type(requests.ConnectionError),
+        reraise=True,
+    )
+    return Client(endpoint, timeout=_TIMEOUT, retry_config=RetryConfig(http_retry=http, network_retry=network))
+
+
+def _checked(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{endpoint!r} is not an endpoint", hint="It looks like http://192.168.49.2:8080.")
+    return endpoint.rstrip("/")
+
+
+def _explain(error: AISError) -> TvetlError:
+    status, message = error.status_code, _message(error)
+    if message.startswith(_ETL_ERROR):
+        failed = _object_error("", message, status)
+        return ObjectFailed(failed.message, code=failed.code, status=status)
+    if status == 404:
+        hint = "`tvetl list` shows the ETLs, and whether they run." if "etl" in message.lower() else ""
+        return NotFound(message, hint=hint)
+    return ClusterError(f"{message} (HTTP {status})")
+
+
+def _message(error: AISError) -> str:
+    """The sentence in an answer of AIStore: {"message": "p[...]: etl job x does not exist", "status": 404, ...}."""
+    text = str(error.message).strip()
+    with suppress(ValueError):
+        text = str(_row(json.loads(text)).get("message", text))
+    return text or f"HTTP {error.status_code}"
+
+
+def _object_error(name: str, text: str, status: int) -> ObjectError:
+    """Read ``ETL error: {"error": code, "message": sentence, ...}``; whatever else it is stays as it is."""
+    name = name.split("://", 1)[-1].partition("/")[2] if "://" in name else name
+    body = text[len(_ETL_ERROR) :] if text.startswith(_ETL_ERROR) else text
+    with suppress(ValueError):
+        said = _row(json.loads(body))
+        if "error" in said:
+            return ObjectError(name, str(said["error"]), str(said.get("message", said["error"])), status)
+    return ObjectError(name, "not_found" if text == "object not found" else "etl_error", body.strip(), status)
+
+
+def _wants_runtime(error: AISError) -> bool:
+    """Whether the cluster no longer knows pod specs: it asks for an image, and says nothing of the spec."""
+    message = _message(error)
+    return error.status_code == 400 and "runtime.image" in message and "InitSpecMsg" not in message
+
+
+def _start_hint(pod: PodSpec, seen: Sequence[str]) -> str:
+    if not seen or any("image" in line.lower() for line in seen):
+        return f"Can every node of the cluster get the image {pod.image!r}? {_MINIKUBE}"
+    return "What follows the first reason is the pods' own last words."
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, as the operating system words it: "Connection refused"."""
+    text = str(error)
+    return text.rsplit("] ", 1)[-1].rstrip("')\" ") if "] " in text else type(error).__name__
+
+
+def _last_line(log: str) -> str:
+    return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+
+
+def _row(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _rows(value: Json) -> list[Mapping[str, Json]]:
+    return [_row(row) for row in value] if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,179 @@
+"""An ETL as data: image, pipeline and settings in, the pod that AIStore starts on every target out.
+
+Nothing here talks to a cluster. The same :class:`PodSpec` gives the pod YAML of ``init_spec`` and
+the image and environment of the runtime form, so the two can never say different things.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import yaml
+
+from tvetl import __version__
+from tvetl.errors import UsageError
+from tvetl.spec import Pipeline, canonical
+
+DEFAULT_IMAGE = f"tvetl-server:{__version__}"
+PIPELINE_VARIABLE = "TVETL_PIPELINE"
+#: The image is complete in itself: the runtime form of registering has no way to name another port or path.
+PORT = 8000
+HEALTH = "/health"
+
+PullPolicy = Literal["IfNotPresent", "Never", "Always"]
+
+#: The SDK's rule, kept here too so that a bad name is refused before anything is sent. AIStore calls the pod
+#: <name>-<target id>, which Kubernetes wants under 63 characters.
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{4,30})[a-z0-9]")
+
+#: A busy pod must stay ready, or its service stops routing and the objects in flight fail: 30 misses of 10 s each.
+#: A period of 2 s, not Kubernetes' 10, so that a pod that starts in a second counts as ready soon after.
+_PROBE = {"periodSeconds": 2, "timeoutSeconds": 10, "failureThreshold": 30}
+
+#: User 10001 with group 0 reads the targets' files (mode 0640, group root); without group 0 it cannot.
+_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 0,
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the pod asks of its node, in Kubernetes' own words; an empty string leaves one out.
+
+    The memory limit leaves room for two workers with torch (0.74 GB each, measured) and large photographs. There is
+    no limit on the processor: a limit throttles a pod in the middle of an object.
+    """
+
+    cpu: str = "500m"
+    memory: str = "512Mi"
+    cpu_limit: str = ""
+    memory_limit: str = "4Gi"
+
+    def to_data(self) -> dict[str, dict[str, str]]:
+        asked = {
+            "requests": {"cpu": self.cpu, "memory": self.memory},
+            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit},
+        }
+        return {kind: {name: amount for name, amount in amounts.items() if amount} for kind, amounts in asked.items()}
+
+
+@dataclass(frozen=True)
+class Container:
+    """What of a registered ETL can be compared, whichever way it was registered."""
+
+    image: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+
+    def differences(self, other: Container) -> list[str]:
+        """The names of what is not the same: "image", "command", "pipeline" or an environment variable."""
+        parts = [part for part in ("image", "command") if getattr(self, part) != getattr(other, part)]
+        names = [name for name in sorted({*self.env, *other.env}) if self.env.get(name) != other.env.get(name)]
+        return parts + ["pipeline" if name == PIPELINE_VARIABLE else name for name in names]
+
+
+@dataclass(frozen=True)
+class PodSpec:
+    """One ETL to register.
+
+    ``env`` holds the server's settings (``TVETL_WORKERS`` and so on). ``start_timeout`` is how long AIStore may take
+    until every pod is ready, ``object_timeout`` how long one object may take, both in seconds.
+    Raises UsageError for a name that AIStore would refuse.
+    """
+
+    name: str
+    pipeline: Pipeline
+    image: str = DEFAULT_IMAGE
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    pull_policy: PullPolicy = "IfNotPresent"
+    resources: Resources = field(default_factory=Resources)
+    direct_put: bool = True
+    start_timeout: int = 300
+    object_timeout: int = 45
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if PIPELINE_VARIABLE in self.env:
+            raise UsageError(f"{PIPELINE_VARIABLE} is set from the pipeline", hint="Leave it out of the environment.")
+
+    @property
+    def container(self) -> Container:
+        return Container(self.image, self.command, {PIPELINE_VARIABLE: canonical(self.pipeline), **self.env})
+
+    def to_data(self) -> dict[str, object]:
+        """The pod as Kubernetes reads it; the same spec always gives the same data, in the same order.
+
+        No volumes and no affinity: AIStore replaces the first and refuses a pod that brings the second.
+        """
+        annotations = {
+            # AIStore reads the first; the other two speak to its `ais` command, and to people.
+            "support_direct_put": "true" if self.direct_put else "false",
+            "communication_type": "hpush://",
+            "wait_timeout": f"{self.start_timeout}s",
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": self.name, "annotations": annotations},
+            "spec": {"containers": [self._container_data()]},
+        }
+
+    def _container_data(self) -> dict[str, object]:
+        # The node's address: results may be put directly to targets there, and the server wants to know its hosts.
+        node = {"name": "TVETL_NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
+        return {
+            "name": "server",
+            "image": self.image,
+            "imagePullPolicy": self.pull_policy,
+            **({"command": list(self.command)} if self.command else {}),
+            "ports": [{"name": "default", "containerPort": PORT}],
+            "env": [*({"name": name, "value": value} for name, value in self.container.env.items()), node],
+            "readinessProbe": {"httpGet": {"path": HEALTH, "port": "default"}, **_PROBE},
+            "resources": self.resources.to_data(),
+            "securityContext": _SECURITY,
+        }
+
+    def to_yaml(self) -> str:
+        # Wide, so that the pipeline stays on one line and can be found with grep.
+        return yaml.dump(self.to_data(), Dumper=_Dumper, sort_keys=False, width=1_000_000, allow_unicode=True)
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError unless AIStore takes the name for an ETL."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"an ETL cannot be called {name!r}",
+            hint="Use 6 to 32 characters of a-z, 0-9 and -, with a letter or digit at both ends.",
+        )
+
+
+def container_of(message: Mapping[str, object]) -> Container | None:
+    """The container in AIStore's description of an ETL: a pod spec (base64 YAML), or the runtime form.
+
+    None where there is neither: AIStore says nothing of an ETL that is stopped.
+    """
+    if encoded := message.get("spec"):
+        pod = yaml.safe_load(base64.b64decode(str(encoded)))
+        runtime = pod["spec"]["containers"][0]
+    elif not isinstance(runtime := message.get("runtime"), Mapping) or not runtime.get("image"):
+        return None
+    env = {item["name"]: str(item["value"]) for item in runtime.get("env") or () if "value" in item}
+    return Container(str(runtime["image"]), tuple(runtime.get("command") or ()), env)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes the same dictionary twice where it is used twice; YAML's anchors are hard to read in a pod."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
