@@ -20,7 +20,8 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (6 GB)
+setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (3 GB to fetch, 5.5 GB on disk)
+	@echo "Ready: .venv/bin/tvetl and .venv/bin/tvetl-server"
 
 demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ (DATA=<folder of photographs>)
 	@.venv/bin/python examples/demo.py $(if $(DATA),"$(DATA)")
@@ -35,7 +36,7 @@ lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 format: .venv/dev.stamp  ## write the code as ruff would
 	.venv/bin/ruff check --fix
@@ -66,18 +67,18 @@ build/uv/bin/uv:
 	@touch $@
 
 .venv/run.stamp: .venv/stamp locks/run.txt locks/photos.txt $(METADATA)
-	@echo "Installing what the client and the server need (80 MB to fetch, 250 MB on disk)"
+	@echo "Installing what the client and the server need (70 MB to fetch, 240 MB on disk)"
 	@.venv/bin/python $(LOCKED) -r locks/run.txt -r locks/photos.txt
 	@.venv/bin/python $(OURS)
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp locks/dev.txt
-	@echo "Installing torch and the test tools (on Linux 2.5 GB to fetch, 5.5 GB on disk; some minutes)"
+	@echo "Installing torch and the test tools (on Linux 3 GB to fetch, 5.5 GB on disk; some minutes)"
 	@.venv/bin/python $(LOCKED) -r locks/dev.txt
 	@touch $@
 
 .venv-sdk1/stamp: locks/sdk1.txt locks/photos.txt $(METADATA)
-	@echo "Making .venv-sdk1, with the AIStore SDK before 2.0 (90 MB to fetch, 270 MB on disk)"
+	@echo "Making .venv-sdk1, with the AIStore SDK before 2.0 (70 MB to fetch, 240 MB on disk)"
 	@$(VENV) .venv-sdk1
 	@.venv-sdk1/bin/python $(LOCKED) -r locks/sdk1.txt -r locks/photos.txt
 	@.venv-sdk1/bin/python $(OURS)

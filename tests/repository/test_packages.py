@@ -1,0 +1,60 @@
+"""Both packages are what they say: light to import, typed, of one version, and complete when built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points, requires, version
+from pathlib import Path
+
+import pytest
+
+import tvetl
+import tvetl_server
+
+HEAVY = ("aistore", "flask", "numpy", "PIL", "rich", "torch", "torchvision", "typer")
+
+
+def test_both_packages_have_one_version() -> None:
+    assert tvetl.__version__ == tvetl_server.__version__ == version("tvetl") == version("tvetl-server")
+
+
+@pytest.mark.parametrize(
+    ("package", "brings"),
+    [("tvetl", HEAVY), ("tvetl_server", HEAVY), ("tvetl.errors", HEAVY), ("tvetl.spec", HEAVY)],
+)
+def test_importing_a_package_brings_nothing_heavy(package: str, brings: tuple[str, ...]) -> None:
+    code = f"import {package}, sys; print([name for name in {brings!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_command_brings_no_torch() -> None:
+    code = "import tvetl.cli, sys; print([name for name in ('torch', 'torchvision') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("script", "target"), [("tvetl", "tvetl.cli:main"), ("tvetl-server", "tvetl_server.wsgi:main")])
+def test_the_commands_are_there(script: str, target: str) -> None:
+    (found,) = entry_points(group="console_scripts", name=script)
+    assert found.value == target
+    assert callable(found.load())
+    assert (Path(sys.executable).parent / script).is_file()
+
+
+@pytest.mark.parametrize(("folder", "package"), [("client", "tvetl"), ("container", "tvetl_server")])
+def test_the_wheel_ships_its_types_and_every_module(repository: Path, tmp_path: Path, folder: str, package: str) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*pip, str(tmp_path), str(repository / folder)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    source = repository / folder / "src"
+    expected = {path.relative_to(source).as_posix() for path in (source / package).rglob("*.py")}
+    assert {*expected, f"{package}/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_exact_means_one_pillow_for_a_python() -> None:
+    pillow = [line for line in requires("tvetl-server") or [] if line.lower().startswith("pillow")]
+    assert len(pillow) == 2
+    assert all("==" in line.split(";")[0] for line in pillow)
