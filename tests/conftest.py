@@ -1,4 +1,4 @@
-"""What every promise's tests may ask for: photographs that always come along, and the recordings where they are laid out."""
+"""What every test may ask for: photographs that always come along, and the recordings where they are laid out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-#: In scikit-image's wheel: RGB, 427 to 1000 pixels wide, public domain or CC0 (its LICENSE.txt and data docstrings say which).
+#: In scikit-image's wheel: RGB, 451 to 1000 pixels wide, public domain or CC0, as its skimage.data functions document.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "rocket.jpg")
 
 

@@ -1,4 +1,4 @@
-"""What is installed is what was locked: complete, with hashes, from no named place, and the same in every environment."""
+"""What is installed is what was locked: with hashes, from no named place, and the same in every environment."""
 
 from __future__ import annotations
 
