@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 #: A parameter as plain data. Sequences are tuples, so that a step can be compared and hashed by its JSON.
-Value: TypeAlias = "None | bool | int | float | str | tuple[Value, ...]"
+Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 TensorFormat = Literal["npy", "safetensors", "raw"]
@@ -58,5 +58,5 @@ class Arguments:
     format: str | None = None
     quality: int | None = None
     size: int | tuple[int, int] | None = None
-    #: What was asked for beside seed, epoch and view changes the pipeline itself.
+    #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
     given: frozenset[str] = field(default_factory=frozenset)

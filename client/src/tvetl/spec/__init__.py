@@ -1,0 +1,36 @@
+"""The contract: what a pipeline is, written once and read by client and server alike.
+
+No I/O, no torch, no aistore. Done elsewhere: running a pipeline (the server's engine), torchvision's own
+objects (:mod:`tvetl.spec.compose`, which alone imports torch, and only when called).
+"""
+
+from __future__ import annotations
+
+from tvetl.spec.arguments import parse_arguments, with_arguments
+from tvetl.spec.forms import Form
+from tvetl.spec.model import IMAGE_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
+from tvetl.spec.ops import OPS, Op, Param
+from tvetl.spec.parse import canonical, digest, forms, parse, to_data
+from tvetl.spec.seed import derive_seed
+
+__all__ = [
+    "IMAGE_FORMATS",
+    "OPS",
+    "TENSOR_FORMATS",
+    "Arguments",
+    "Form",
+    "Op",
+    "Output",
+    "Param",
+    "Pipeline",
+    "Step",
+    "Value",
+    "canonical",
+    "derive_seed",
+    "digest",
+    "forms",
+    "parse",
+    "parse_arguments",
+    "to_data",
+    "with_arguments",
+]

@@ -1,0 +1,134 @@
+"""What one request may ask for besides the pipeline: ``etl_args``, checked as strictly as the pipeline itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tvetl.errors import ArgumentsError, Problem
+from tvetl.spec import limits
+from tvetl.spec.model import IMAGE_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
+from tvetl.spec.ops import OPS, Param, single
+from tvetl.spec.output import FORMATS, plain_output
+from tvetl.spec.parse import Problems, read_params
+from tvetl.spec.text import BadText, check_data, load_json
+from tvetl.spec.values import Refused, choice, either, integer, optional, sequence, spelled
+
+_EDGE = integer(1, limits.EDGE)
+_COUNTER = integer(0, limits.COUNTER)
+
+#: Every argument; null is "as the pipeline says", as if it were not given.
+ARGUMENTS: Mapping[str, Param] = {
+    "seed": Param(optional(integer(0, limits.SEED))),
+    "epoch": Param(optional(_COUNTER)),
+    "view": Param(optional(_COUNTER)),
+    "views": Param(optional(integer(1, limits.VIEWS))),
+    "format": Param(optional(choice(*FORMATS))),
+    "quality": Param(optional(integer(0, 100))),
+    "size": Param(optional(either(_EDGE, spelled(sequence(_EDGE, 1, 2), single)))),
+}
+
+
+def parse_arguments(source: str | Mapping[str, object] | None) -> Arguments:
+    """The arguments in JSON text or data (None and "" are none); raises ArgumentsError with every problem."""
+    if source is None or source == "":
+        return Arguments()
+    try:
+        data = load_json(source, limits.ARGUMENTS_BYTES) if isinstance(source, str) else source
+        check_data(data)
+    except BadText as error:
+        raise ArgumentsError([Problem("$", str(error))], hint=_HINT) from error
+    if not isinstance(data, Mapping):
+        raise ArgumentsError([Problem("$", "expected a JSON object")], hint=_HINT)
+    problems = Problems()
+    values = read_params(data, ARGUMENTS, "$", problems)
+    given = frozenset(name for name, value in values.items() if value is not None)
+    if {"view", "views"} <= given:
+        problems.add("$.view", "not together with views, which gives the views 0, 1, ...")
+    if problems:
+        raise ArgumentsError(problems.listed(), hint=_HINT)
+    return _arguments(values, given)
+
+
+_HINT = f"etl_args is a JSON object with any of {', '.join(ARGUMENTS)}"
+
+
+def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
+    def number(name: str) -> int | None:
+        value = values[name]
+        return value if isinstance(value, int) else None
+
+    size, format = values["size"], values["format"]
+    return Arguments(
+        seed=number("seed"),
+        epoch=number("epoch") or 0,
+        view=number("view") or 0,
+        views=number("views"),
+        format=format if isinstance(format, str) else None,
+        quality=number("quality"),
+        size=_pair(size) if isinstance(size, tuple) else number("size"),
+        given=given,
+    )
+
+
+def _pair(value: tuple[Value, ...]) -> tuple[int, int]:
+    height, width = value
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    return height, width
+
+
+def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
+    """The pipeline that this request asks for: format, quality and size applied, the seed left as it is.
+
+    The pipeline itself (the same object) where nothing changes it, so that what was planned for it can be used.
+    Raises ArgumentsError where the pipeline cannot do what is asked for.
+    """
+    problems = Problems()
+    if arguments.given & {"epoch", "view"} and arguments.seed is None and pipeline.seed is None:
+        name = "epoch" if "epoch" in arguments.given else "view"
+        problems.add(f"$.{name}", "needs a seed, here or in the pipeline; without one every answer is random")
+    output = _asked_output(pipeline.output, arguments, problems)
+    steps = pipeline.steps if arguments.size is None else _resized(pipeline.steps, arguments.size, problems)
+    if problems:
+        raise ArgumentsError(problems.listed())
+    if output == pipeline.output and steps == pipeline.steps:
+        return pipeline
+    return replace(pipeline, steps=steps, output=output)
+
+
+def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> Output:
+    wanted = arguments.format
+    if wanted is not None and wanted != output.format:
+        same_kind = IMAGE_FORMATS if output.format in IMAGE_FORMATS else TENSOR_FORMATS
+        if wanted not in same_kind:
+            problems.add("$.format", f"expected one of {', '.join(same_kind)}, for that is what the steps end in")
+            return output
+        # Only dtype means the same in two formats: a quality of 80 is another one in webp than in jpeg.
+        kept = {name: value for name, value in output.options.items() if name == "dtype"}
+        output = replace(plain_output(wanted), options={**plain_output(wanted).options, **kept})
+    if arguments.quality is None:
+        return output
+    param = FORMATS[output.format].get("quality")
+    if param is None:
+        problems.add("$.quality", f"{output.format} has no quality")
+        return output
+    try:
+        return replace(output, options={**output.options, "quality": param.kind.read(arguments.quality)})
+    except Refused as refusal:
+        problems.add("$.quality", f"{refusal} for {output.format}")
+        return output
+
+
+def _resized(steps: tuple[Step, ...], size: int | tuple[int, int], problems: Problems) -> tuple[Step, ...]:
+    sized = [index for index, step in enumerate(steps) if "size" in step.params]
+    if len(sized) != 1:
+        problems.add("$.size", f"needs a pipeline with exactly one step that has a size; this one has {len(sized)}")
+        return steps
+    [index] = sized
+    old = steps[index]
+    op = OPS[old.op]
+    new = Step(old.op, {**old.params, "size": op.params["size"].kind.read(size)})
+    for name, message in op.agrees(new.params) if op.agrees else ():
+        problems.add("$.size", f"does not go with {name} of step {index} ({old.op}): {message}")
+    return (*steps[:index], new, *steps[index + 1 :])

@@ -1,0 +1,30 @@
+"""The numbers that bound a pipeline, each with its reason; nothing in a pipeline is unbounded."""
+
+from __future__ import annotations
+
+#: Bytes of a pipeline's text. The longest sensible one is a few kB; a pod's environment must hold it too.
+PIPELINE_BYTES = 64 * 1024
+#: Bytes of ``etl_args``: it travels in the query of a URL, where servers commonly stop at 8 KiB in all.
+ARGUMENTS_BYTES = 4 * 1024
+#: Levels of nesting. A pipeline needs four; parsers that recurse must stop long before Python does.
+NESTING = 32
+#: Values in a pipeline that comes as data, where shared references could make few bytes endless.
+NODES = 64 * 1024
+#: Steps of a pipeline. Each may copy the whole image.
+STEPS = 64
+#: Problems listed in one error; the rest are counted.
+PROBLEMS = 100
+#: Pixels along one edge, and the width of a border: 8192 x 8192 RGB is 200 MB.
+EDGE = 8192
+#: Repetitions inside one step (operations of RandAugment, chains of AugMix): each is a pass over the image.
+REPEATS = 100
+#: Views answered to one request.
+VIEWS = 64
+#: The largest seed: signed 64 bits, as JSON readers in other languages hold it.
+SEED = 2**63 - 1
+#: The largest epoch and view: signed 32 bits.
+COUNTER = 2**31 - 1
+#: The largest number: the largest float16, so that each number exists in every dtype we offer.
+NUMBER = 65504.0
+#: The smallest divisor: the smallest positive float16, for a divisor must not round to zero in any dtype.
+DIVISOR = 2.0**-24

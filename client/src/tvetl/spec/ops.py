@@ -1,0 +1,343 @@
+"""The op table: every step a pipeline may have, with torchvision.transforms.v2's own names, parameters and defaults.
+
+Closed: a name that is not here does not exist, and nothing is ever looked up in a module by a user's string.
+The tests compare each row with the signature of torchvision's class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from tvetl.spec import forms, limits
+from tvetl.spec.model import Value
+from tvetl.spec.values import FLAG, NULL, Kind, choice, either, integer, optional, real, sequence, spelled
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter; ``required`` ones have no default."""
+
+    kind: Kind
+    default: Value = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row: what the step is told (``params``), what it takes and gives, and whether it draws random numbers."""
+
+    name: str
+    takes: tuple[forms.FormKind, ...]
+    params: Mapping[str, Param]
+    gives: forms.Gives = forms.same
+    random: bool = False
+    agrees: forms.Agree | None = None
+    fits: forms.Fit | None = None
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A v1 name that v2 calls otherwise: the op it means, what it fixes, and its own defaults."""
+
+    op: str
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+
+
+# Spellings that torchvision turns into one form when it makes its instance.
+
+
+def _items(value: Value) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _both(value: Value) -> Value:
+    items = _items(value)
+    return items * (2 // len(items))
+
+
+def single(value: Value) -> Value:
+    """[n] -> n; anything else as it is."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _float(value: Value) -> float:
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def _four_borders(value: Value) -> Value:
+    """n -> all four; (left and right, top and bottom) -> left, top, right, bottom."""
+    items = _items(value)
+    return items * (4 // len(items))
+
+
+def _no_border_is_none(value: Value) -> Value:
+    return value if any(_items(value)) else None
+
+
+def _two(kind: Kind, *, ordered: bool = False) -> Kind:
+    """n, [n] or [a, b]; one value stands for both."""
+    return either(spelled(kind, _both), spelled(sequence(kind, 1, 2, ordered=ordered), _both))
+
+
+def _around(center: float, least: float, most: float, reach: float) -> Kind:
+    """A distance d for [center - d, center + d], or [min, max]; cut at ``least`` as torchvision's ColorJitter does."""
+
+    def both_sides(value: Value) -> Value:
+        # "+ 0.0" turns -0.0, which compares equal but prints differently, into 0.0.
+        return (max(center - _float(value) + 0.0, least), center + _float(value))
+
+    return either(spelled(real(0, reach), both_sides), sequence(real(least, most), 2, ordered=True))
+
+
+def _jitter(kind: Kind, nothing: float) -> Kind:
+    """A range, or null for no change; torchvision makes null of a range that changes nothing."""
+    return optional(spelled(kind, lambda value: None if value == (nothing, nothing) else value))
+
+
+_NUMBER = limits.NUMBER
+_EDGE = integer(1, limits.EDGE)
+_SIZE = _two(_EDGE)
+_SHORT_EDGE_OR_SIZE = either(_EDGE, spelled(sequence(_EDGE, 1, 2), single), NULL)
+_BORDER = integer(0, limits.EDGE)
+_BORDERS = spelled(either(_BORDER, sequence(_BORDER, 1, 2, 4)), _four_borders)
+_P = real(0, 1)
+_POSITIVE = real(0, above=True)
+_SCALE = sequence(real(0), 2, ordered=True)
+_RATIO = sequence(_POSITIVE, 2, ordered=True)
+_ANGLES = _around(0.0, -_NUMBER, _NUMBER, _NUMBER)
+_FACTORS = _jitter(_around(1.0, 0.0, _NUMBER, _NUMBER - 1), 1.0)
+_HUES = _jitter(_around(0.0, -0.5, 0.5, 0.5), 0.0)
+_POINT = optional(sequence(real(), 2))
+_SHADE = real(whole_as_int=True)
+_FILL = either(_SHADE, sequence(_SHADE, 3), NULL)
+_DIVISOR = replace(
+    either(real(limits.DIVISOR), real(-_NUMBER, -limits.DIVISOR)), expected="a number other than 0", alternatives=()
+)
+_COUNT = integer(1, limits.REPEATS)
+# One bin makes torchvision divide by zero.
+_BINS = integer(2, 1024)
+_RESAMPLING = choice("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+# Pillow warps with these four only.
+_WARPING = choice("nearest", "nearest-exact", "bilinear", "bicubic")
+_PADDING_MODE = choice("constant", "edge", "reflect", "symmetric")
+_DTYPE = choice("uint8", "float16", "float32")
+
+_ANY: tuple[forms.FormKind, ...] = ("pil", "uint8", "float")
+_PIL: tuple[forms.FormKind, ...] = ("pil",)
+_TENSOR: tuple[forms.FormKind, ...] = ("uint8", "float")
+_FLOAT: tuple[forms.FormKind, ...] = ("float",)
+
+
+def _need(kind: Kind) -> Param:
+    return Param(kind, required=True)
+
+
+_FLIP = {"p": Param(_P, 0.5)}
+_AUGMENT = {"interpolation": Param(_WARPING, "nearest"), "fill": Param(_FILL, None)}
+
+_ROWS = (
+    # Size and place
+    Op(
+        "Resize",
+        _ANY,
+        {
+            "size": _need(_SHORT_EDGE_OR_SIZE),
+            "interpolation": Param(_RESAMPLING, "bilinear"),
+            "max_size": Param(optional(_EDGE), None),
+            "antialias": Param(optional(FLAG), True),
+        },
+        agrees=forms.size_agrees,
+        fits=forms.resampling_fits,
+    ),
+    Op("CenterCrop", _ANY, {"size": _need(_SIZE)}),
+    Op(
+        "RandomCrop",
+        _ANY,
+        {
+            "size": _need(_SIZE),
+            "padding": Param(optional(spelled(_BORDERS, _no_border_is_none)), None),
+            "pad_if_needed": Param(FLAG, False),
+            "fill": Param(_FILL, 0),
+            "padding_mode": Param(_PADDING_MODE, "constant"),
+        },
+        random=True,
+        fits=forms.fill_fits,
+    ),
+    Op(
+        "RandomResizedCrop",
+        _ANY,
+        {
+            "size": _need(_SIZE),
+            "scale": Param(_SCALE, (0.08, 1.0)),
+            "ratio": Param(_RATIO, (3.0 / 4.0, 4.0 / 3.0)),
+            "interpolation": Param(_RESAMPLING, "bilinear"),
+            "antialias": Param(optional(FLAG), True),
+        },
+        random=True,
+        fits=forms.resampling_fits,
+    ),
+    Op(
+        "Pad",
+        _ANY,
+        {"padding": _need(_BORDERS), "fill": Param(_FILL, 0), "padding_mode": Param(_PADDING_MODE, "constant")},
+        fits=forms.fill_fits,
+    ),
+    Op("RandomHorizontalFlip", _ANY, _FLIP, random=True),
+    Op("RandomVerticalFlip", _ANY, _FLIP, random=True),
+    Op(
+        "RandomRotation",
+        _ANY,
+        {
+            "degrees": _need(_ANGLES),
+            "interpolation": Param(_WARPING, "nearest"),
+            "expand": Param(FLAG, False),
+            "center": Param(_POINT, None),
+            "fill": Param(_FILL, 0),
+        },
+        random=True,
+        fits=forms.warping_fits,
+    ),
+    Op(
+        "RandomAffine",
+        _ANY,
+        {
+            "degrees": _need(_ANGLES),
+            "translate": Param(optional(sequence(_P, 2)), None),
+            "scale": Param(optional(_RATIO), None),
+            "shear": Param(either(_ANGLES, sequence(real(), 4, ordered=True), NULL), None),
+            "interpolation": Param(_WARPING, "nearest"),
+            "fill": Param(_FILL, 0),
+            "center": Param(_POINT, None),
+        },
+        random=True,
+        fits=forms.warping_fits,
+    ),
+    Op(
+        "RandomPerspective",
+        _ANY,
+        {
+            "distortion_scale": Param(_P, 0.5),
+            "p": Param(_P, 0.5),
+            "interpolation": Param(_WARPING, "bilinear"),
+            "fill": Param(_FILL, 0),
+        },
+        random=True,
+        fits=forms.warping_fits,
+    ),
+    # Colour
+    Op(
+        "ColorJitter",
+        _ANY,
+        {
+            "brightness": Param(_FACTORS, None),
+            "contrast": Param(_FACTORS, None),
+            "saturation": Param(_FACTORS, None),
+            "hue": Param(_HUES, None),
+        },
+        random=True,
+    ),
+    Op("Grayscale", _ANY, {"num_output_channels": Param(either(integer(1, 1), integer(3, 3)), 1)}, forms.gray),
+    Op("RandomGrayscale", _ANY, {"p": Param(_P, 0.1)}, random=True),
+    Op(
+        "GaussianBlur",
+        _ANY,
+        {
+            "kernel_size": _need(_two(integer(1, limits.EDGE, odd=True))),
+            "sigma": Param(_two(_POSITIVE, ordered=True), (0.1, 2.0)),
+        },
+        random=True,
+    ),
+    Op("RandomInvert", _ANY, _FLIP, random=True),
+    # torchvision says 0..8; Pillow refuses 0.
+    Op("RandomPosterize", _ANY, {"bits": _need(integer(1, 8)), **_FLIP}, random=True),
+    Op("RandomSolarize", _ANY, {"threshold": _need(real(0, 255)), **_FLIP}, random=True, fits=forms.threshold_fits),
+    Op("RandomAdjustSharpness", _ANY, {"sharpness_factor": _need(real(0)), **_FLIP}, random=True),
+    Op("RandomAutocontrast", _ANY, _FLIP, random=True),
+    Op("RandomEqualize", _ANY, _FLIP, random=True),
+    # Whole policies
+    Op(
+        "AutoAugment",
+        _ANY,
+        {"policy": Param(choice("imagenet", "cifar10", "svhn"), "imagenet"), **_AUGMENT},
+        random=True,
+        fits=forms.warping_fits,
+    ),
+    Op(
+        "RandAugment",
+        _ANY,
+        {
+            "num_ops": Param(integer(0, limits.REPEATS), 2),
+            "magnitude": Param(integer(0, 1023), 9),
+            "num_magnitude_bins": Param(_BINS, 31),
+            **_AUGMENT,
+        },
+        random=True,
+        agrees=forms.magnitude_agrees,
+        fits=forms.warping_fits,
+    ),
+    Op(
+        "TrivialAugmentWide",
+        _ANY,
+        {"num_magnitude_bins": Param(_BINS, 31), **_AUGMENT},
+        random=True,
+        fits=forms.warping_fits,
+    ),
+    Op(
+        "AugMix",
+        _ANY,
+        {
+            "severity": Param(integer(1, 10), 3),
+            "mixture_width": Param(_COUNT, 3),
+            # Zero and less: a depth of 1 to 3 is drawn.
+            "chain_depth": Param(integer(-1, limits.REPEATS), -1),
+            "alpha": Param(_POSITIVE, 1.0),
+            "all_ops": Param(FLAG, True),
+            # It mixes tensors even where it takes a PIL image, so it warps as tensors are warped.
+            "interpolation": Param(choice("nearest", "bilinear"), "bilinear"),
+            "fill": Param(_FILL, None),
+        },
+        random=True,
+        fits=forms.fill_fits,
+    ),
+    Op(
+        "RandomErasing",
+        _ANY,
+        {
+            "p": Param(_P, 0.5),
+            "scale": Param(sequence(_P, 2, ordered=True), (0.02, 0.33)),
+            "ratio": Param(_RATIO, (0.3, 3.3)),
+            "value": Param(either(real(), spelled(sequence(real(), 1, 3), single), choice("random")), 0.0),
+        },
+        random=True,
+        fits=forms.erasure_fits,
+    ),
+    # Image to tensor and back
+    Op("ToTensor", _PIL, {}, forms.float_tensor),
+    Op("PILToTensor", _PIL, {}, forms.byte_tensor),
+    Op("ToImage", _PIL, {}, forms.byte_tensor),
+    Op("ToDtype", _TENSOR, {"dtype": _need(_DTYPE), "scale": Param(FLAG, False)}, forms.cast),
+    Op(
+        "Normalize",
+        _FLOAT,
+        {"mean": _need(sequence(real(), 1, 3)), "std": _need(sequence(_DIVISOR, 1, 3))},
+        fits=forms.statistics_fit,
+    ),
+    Op(
+        "ToPILImage",
+        _TENSOR,
+        {"mode": Param(optional(choice("L", "RGB")), None)},
+        forms.pil_image,
+        fits=forms.mode_fits,
+    ),
+)
+
+#: Every op by its name. The order is the one of the documentation.
+OPS: Mapping[str, Op] = {op.name: op for op in _ROWS}
+
+#: Names of torchvision.transforms (v1) that mean an op of another name.
+ALIASES: Mapping[str, Alias] = {
+    "ConvertImageDtype": Alias("ToDtype", fixed={"scale": True}, defaults={"dtype": "float32"}),
+}

@@ -1,0 +1,244 @@
+"""Data to a Pipeline and back: every problem is found and named by its place before anything runs.
+
+The walk over the steps knows what each takes and gives, so a chain that cannot work is refused here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+
+from tvetl.errors import PipelineError, Problem
+from tvetl.spec import limits
+from tvetl.spec.forms import START, Form, pil_image
+from tvetl.spec.model import Output, Pipeline, Step, Value
+from tvetl.spec.ops import ALIASES, OPS, Param
+from tvetl.spec.output import FORMATS, default_output, misfits
+from tvetl.spec.text import BadText, check_data, load
+from tvetl.spec.values import Refused, choice, integer, optional, show
+
+#: The fields of a pipeline beside steps and output.
+FIELDS: Mapping[str, Param] = {
+    "version": Param(integer(1, 1), 1),
+    "seed": Param(optional(integer(0, limits.SEED)), None),
+    "precision": Param(choice("exact", "fast"), "exact"),
+    "orientation": Param(choice("keep", "apply"), "keep"),
+}
+_TOP = ("version", "steps", "output", "seed", "precision", "orientation")
+#: What to do where a step takes the first kind and gets the second.
+_HINTS = {
+    ("pil", "uint8"): "it is a tensor already; ToDtype changes its type, ToPILImage makes it an image again",
+    ("pil", "float"): "it is a tensor already; ToDtype changes its type, ToPILImage makes it an image again",
+    ("uint8", "pil"): "put PILToTensor or ToTensor before it",
+    ("float", "pil"): "put ToTensor before it",
+    ("float", "uint8"): "put ToDtype with dtype float32 and scale true before it",
+}
+
+
+class Problems:
+    """The places that are wrong, as they are found; the long tail is only counted."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def add(self, path: str, message: str) -> None:
+        self._found.append(Problem(path, message))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def listed(self) -> list[Problem]:
+        rest = len(self._found) - limits.PROBLEMS
+        return self._found[: limits.PROBLEMS] + ([Problem("$", f"and {rest} more problems")] if rest > 0 else [])
+
+
+def read_params(
+    data: Mapping[str, object], params: Mapping[str, Param], path: str, problems: Problems, ignore: Collection[str] = ()
+) -> dict[str, Value]:
+    """The normal form of every parameter, defaults filled in; those that are wrong are left out and reported."""
+    unknown_keys(data, (*ignore, *params), path, problems)
+    values: dict[str, Value] = {}
+    for name, param in params.items():
+        if name not in data:
+            if param.required:
+                problems.add(f"{path}.{name}", f"missing; expected {param.kind.expected}")
+            else:
+                values[name] = param.default
+            continue
+        try:
+            values[name] = param.kind.read(data[name])
+        except Refused as refusal:
+            problems.add(f"{path}.{name}", str(refusal))
+    return values
+
+
+def unknown_keys(data: Mapping[str, object], known: Collection[str], path: str, problems: Problems) -> None:
+    """Report keys that nobody would read."""
+    for key in data:
+        if key not in known:
+            instead = _did_you_mean(key, known) or (f"; expected one of {', '.join(known)}" if known else "")
+            problems.add(path, f"unknown key {show(key)}{instead}")
+
+
+def _did_you_mean(word: object, known: Collection[str]) -> str:
+    candidates = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(word).lower()[:80], candidates, n=1)
+    return f"; did you mean {candidates[near[0]]}?" if near else ""
+
+
+def parse(source: str | Mapping[str, object]) -> Pipeline:
+    """The pipeline in JSON or YAML text, or in data; raises PipelineError with every problem and its place."""
+    problems = Problems()
+    try:
+        if isinstance(source, str):
+            data = load(source, limits.PIPELINE_BYTES)
+        else:
+            data = dict(source) if isinstance(source, Mapping) else source
+            check_data(data)
+    except BadText as error:
+        raise PipelineError([Problem("$", str(error))]) from error
+    pipeline = _read_pipeline(data, problems)
+    if pipeline is None or problems:
+        raise PipelineError(problems.listed())
+    return pipeline
+
+
+def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
+    if not isinstance(data, Mapping):
+        problems.add("$", f"expected an object with steps, got {show(data)}")
+        return None
+    fields = read_params(data, FIELDS, "$", problems, ignore=("steps", "output"))
+    steps, form = _read_steps(data, problems)
+    output = _read_output(data["output"], form, problems) if "output" in data else default_output(form or START)
+    if problems or output is None:
+        return None
+    seed, precision, orientation = fields["seed"], fields["precision"], fields["orientation"]
+    return Pipeline(
+        steps=tuple(steps),
+        output=output,
+        seed=seed if isinstance(seed, int) else None,
+        precision="fast" if precision == "fast" else "exact",
+        orientation="apply" if orientation == "apply" else "keep",
+    )
+
+
+def _read_steps(data: Mapping[str, object], problems: Problems) -> tuple[list[Step], Form | None]:
+    """The steps and what the last gives; None where a step that cannot be read hides it."""
+    if "steps" not in data:
+        problems.add("$.steps", "missing; expected a list of steps (it may be empty)")
+        return [], None
+    raw = data["steps"]
+    if not isinstance(raw, (list, tuple)) or len(raw) > limits.STEPS:
+        got = f"{len(raw)} steps" if isinstance(raw, (list, tuple)) else show(raw)
+        problems.add("$.steps", f"expected a list of 0..{limits.STEPS} steps, got {got}")
+        return [], None
+    steps: list[Step] = []
+    form: Form | None = START
+    for index, item in enumerate(raw):
+        path = f"$.steps[{index}]"
+        before = len(problems)
+        step = _read_step(item, path, problems)
+        if step is None:
+            form = None
+            continue
+        steps.append(step)
+        form = _pass(step, form, path, problems, readable=len(problems) == before)
+    return steps, form
+
+
+def _read_step(item: object, path: str, problems: Problems) -> Step | None:
+    if not isinstance(item, Mapping):
+        problems.add(path, f"expected an object with op, got {show(item)}")
+        return None
+    name = item.get("op")
+    alias = ALIASES.get(name) if isinstance(name, str) else None
+    op = OPS.get(alias.op if alias else name) if isinstance(name, str) else None
+    if op is None:
+        unknown = f"unknown op {show(name)}{_did_you_mean(name, [*OPS, *ALIASES])}"
+        problems.add(f"{path}.op", unknown if "op" in item else "missing; expected the name of a transform")
+        return None
+    params: Mapping[str, Param] = op.params
+    if alias:
+        params = {
+            key: Param(param.kind, alias.defaults.get(key), required=key not in alias.defaults)
+            for key, param in op.params.items()
+            if key not in alias.fixed
+        }
+    values = read_params(item, params, path, problems, ignore=("op",))
+    return Step(op.name, {**values, **alias.fixed} if alias else values)
+
+
+def _pass(step: Step, form: Form | None, path: str, problems: Problems, *, readable: bool) -> Form | None:
+    """Send ``form`` through the step: report what does not fit, and give what comes out."""
+    op = OPS[step.op]
+    if readable and op.agrees:
+        _report(op.agrees(step.params), path, problems)
+    if form is None:
+        return None
+    if form.kind not in op.takes:
+        hint = "it is one already" if op.gives is pil_image else _HINTS[op.takes[0], form.kind]
+        problems.add(path, f"{step.op} does not take {form}: {hint}")
+        return None
+    if readable and op.fits:
+        _report(op.fits(step.params, form), path, problems)
+    try:
+        return op.gives(step.params, form)
+    except KeyError:  # the very parameter that tells is among the unreadable ones
+        return None
+
+
+def _report(complaints: Iterator[tuple[str, str]], path: str, problems: Problems) -> None:
+    for name, message in complaints:
+        problems.add(f"{path}.{name}", message)
+
+
+def _read_output(item: object, form: Form | None, problems: Problems) -> Output | None:
+    if not isinstance(item, Mapping):
+        problems.add("$.output", f"expected an object with format, got {show(item)}")
+        return None
+    format = item.get("format")
+    if not isinstance(format, str) or format not in FORMATS:
+        got = f"got {show(format)}{_did_you_mean(format, FORMATS)}" if "format" in item else "but it is missing"
+        problems.add("$.output.format", f"expected one of {', '.join(FORMATS)}, {got}")
+        return None
+    output = Output(format, read_params(item, FORMATS[format], "$.output", problems, ignore=("format",)))
+    if form is not None:
+        _report(misfits(output, form), "$.output", problems)
+    return output
+
+
+def forms(pipeline: Pipeline) -> tuple[Form, ...]:
+    """What flows: before the first step (a PIL image, RGB), after it, ..., after the last; one more than the steps."""
+    flow = [START]
+    for step in pipeline.steps:
+        flow.append(OPS[step.op].gives(step.params, flow[-1]))
+    return tuple(flow)
+
+
+def to_data(pipeline: Pipeline) -> dict[str, object]:
+    """The pipeline as plain data that :func:`parse` takes; what equals its default is left out."""
+    steps = [{"op": step.op, **_unusual(step.params, OPS[step.op].params)} for step in pipeline.steps]
+    output = {"format": pipeline.output.format, **_unusual(pipeline.output.options, FORMATS[pipeline.output.format])}
+    fields: dict[str, Value] = {
+        "seed": pipeline.seed,
+        "precision": pipeline.precision,
+        "orientation": pipeline.orientation,
+    }
+    return {"version": pipeline.version, "steps": steps, "output": output, **_unusual(fields, FIELDS)}
+
+
+def _unusual(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:
+    told = (name for name in sorted(values) if params[name].required or values[name] != params[name].default)
+    return {name: values[name] for name in told}
+
+
+def canonical(pipeline: Pipeline) -> str:
+    """The one JSON text of a pipeline: ASCII, no spaces, defaults left out; parsing it gives the pipeline again."""
+    return json.dumps(to_data(pipeline), separators=(",", ":"), allow_nan=False)
+
+
+def digest(pipeline: Pipeline) -> str:
+    """sha256 of the canonical text, in hex: equal where torchvision does the same to every image."""
+    return hashlib.sha256(canonical(pipeline).encode()).hexdigest()

@@ -1,0 +1,165 @@
+"""Kinds of values: each reads plain data into one normal form, or refuses it, and describes itself as JSON Schema.
+
+Two spellings get the same normal form only where torchvision itself makes them the same
+(``degrees: 30`` and ``[-30, 30]``), and the normal form is what torchvision keeps in its instance.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from tvetl.spec import limits
+from tvetl.spec.model import Value
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 40, 40
+
+
+def show(value: object) -> str:
+    """The value for an error message: short, whatever it is."""
+    try:
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else _SHORT.repr(value)
+    except ValueError:  # Python prints no int of thousands of digits
+        return "a number with too many digits"
+
+
+class Refused(Exception):
+    """A value that is not of its kind; the text is for the user."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a parameter may be: ``expected`` for people, ``schema`` for editors, ``accept`` for us."""
+
+    expected: str
+    schema: Mapping[str, object]
+    #: Gives the normal form; raises Refused (its text is not used) where the value is of another kind.
+    accept: Callable[[object], Value]
+    #: The Python types it is written in, to name only the alternative that was meant.
+    types: tuple[type, ...]
+    alternatives: tuple[Kind, ...] = ()
+
+    def read(self, value: object) -> Value:
+        """The normal form of ``value``; raises Refused saying what was expected and what came."""
+        try:
+            return self.accept(value)
+        except Refused:
+            raise Refused(f"expected {self._expected_instead_of(value)}, got {show(value)}") from None
+
+    def _expected_instead_of(self, value: object) -> str:
+        meant = [kind for kind in self.alternatives if type(value) in kind.types]
+        return " or ".join(kind._expected_instead_of(value) for kind in meant) if meant else self.expected
+
+
+def _refuse_unless(good: bool) -> None:
+    if not good:
+        raise Refused
+
+
+def integer(least: int, most: int, *, odd: bool = False) -> Kind:
+    """An int in a range. ``3.0`` is 3, as JSON (which has one kind of number) has it; true is not 1."""
+
+    def accept(value: object) -> Value:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        _refuse_unless(isinstance(value, int) and not isinstance(value, bool))
+        assert isinstance(value, int)
+        _refuse_unless(least <= value <= most and (not odd or value % 2 == 1))
+        return value
+
+    schema: dict[str, object] = {"type": "integer", "minimum": least, "maximum": most}
+    if odd:
+        schema["not"] = {"multipleOf": 2}
+    return Kind(f"{'an odd number ' if odd else ''}{least}..{most}", schema, accept, (int, float))
+
+
+def real(
+    least: float = -limits.NUMBER, most: float = limits.NUMBER, *, above: bool = False, whole_as_int: bool = False
+) -> Kind:
+    """A finite number in a range (``above``: ``least`` itself is out), as a float; -0.0 becomes 0.0."""
+
+    def accept(value: object) -> Value:
+        _refuse_unless(isinstance(value, (int, float)) and not isinstance(value, bool))
+        assert isinstance(value, (int, float))
+        _refuse_unless(math.isfinite(value) if isinstance(value, float) else True)
+        _refuse_unless(least <= value <= most and not (above and value == least))
+        number = float(value) + 0.0
+        return int(number) if whole_as_int and number.is_integer() else number
+
+    said = f"a number above {least:g}, at most {most:g}" if above else f"a number {least:g}..{most:g}"
+    schema = {"type": "number", "exclusiveMinimum" if above else "minimum": least, "maximum": most}
+    return Kind(said, schema, accept, (int, float))
+
+
+def choice(*names: str) -> Kind:
+    """One of the given strings."""
+
+    def accept(value: object) -> Value:
+        _refuse_unless(isinstance(value, str) and value in names)
+        assert isinstance(value, str)
+        return value
+
+    said = "one of " + ", ".join(names) if len(names) > 1 else repr(names[0])
+    return Kind(said, {"enum": list(names)}, accept, (str,))
+
+
+def _accept_flag(value: object) -> Value:
+    _refuse_unless(isinstance(value, bool))
+    assert isinstance(value, bool)
+    return value
+
+
+def _accept_null(value: object) -> Value:
+    _refuse_unless(value is None)
+    return None
+
+
+FLAG = Kind("true or false", {"type": "boolean"}, _accept_flag, (bool,))
+NULL = Kind("null", {"type": "null"}, _accept_null, (type(None),))
+
+
+def sequence(item: Kind, *lengths: int, ordered: bool = False) -> Kind:
+    """A list of one of the given lengths; ``ordered``: each two values are a range (min, max) with min <= max."""
+
+    def accept(value: object) -> Value:
+        _refuse_unless(isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) in lengths)
+        assert isinstance(value, Sequence)
+        items = tuple(item.accept(each) for each in value)
+        if ordered:
+            numbers = [each for each in items if isinstance(each, (int, float))]
+            _refuse_unless(all(low <= high for low, high in zip(numbers[::2], numbers[1::2], strict=False)))
+        return items
+
+    sizes = " or ".join(map(str, lengths))
+    said = f"a list of {sizes} ({item.expected})" + (", min <= max" if ordered else "")
+    lists = [{"type": "array", "items": item.schema, "minItems": n, "maxItems": n} for n in lengths]
+    schema: Mapping[str, object] = lists[0] if len(lists) == 1 else {"anyOf": lists}
+    return Kind(said, schema, accept, (list, tuple))
+
+
+def either(*kinds: Kind) -> Kind:
+    """The first of the kinds that takes the value."""
+
+    def accept(value: object) -> Value:
+        for kind in kinds:
+            with suppress(Refused):
+                return kind.accept(value)
+        raise Refused
+
+    said = " or ".join(kind.expected for kind in kinds)
+    types = tuple(each for kind in kinds for each in kind.types)
+    return Kind(said, {"anyOf": [kind.schema for kind in kinds]}, accept, types, kinds)
+
+
+def optional(kind: Kind) -> Kind:
+    """The kind, or null."""
+    return either(kind, NULL)
+
+
+def spelled(kind: Kind, normal: Callable[[Value], Value]) -> Kind:
+    """Another spelling: what the kind takes, turned into the normal form."""
+    return replace(kind, accept=lambda value: normal(kind.accept(value)))
