@@ -1,0 +1,73 @@
+"""How gunicorn runs the application: workers, threads, time-outs, each with its reason; knows no application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import gunicorn.http.message
+
+from .settings import Settings
+
+__all__ = ["REQUEST_LINE", "allow_long_request_lines", "config"]
+
+#: Longest request line, in bytes. A name of 1,024 CJK characters is 9 kB in the path (%XX a byte) and 15 kB in
+#: ``etl_fqn`` (quoted twice: %25XX a byte); the arguments come on top.
+REQUEST_LINE = 64 * 1024
+
+#: Seconds that an idle connection is kept. Targets keep theirs 6 s: who closes first must be the target, or a
+#: request may meet a closing connection.
+KEEP_ALIVE = 30
+
+#: Seconds without a sign of life after which a worker is killed and replaced. With threads the sign comes from
+#: the main loop, whatever the requests do, so this ends only a process that hangs as a whole.
+TIMEOUT = 120
+
+#: A folder in memory that every pod has. On a disk the sign of life can hang with the disk, and the root file
+#: system may be read-only.
+MEMORY = "/dev/shm"
+
+
+def config(settings: Settings) -> Mapping[str, object]:
+    """gunicorn's settings, by its own names."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return {
+        "bind": [f"{host}:{settings.port}"],
+        # sync workers keep no connection; with threads, one reads while another decodes.
+        "worker_class": "gthread",
+        "workers": settings.workers,
+        "threads": settings.threads,
+        "keepalive": KEEP_ALIVE,
+        # Never shed load: what cannot be worked on waits here. AIStore takes a 503 for a failed object.
+        "backlog": 2048,
+        "worker_connections": 4096,
+        "timeout": TIMEOUT,
+        # As long as an accepted request may take. (AIStore deletes pods with no grace at all.)
+        "graceful_timeout": int(settings.limits.seconds + settings.delivery_seconds) + 5,
+        # A worker makes its own engine after the fork: decoders belong to threads, CUDA to a process.
+        # The master has imported the modules, so that their pages are shared.
+        "preload_app": False,
+        "limit_request_line": REQUEST_LINE,
+        # Ais-Node-Url has a URL with a name in it for each stage.
+        "limit_request_field_size": REQUEST_LINE,
+        "limit_request_fields": 64,
+        # Headers that only a proxy in front may set; there is none.
+        "forwarded_allow_ips": "",
+        "worker_tmp_dir": MEMORY if os.access(MEMORY, os.W_OK) else None,
+        # On by default: a socket in the home directory, and a thread in the process with id 1.
+        "control_socket_disable": True,
+        # gunicorn's own access log quotes URLs; ours (TVETL_ACCESS_LOG) does not.
+        "accesslog": None,
+        "errorlog": "-",
+        "loglevel": "info",
+        "proc_name": "tvetl-server",
+    }
+
+
+def allow_long_request_lines() -> None:
+    """Raise gunicorn's upper limit of a request line from 8,190 bytes to REQUEST_LINE.
+
+    Its setting is cut to that number; the only larger choice is 0, no limit at all, with which anyone who
+    reaches the port could fill the memory.
+    """
+    gunicorn.http.message.MAX_REQUEST_LINE = REQUEST_LINE

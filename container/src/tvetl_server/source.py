@@ -1,0 +1,237 @@
+"""Where an object's bytes come from: the body, or a file name kept inside the target's mounts.
+
+Nothing here trusts the file name: each folder of it is opened in turn, no symbolic link is followed, and
+what was opened is what is read. See PROTOCOL.md, section 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Protocol
+from urllib.parse import parse_qsl, unquote
+
+from .errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
+
+__all__ = ["Files", "Request", "Socket", "mounts", "parse_target", "read_body"]
+
+_log = logging.getLogger(__name__)
+
+#: Read at most so much at once: short enough to look at the clock, long enough to cost nothing.
+_STEP = 1 << 20
+
+#: Seconds to wait for the next bytes of a body. The target reads from its disk and sends; more is a dead peer.
+_STALL = 10.0
+
+
+class Socket(Protocol):
+    """What is needed of the connection: to end a wait."""
+
+    def settimeout(self, seconds: float | None, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """The request line, taken apart from its raw form (a framework would merge and unquote too much)."""
+
+    path: str
+    """As it came, with its percent escapes: what a next stage must get."""
+
+    name: str
+    """``<bucket>/<object>``: the path unquoted once. Seeds depend on it, so it must be the same by file
+    name and by body: it is the path's, although the target does not escape that. Of ``hash#q?x.jpg`` only
+    ``hash`` comes, and ``pct%41.jpg`` reads ``pctA.jpg``, either way. Bytes that are no UTF-8 become U+FFFD."""
+
+    fqn: str | None
+    """The file name, unquoted twice (the target quotes it once itself); undecodable bytes as surrogates."""
+
+    etl_args: str | None
+    """The arguments as text; None where none came."""
+
+
+def parse_target(target: str) -> Request:
+    """Take ``/<bucket>/<object>?etl_fqn=...&etl_args=...`` apart. Raises NoSource where it names no object."""
+    path, _, query = target.partition("?")
+    name = unquote(path, errors="replace")[1:]
+    bucket, _, rest = name.partition("/")
+    if not path.startswith("/") or not bucket or not rest:
+        raise NoSource("The request's path is not /<bucket>/<object>.")
+    fields = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+    fqn = fields.get("etl_fqn", "")
+    arguments = fields.get("etl_args", "").strip()
+    # Lone surrogates could not be written into an answer or a log.
+    text = arguments.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return Request(path, name, unquote(fqn, errors="surrogateescape") if fqn else None, text or None)
+
+
+def read_body(
+    stream: BinaryIO, length: int | None, limit: int, deadline: float, connection: Socket | None = None
+) -> bytes:
+    """The whole body: ``length`` bytes, or all chunks where it is None.
+
+    ``deadline`` is in time.monotonic() seconds; ``connection`` gets a time-out while we read.
+    Raises TooManyBytes (before reading, where the length says so), TruncatedBody or OutOfTime.
+    """
+    if length is not None and length > limit:
+        raise TooManyBytes(f"The object has {length} bytes, more than the limit of {limit}.")
+    parts: list[bytes] = []
+    got = 0
+    if connection is not None:
+        connection.settimeout(_STALL)
+    try:
+        while length is None or got < length:
+            if time.monotonic() > deadline:
+                raise OutOfTime("The object's bytes came too slowly.")
+            part = stream.read(_STEP if length is None else min(_STEP, length - got))
+            if not part:
+                break
+            parts.append(part)
+            got += len(part)
+            if got > limit:
+                raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
+    except (OSError, ValueError) as error:  # the server's word for chunks that end early, and a reset or a stall
+        raise TruncatedBody(f"The object's body broke off after {got} bytes.") from error
+    finally:
+        if connection is not None:
+            connection.settimeout(None)
+    if length is not None and got < length:
+        raise TruncatedBody(f"The object's body broke off after {got} of {length} bytes.")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+#: <mount>/**/@<provider>/<bucket, perhaps with @<uuid>#<namespace> before it>/%ob/<object>
+_PROVIDER = re.compile(r"@[a-z]+")
+_OBJECTS = "%ob"
+
+#: Mounts that hold no target's disk. "/" is the container's own, and would allow everything.
+_NOT_DISKS = re.compile(r"/|/(proc|sys|dev|etc|run|var/run)(/.*)?")
+
+
+def mounts(table: Path = Path("/proc/self/mountinfo")) -> tuple[Path, ...]:
+    """Folders mounted into this container that may be a target's disks; none where there is no such table."""
+    try:
+        lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ()
+    # The fifth field is the mount point, blanks and the like as \040 (proc_pid_mountinfo(5)).
+    points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4]) for line in lines if line}
+    return tuple(Path(point) for point in sorted(points) if not _NOT_DISKS.fullmatch(point) and os.path.isdir(point))
+
+
+class Files:
+    """Reads objects by file name, inside ``roots`` only.
+
+    With ``roots`` None the roots are the mounts found, and a name must have the shape of an object's.
+    """
+
+    def __init__(self, roots: Sequence[Path] | None, limit: int) -> None:
+        self._limit = limit
+        self._any_shape = roots is not None
+        # Resolved once: a root may be reached by a link, what is below it may not.
+        found = [Path(os.path.realpath(root)) for root in (mounts() if roots is None else roots)]
+        given = list(roots or ())
+        # The longest first, so that a mount within a mount is found before the outer one.
+        self._roots = sorted({*found, *given}, key=lambda root: len(root.parts), reverse=True)
+        self._warned = False
+
+    def read(self, fqn: str) -> bytes:
+        """The file's bytes.
+
+        Raises OutsideRoots, UnreadableFile, TooManyBytes, and FileGone where the file is not there and the
+        folder of its bucket is.
+        """
+        root, parts, bucket = self._place(fqn)
+        descriptor = self._open(root, parts, bucket)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableFile("The named file is not a regular file.")
+            if status.st_size > self._limit:
+                raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {self._limit}.")
+            try:
+                return _read_all(file, status.st_size, self._limit)
+            except OSError as error:
+                raise UnreadableFile(f"The named file could not be read: {error.strerror}.") from error
+
+    def _place(self, fqn: str) -> tuple[Path, list[str], int]:
+        """The root, the names below it, and how many of these make the bucket's folder."""
+        if not fqn.startswith("/") or "\0" in fqn:
+            raise OutsideRoots("The file name is not a path from the root.")
+        names = [name for name in fqn.split("/") if name not in ("", ".")]
+        if ".." in names:
+            raise OutsideRoots("The file name has .. in it.")
+        for root in self._roots:
+            depth = len(root.parts) - 1
+            if tuple(names[:depth]) == root.parts[1:] and len(names) > depth:
+                return root, names[depth:], self._bucket_depth(names[depth:])
+        raise OutsideRoots("The file name is outside of the folders that may be read (TVETL_ROOTS).")
+
+    def _bucket_depth(self, parts: list[str]) -> int:
+        """How many of ``parts`` lead to the bucket's folder."""
+        if _OBJECTS in parts[:-1]:
+            objects = parts.index(_OBJECTS)
+            if any(_PROVIDER.fullmatch(part) for part in parts[: objects - 1]):
+                return objects
+        if self._any_shape:
+            return 1  # <root>/<bucket>/..., as the stand-in cluster lays folders out
+        raise OutsideRoots("The file name is not that of an object in one of the target's mounts.")
+
+    def _open(self, root: Path, parts: list[str], bucket: int) -> int:
+        """Open ``root`` and then each name in the folder opened before: no link, no race. Gives a descriptor."""
+        folder_flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        # O_NONBLOCK: a FIFO would wait for a writer for ever. It changes nothing for a regular file.
+        file_flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            self._fail(error, bucket_is_there=False)
+        for depth, name in enumerate(parts):
+            last = depth == len(parts) - 1
+            try:
+                opened = os.open(name, file_flags if last else folder_flags, dir_fd=folder)
+            except OSError as error:
+                self._fail(error, bucket_is_there=depth >= bucket)
+            finally:
+                os.close(folder)
+            folder = opened
+        return folder
+
+    def _fail(self, error: OSError, *, bucket_is_there: bool) -> NoReturn:
+        if error.errno == errno.ENOENT and bucket_is_there:
+            raise FileGone("The object's file is gone.") from error
+        if error.errno == errno.ENOENT:
+            raise UnreadableFile(self._not_mounted()) from error
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise OutsideRoots("The file name leads over a symbolic link or through a file.") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise UnreadableFile(
+                "The object's file may not be read: it is 0640, so the container must run with the target's group, 0."
+            ) from error
+        raise UnreadableFile(f"The object's file cannot be opened: {error.strerror}.") from error
+
+    def _not_mounted(self) -> str:
+        message = (
+            "The folder of the object's bucket is not in this pod; where the cluster mounts its disks by subPathExpr, "
+            "set its feature Do-not-Allow-Passing-FQN-to-ETL, so that objects come in the request."
+        )
+        if not self._warned:  # once: every object of every job would say it again
+            self._warned = True
+            _log.error("NO FILE CAN BE READ BY NAME. %s", message)
+        return message
+
+
+def _read_all(file: BinaryIO, size: int, limit: int) -> bytes:
+    """All bytes: one read of ``size`` where the file is as large as it says; it may grow while it is read."""
+    data = file.read(size)
+    while more := file.read(_STEP):
+        data += more
+        if len(data) > limit:
+            raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
+    return data

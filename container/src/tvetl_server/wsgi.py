@@ -1,0 +1,174 @@
+"""The process: environment -> settings -> pipeline -> engine -> gunicorn. The only module that looks at the world."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import flask
+import gunicorn.app.base
+import gunicorn.arbiter
+import gunicorn.workers.base
+
+from tvetl.errors import TvetlError
+from tvetl.spec import Pipeline, canonical, digest, parse
+
+from . import gunicorn_conf
+from .app import Ready, create_app
+from .engine import Engine
+from .metrics import Metrics
+from .settings import Settings, describe, read_settings
+
+__all__ = ["main"]
+
+_log = logging.getLogger("tvetl_server.wsgi")  # not __name__: that is "__main__" under python -m
+
+_USAGE = """usage: tvetl-server [--check | --help]
+
+Transforms images for AIStore: listens for the objects that a storage target pushes.
+
+  --check  read the settings, show the pipeline as it is understood and its digest, and leave
+  --help   this text
+
+Everything is set by the environment:
+
+{settings}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Gives the exit status: 0, or 2 where settings or pipeline cannot work (the reason is last)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in (["--help"], ["-h"]):
+        print(_USAGE.format(settings=describe()), end="")
+        return 0
+    if words not in ([], ["--check"]):
+        print(f"tvetl-server: no such option: {' '.join(words)}; see --help", file=sys.stderr)
+        return 2
+    try:
+        settings, pipeline = _understand(os.environ)
+    except TvetlError as error:
+        _explain(error)
+        return error.exit_code
+    if words:
+        print(canonical(pipeline))
+        print(digest(pipeline))
+        return 0
+    _log_to_stderr(settings)
+    gunicorn_conf.allow_long_request_lines()
+    _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
+    _Server(settings, pipeline).run()
+    return 0
+
+
+def _understand(env: Mapping[str, str]) -> tuple[Settings, Pipeline]:
+    """Settings and pipeline, and that this container can run it. Raises TvetlError."""
+    settings = read_settings(env)
+    pipeline = parse(settings.pipeline)
+    Engine(pipeline, settings.limits)
+    return settings, pipeline
+
+
+def _explain(error: TvetlError) -> None:
+    """All that is wrong, a line each; the reason is the last line, as that is what AIStore and kubectl show."""
+    problems = getattr(error, "problems", ())
+    if len(problems) > 1:
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    print(f"tvetl-server: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn with our settings; each worker makes its own engine and application."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        # A row a worker, and as many for those that still stop while their successors run.
+        self._counts = Metrics(rows=2 * settings.workers)
+        self._free_rows = list(range(2 * settings.workers))
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in gunicorn_conf.config(self._settings).items():
+            self.cfg.set(name, value)
+        self.cfg.set("logger_class", _logger_class(self._settings))
+        self.cfg.set("pre_fork", self._before_fork)
+        self.cfg.set("post_fork", self._after_fork)
+        self.cfg.set("child_exit", self._after_exit)
+
+    def load(self) -> flask.Flask:
+        """In a new worker: its engine, tried out, and its application."""
+        try:
+            engine = Engine(self._pipeline, self._settings.limits)
+            ready = Ready(engine)
+            ready()  # the first object shall not pay for it; where it fails, /health tries again and says so
+            return create_app(self._settings, engine, self._counts, ready)
+        except Exception:
+            # The master made the same engine, so this is the moment (memory, most likely), not the pipeline. As an
+            # exception it would end the master too, and with it the ETL; so: leave, and be replaced.
+            _log.exception("A worker could not start; another is tried")
+            time.sleep(1)
+            sys.exit(1)
+
+    def _before_fork(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
+        worker.tvetl_row = self._free_rows.pop(0) if self._free_rows else 0
+
+    def _after_fork(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
+        self._counts.use_row(worker.tvetl_row)
+
+    def _after_exit(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
+        self._free_rows.append(worker.tvetl_row)
+        self._counts.clear_in_flight(worker.tvetl_row)
+
+
+class _WithoutSecret(logging.Formatter):
+    """Takes the write secret out of whatever is logged, tracebacks included."""
+
+    def __init__(self, inner: logging.Formatter, secret: str) -> None:
+        super().__init__()
+        self._inner = inner
+        self._secret = secret
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self._inner.format(record)
+        return line.replace(self._secret, "...") if self._secret else line
+
+
+def _secret(settings: Settings) -> str:
+    return settings.target_url.secret if settings.target_url else ""
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    """Our own log: lines for people, and where asked for, a line of JSON a request."""
+    root = logging.getLogger("tvetl_server")
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    plain = logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s")
+    for logger, formatter in ((root, plain), (root.getChild("access"), logging.Formatter("%(message)s"))):
+        handler = logging.StreamHandler()
+        handler.setFormatter(_WithoutSecret(formatter, _secret(settings)))
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def _logger_class(settings: Settings) -> type:
+    """gunicorn's own logger, which quotes URLs when a request fails below the application, with the same care."""
+    from gunicorn.glogging import Logger  # only once main() runs: it sets up logging when imported
+
+    class Careful(Logger):  # type: ignore[misc]  # gunicorn has no types
+        def setup(self, cfg: object) -> None:
+            super().setup(cfg)
+            for handler in self.error_log.handlers:
+                handler.setFormatter(_WithoutSecret(handler.formatter or logging.Formatter(), _secret(settings)))
+
+    return Careful
+
+
+if __name__ == "__main__":
+    sys.exit(main())
