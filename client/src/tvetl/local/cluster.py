@@ -1,0 +1,117 @@
+"""`LocalCluster`: a proxy and its targets in this process, on loopback, over a folder of buckets."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from tvetl.errors import TvetlError
+from tvetl.local.api import Api
+from tvetl.local.etl import Etls
+from tvetl.local.http import NodeServer, Reply, Request
+from tvetl.local.jobs import Jobs
+from tvetl.local.store import Store
+
+
+class LocalCluster:
+    """A stand-in for an AIStore cluster, for tests and for trying things out; also a context manager.
+
+    ``root`` is the folder of the buckets, made where it is not there. ``port`` 0 takes a free one. ``allow`` maps
+    further images to the commands that stand for them, ``server`` is the one for ``tvetl-server`` (default: the
+    program of that name beside this Python, else on the path).
+    """
+
+    def __init__(
+        self, root: Path, *, targets: int = 1, port: int = 0, allow: Mapping[str, Sequence[str]] | None = None,
+        server: Sequence[str] | None = None, log: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
+        if targets < 1:
+            raise TvetlError("a cluster needs at least one target")
+        self.root = root
+        self._targets_count, self._port = targets, port
+        self._allow, self._log = dict(allow or {}), log
+        self._server = list(server) if server else [_server()]
+        self._nodes: list[NodeServer] = []
+        self._etls: Etls | None = None
+        self._jobs: Jobs | None = None
+        self.endpoint = ""
+
+    def start(self) -> None:
+        """Listen. Raises TvetlError where the folder or the port cannot be had."""
+        try:
+            store = Store(self.root)
+            self._nodes = [NodeServer(self._port, "p", "proxy0", self._answer)]
+            for number in range(self._targets_count):
+                self._nodes.append(NodeServer(0, "t", f"target{number}", self._answer))
+        except OSError as error:
+            self._close()
+            where = f"port {self._port} and {self.root}" if self._port else str(self.root)
+            raise TvetlError(f"cannot start on {where}: {error}", hint="choose another port or folder") from error
+        proxy, *targets = self._nodes
+        self._etls = Etls(store, proxy, targets, self._server, self._allow, self._log)
+        self._jobs = Jobs(targets)
+        self._api = Api(store, self._etls, self._jobs, proxy, targets)
+        self.endpoint = proxy.url
+        for node in self._nodes:
+            node.begin()
+
+    def _answer(self, node: NodeServer, request: Request) -> Reply:
+        return self._api.answer(node, request)
+
+    def stop(self) -> None:
+        """End jobs, transformers and sockets; the buckets stay."""
+        for job in self._jobs.find() if self._jobs else []:
+            job.stop("the cluster stops")
+        for etl in self._etls.all() if self._etls else []:
+            self._etls.delete(etl.name) if self._etls else None
+        for node in self._nodes:
+            node.end()
+        self._nodes = []
+
+    def _close(self) -> None:
+        for node in self._nodes:
+            node.server_close()
+        self._nodes = []
+
+    def __enter__(self) -> LocalCluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _server() -> str:
+    beside = Path(sys.executable).parent / "tvetl-server"
+    return str(beside) if beside.exists() else shutil.which("tvetl-server") or "tvetl-server"
+
+
+def serve(
+    root: Path, *, port: int = 0, targets: int = 1, allow: Mapping[str, Sequence[str]] | None = None,
+    server: Sequence[str] | None = None, log: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Run a cluster in the foreground until SIGINT or SIGTERM; says through ``log`` where it is and how to use it."""
+    stop = threading.Event()
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with LocalCluster(root, targets=targets, port=port, allow=allow, server=server, log=log) as cluster:
+            log(f"AIStore's stand-in is at {cluster.endpoint}, its buckets are the folders in {root}")
+            log(f"    export AIS_ENDPOINT={cluster.endpoint}")
+            log("Copy images to a folder of a folder there, or put them with the SDK. Ctrl-C ends it.")
+            while not stop.wait(0.2):  # a wait without an end would not see the signal on every system
+                pass
+            log("Ending the transformers")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,256 @@
+"""ETLs: registering and ending them, and sending an object to one as an AIStore target does (hpush)."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from tvetl.local.http import ApiError, NodeServer
+from tvetl.local.names import go_request_target, go_segment
+from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
+from tvetl.local.store import OURS, Store
+
+_TRIES = 10  # how often a target tries a refused or reset connection, and a transient 503 (recorded)
+_PAUSE = 0.1  # seconds between tries; AIStore waits a second and more, which serves nobody on one machine
+
+
+@dataclass
+class Etl:
+    """A registered ETL, whatever became of it."""
+
+    message: InitMessage
+    plan: Plan
+    stage: str = "Initializing"
+    xid: str = ""
+    secret: str = ""
+    pods: dict[str, Pod] = field(default_factory=dict)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    objects: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.message.name
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A transformer's answer below 400; a 204 says that the result went elsewhere."""
+
+    status: int
+    body: bytes
+
+
+class Etls:
+    """All ETLs of a cluster. ``ended(name, reason)`` is called when one stops, for the jobs that use it."""
+
+    def __init__(
+        self, store: Store, proxy: NodeServer, targets: Sequence[NodeServer], server: Sequence[str],
+        allow: Mapping[str, Sequence[str]], log: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._store, self._proxy, self._targets = store, proxy, targets
+        self._server, self._allow, self._log = server, allow, log
+        self._etls: dict[str, Etl] = {}
+        self._lock = threading.Lock()
+        self.ended: Callable[[str, str], None] = lambda name, reason: None
+
+    # -- registering ----------------------------------------------------------------------------------------------
+
+    def all(self) -> list[Etl]:
+        return sorted(self._etls.values(), key=lambda etl: etl.name)
+
+    def known(self, name: str) -> Etl:
+        """The ETL in whatever stage, or the proxy's 404."""
+        if name not in self._etls:
+            raise ApiError(404, f"{self._proxy.label}: etl job {name} does not exist", "ErrNotFound")
+        return self._etls[name]
+
+    def running(self, name: str, node: NodeServer) -> Etl:
+        """The running ETL, or a target's 404."""
+        etl = self._etls.get(name)
+        if etl and etl.stage == "Running":
+            return etl
+        hint = f'try starting new ETL with "{self._proxy.url}/v1/etl/init" endpoint'
+        raise ApiError(404, f"{node.label}: {name} does not exist - {hint}")
+
+    def init(self, message: InitMessage) -> str:
+        """Check, start on every target, wait until ready; the id of the ETL's own job."""
+        with self._lock:
+            if message.name in self._etls:
+                raise ApiError(409, f"{self._proxy.label}: etl job {message.name} already exists")
+            etl = self._etls[message.name] = Etl(message, plan(message))
+        return self._launch(etl)
+
+    def start(self, name: str) -> str:
+        etl = self.known(name)
+        with self._lock:
+            if etl.stage != "Aborted":
+                raise ApiError(400, f"can't start ETL[{name}] during {etl.stage} stage")
+            etl.stage, etl.cancelled = "Initializing", threading.Event()
+        return self._launch(etl)
+
+    def stop(self, name: str, reason: str = "ETL stopped") -> None:
+        etl = self.known(name)
+        etl.cancelled.set()
+        etl.stage = "Aborted"
+        self.ended(name, reason)
+        stoppers = [threading.Thread(target=pod.stop) for pod in list(etl.pods.values())]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+    def delete(self, name: str) -> None:
+        self.stop(name)
+        with self._lock:
+            self._etls.pop(name, None)
+
+    def _launch(self, etl: Etl) -> str:
+        etl.xid, etl.secret = f"etl-{secrets.token_urlsafe(7)}", secrets.token_hex(5)
+        deadline = time.monotonic() + etl.plan.init_timeout
+        target = self._targets[0]
+        reason: str | None = None
+        try:
+            argv = command(etl.plan.image, self._server, self._allow)
+            etl.pods = {target.id: self._pod(etl, target, argv) for target in self._targets}
+            for target in self._targets:
+                reason = etl.pods[target.id].ready(etl.plan.probe, deadline, etl.cancelled)
+                if reason:
+                    break
+        except ApiError as error:
+            reason = error.message
+        if reason:
+            self._fail(etl, target, reason)
+        etl.stage = "Running"
+        for pod in etl.pods.values():
+            if pod.ended.is_set():  # between its readiness and now
+                self._gone(etl, pod)
+        self._log(f"{etl.name}: running")
+        return etl.xid
+
+    def _fail(self, etl: Etl, target: NodeServer, reason: str) -> None:
+        """Where AIStore lets the caller wait for nothing, say at once what happened; the name stays taken."""
+        pod = f"{etl.name}-{target.id}".lower()
+        self.stop(etl.name)
+        self._log(f"{etl.name}: did not start: {reason}")
+        place = {"method": "POST", "url_path": "/v1/txn/begin", "caller": self._proxy.label, "node": target.label}
+        told = f'[{target.label},{etl.plan.label}pod="{pod}",service="{pod}"] {reason}'
+        raise ApiError(400, told, "ErrETL", **place)
+
+    def _pod(self, etl: Etl, target: NodeServer, argv: Sequence[str]) -> Pod:
+        name = f"{etl.name}-{target.id}".lower()
+        # Nothing of ours but what a program needs to be found and to have a home: a container would see no more.
+        ours = {"PATH": os.pathsep.join(os.get_exec_path()), "HOME": str(Path.home()), "HOSTNAME": name}
+        given = {
+            "AIS_TARGET_URL": f"{target.url}/v1/etl/_object/{etl.name}/{etl.secret}",
+            "direct_put": str(etl.message.support_direct_put).lower(),
+            "TVETL_ROOTS": str(self._store.root),
+        }
+        env = ours | {variable.name: _value(variable, name) for variable in etl.plan.env} | given
+        pod = Pod(name, argv, env, self._store.root / OURS / "logs" / f"{name}.log")
+        pod.watch(lambda ended: self._gone(etl, ended))
+        return pod
+
+    def _gone(self, etl: Etl, pod: Pod) -> None:
+        """A container that exits ends its ETL on every target, with the jobs."""
+        if etl.stage == "Running" and not etl.cancelled.is_set() and pod in etl.pods.values():
+            self._log(f"{pod.name} exited with status {pod.status}; see {pod.log}")
+            self.stop(etl.name, f"pod {pod.name} exited with status {pod.status}")
+
+    # -- sending objects --------------------------------------------------------------------------------------------
+
+    def transform(
+        self, etl: Etl, target: NodeServer, bucket: str, name: str, *,
+        latest: bool = False, args: str = "", stages: Sequence[Etl] = (), destination: str = "",
+    ) -> Answer:  # fmt: skip
+        """Send an object to the target's pod: its file name, or with ``latest`` its bytes.
+
+        ``stages`` are the ETLs that follow, ``destination`` the address of a direct put. Raises ApiError with the
+        transformer's own status for 400 and up, with 500 where it could not be reached or did not answer.
+        """
+        stat = self._store.stat(bucket, name, f"{target.label}: ")
+        query = {"etl_args": args} if args else {}
+        if not latest:
+            query["etl_fqn"] = go_segment(str(stat.path))
+        onward = [f"http://127.0.0.1:{stage.pods[target.id].port}" for stage in stages]
+        onward += [destination] if destination else []
+        headers = {"User-Agent": "Go-http-client/1.1"} | ({"Ais-Node-Url": ",".join(onward)} if onward else {})
+        headers["Content-Length"] = str(stat.size if latest else 0)
+        url = go_request_target(f"/{quote_bucket(bucket)}/{name}", query)
+        answer = self._push(etl, etl.pods[target.id], url, headers, stat.path if latest else None)
+        with self._lock:
+            etl.objects += 1
+            etl.in_bytes += stat.size
+            etl.out_bytes += len(answer.body)
+        if answer.status >= 400:
+            raise ApiError(answer.status, f"ETL error: {answer.body.decode(errors='replace')}")
+        return answer
+
+    def _push(self, etl: Etl, pod: Pod, url: str, headers: Mapping[str, str], body: Path | None) -> Answer:
+        """Refused and reset connections are tried again; an end without an answer, and a time-out, are final."""
+        told = f'Put "http://127.0.0.1:{pod.port}{url}"'
+        for left in reversed(range(_TRIES)):
+            try:
+                answer, transient = _push_once(pod, url, headers, body, etl.plan.obj_timeout)
+                if not (transient and body and left):
+                    return answer
+            except TimeoutError:
+                raise ApiError(500, f"{told}: no answer within {etl.message.obj_timeout}") from None
+            except http.client.RemoteDisconnected:
+                raise ApiError(500, f"{told}: EOF") from None
+            except (http.client.HTTPException, ConnectionError) as error:
+                final = not isinstance(error, ConnectionError) or pod.ended.is_set() or not left
+                if final:
+                    raise ApiError(500, f"{told}: {error}") from error
+            etl.cancelled.wait(_PAUSE)
+        raise AssertionError("the last try returns or raises")
+
+
+def quote_bucket(bucket: str) -> str:
+    return quote(bucket, safe="")
+
+
+def _push_once(
+    pod: Pod, url: str, headers: Mapping[str, str], body: Path | None, timeout: float
+) -> tuple[Answer, bool]:
+    """One request; the answer, and whether it asks to be tried again."""
+    connection = pod.take(timeout)
+    try:
+        connection.putrequest("PUT", url, skip_accept_encoding=True)
+        for key, value in headers.items():
+            connection.putheader(key, value)
+        connection.endheaders()
+        if body:
+            with body.open("rb") as file:
+                connection.send(file)
+        response = connection.getresponse()
+        answer = Answer(response.status, response.read())
+    except BaseException:
+        connection.close()
+        raise
+    pod.give(connection)
+    transient = response.getheader("Ais-Etl-Retry-Reason") == "direct-put-transient"
+    return answer, response.status == 503 and transient
+
+
+def _value(variable: Variable, pod: str) -> str:
+    """An environment variable's value; of Kubernetes' own fields those that make sense on one machine."""
+    source = variable.value_from
+    if source is None:
+        return variable.value
+    fields = {
+        "status.hostIP": "127.0.0.1", "status.podIP": "127.0.0.1", "spec.nodeName": "localhost",
+        "metadata.name": pod, "metadata.namespace": "default",
+    }  # fmt: skip
+    path = source.field_ref.field_path if source.field_ref else "valueFrom"
+    if path not in fields:
+        raise ApiError(400, f"environment variable {variable.name}: {path} has no meaning here", "ErrETL")
+    return fields[path]

@@ -1,0 +1,190 @@
+"""Jobs: many objects copied or transformed, a few at a time, with the counts and errors that AIStore reports."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tvetl.local.http import ApiError, NodeServer
+
+WORKERS = 4  # objects of a job at once for each target; a transformer has two workers by default
+_ERRORS_KEPT = 128  # errors of single objects for each target (recorded)
+_NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
+
+
+@dataclass
+class Snap:
+    """What one target did for a job."""
+
+    loc: list[int] = field(default_factory=lambda: [0, 0])  # objects and bytes that stayed
+    out: list[int] = field(default_factory=lambda: [0, 0])  # that went to another target
+    came: list[int] = field(default_factory=lambda: [0, 0])  # that came from another target
+    visited: int = 0
+    failed: int = 0
+    first_error: str = ""
+    abort_error: str = ""
+    objects: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def error(self) -> str:
+        return _more(self.first_error, self.failed - 1)
+
+
+@dataclass
+class Job:
+    """A job; one of a list of objects (``listrange``) never ends, it becomes idle."""
+
+    id: str
+    kind: str
+    detail: str
+    bucket: str
+    source: str
+    destination: str
+    etls: tuple[str, ...]
+    snaps: dict[str, Snap]
+    start: int = field(default_factory=time.time_ns)
+    end: int = 0
+    stopped: str = ""
+    pending: int = 1
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, target: NodeServer, what: str, size: int) -> None:
+        """Count an object as ``loc``, ``out`` or ``came``."""
+        with self.lock:
+            counter: list[int] = getattr(self.snaps[target.id], what)
+            counter[0] += 1
+            counter[1] += size
+
+    def failed(self, target: NodeServer, name: str, error: ApiError, go_on: bool) -> None:
+        """Keep an object's error; without ``go_on`` it ends the job. 404 is "object not found" and ends nothing."""
+        snap = self.snaps[target.id]
+        found = error.status != 404
+        code = 202 if error.tcode == "ErrNotFound" else error.status  # recorded: 404 is the transformer's own
+        with self.lock:
+            if len(snap.objects) < _ERRORS_KEPT:
+                told = error.message if found else "object not found"
+                snap.objects.append({"obj_name": f"ais://{self.source}/{name}", "msg": told, "ecode": code})
+            if found and go_on:
+                snap.failed += 1
+                snap.first_error = snap.first_error or error.message
+        if found and not go_on:
+            self.stop(error.message, target)
+
+    def stop(self, reason: str, target: NodeServer | None = None) -> None:
+        """End the job; of objects under way the results still count."""
+        with self.lock:
+            if self.end or self.stopped:
+                return
+            self.stopped = reason
+            for key, snap in self.snaps.items():
+                snap.abort_error = reason if target is None or key == target.id else "IC(notifications) abort"
+            if not self.pending:
+                self.end = time.time_ns()
+
+    def done(self, finishes: bool) -> None:
+        with self.lock:
+            self.pending -= 1
+            if not self.pending and (finishes or self.stopped):
+                self.end = time.time_ns()
+
+    # -- as AIStore shows it ----------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> dict[str, object]:
+        errors = [snap.error for snap in self.snaps.values() if snap.error]
+        error = _more(errors[0], len(errors) - 1) if errors else ""
+        told = _more(self.stopped, len(self.snaps) - 1) if self.stopped.startswith("ETL error") else self.stopped
+        return {
+            "kind": self.kind, "uuid": self.id, "err": told or error, "end_time": self.end,
+            "aborted": bool(self.stopped),
+        }  # fmt: skip
+
+    def shown(self, target: NodeServer) -> dict[str, object]:
+        """A target's snapshot of the job."""
+        snap = self.snaps[target.id]
+        counts = zip(("loc", "out", "in"), (snap.loc, snap.out, snap.came), strict=True)
+        stats = {f"{key}-{u}": str(n) for key, both in counts for u, n in zip(("objs", "bytes"), both, strict=True)}
+        work = (
+            f"job:[ visited:{snap.visited} locally-processed:{snap.loc[0]} sent:{snap.out[0]} "
+            f"received:{snap.came[0]} copy-err:{snap.failed} chan-full:0 pruned:0]"
+        )
+        return {
+            "ext": None, "start-time": _time(self.start), "end-time": _time(self.end) if self.end else _NEVER,
+            "bck": bck(self.bucket), "src-bck": bck(self.source if self.destination else ""),
+            "dst-bck": bck(self.destination), "id": self.id, "kind": self.kind,
+            "ctlmsg": f"{self.detail}; {target.label}: {work}" if self.destination else self.detail,
+            "abort-err": snap.abort_error, "err": snap.error, "glob.id": "4", "stats": stats,
+            "aborted": bool(self.stopped), "is_idle": self.pending == 0,
+        }  # fmt: skip
+
+
+class Jobs:
+    """All jobs of a cluster, by id."""
+
+    def __init__(self, targets: Sequence[NodeServer]) -> None:
+        self._targets = targets
+        self._jobs: dict[str, Job] = {}
+
+    def start(
+        self, kind: str, names: Iterable[str], work: Callable[[Job, str], None], *,
+        detail: str, bucket: str, source: str, destination: str = "", etls: tuple[str, ...] = (),
+    ) -> Job:  # fmt: skip
+        """Begin: ``work(job, name)`` for every name on a few threads."""
+        listed = kind.endswith("listrange") and kind != "delete-listrange"
+        job_id = f"tco-{new_id()}" if listed else new_id()
+        snaps = {target.id: Snap() for target in self._targets}
+        job = Job(job_id, kind, detail, bucket, source, destination, etls, snaps)
+        self._jobs[job_id] = job
+        rest, lock = iter(names), threading.Lock()
+
+        def run() -> None:
+            while not job.stopped:
+                with lock:
+                    name = next(rest, None)
+                if name is None:
+                    break
+                work(job, name)
+            job.done(finishes=not listed)
+
+        job.pending = WORKERS * len(self._targets)
+        for _ in range(job.pending):
+            threading.Thread(target=run, name=job_id, daemon=True).start()
+        return job
+
+    def find(self, job_id: str = "", kind: str = "") -> list[Job]:
+        """Jobs of an id, or of a kind, the latest last; 404 where an id is not known."""
+        if job_id and job_id not in self._jobs:
+            raise ApiError(404, f"xaction {kind}[{job_id}] not found", "ErrXactNotFound")
+        return [job for job in list(self._jobs.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
+
+    def end(self, etl: str, reason: str) -> None:
+        """End all jobs that use an ETL."""
+        for job in self.find():
+            if etl in job.etls:
+                job.stop(reason)
+
+    def query(self, job_id: str, kind: str) -> dict[str, list[dict[str, object]]]:
+        jobs = self.find(job_id, kind)
+        return {target.id: [job.shown(target) for job in jobs] for target in self._targets}
+
+
+def new_id() -> str:
+    """An id like AIStore's: nine letters and digits."""
+    return secrets.token_urlsafe(16).replace("-", "").replace("_", "")[:9]
+
+
+def bck(name: str) -> dict[str, object]:
+    """A bucket in JSON."""
+    return {"name": name, "provider": "ais" if name else "", "namespace": {"uuid": "", "name": ""}}
+
+
+def _time(ns: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09}Z"
+
+
+def _more(text: str, count: int) -> str:
+    """AIStore's way of adding errors up."""
+    return text if count < 1 else f"{text} (and {count} more error{'s' if count > 1 else ''})"

@@ -1,0 +1,145 @@
+"""Names: how an object's name becomes a file's, how templates unfold, how Go would write a URL.
+
+The file rule is one sentence: each part of an object's name between slashes is a file name as it stands, except
+that ``%`` is written ``%25``, NUL ``%00``, a part ``.`` ``%2E``, and an empty part (``dbl//slash``) a lone ``%``.
+It loses nothing, so a folder can be listed back into the very names that were stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus, unquote
+
+from tvetl.local.http import ApiError
+
+#: What Go's url.PathEscape leaves as it is, beyond letters, digits and ``-_.~``.
+_GO_SEGMENT_SAFE = "$&+=:@"
+#: A path that Go sends exactly as written, because every character may stand in one (net/url, validEncoded).
+_GO_PATH_AS_IS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
+_BUCKET = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
+_ETL = re.compile(r"[a-z0-9-]*")
+#: AIStore's own bounds on the length of an ETL's name (cmn/k8s/util.go).
+_ETL_SHORTEST, _ETL_LONGEST = 6, 32
+#: File systems store at most this many bytes for one part of a path.
+_LONGEST_PART = 255
+#: A template that names more objects than this is refused; it would fill the memory.
+MOST_NAMES = 10_000_000
+
+
+def check_bucket(name: str) -> str:
+    """The bucket's name, or 400: letters, digits, ``_``, ``-`` and ``.``, not beginning with a dot."""
+    if not _BUCKET.fullmatch(name) or ".." in name:
+        raise ApiError(400, f'bucket name "{name}" is invalid: may only contain letters, numbers, dashes (-), _ and .')
+    return name
+
+
+def check_etl(name: str) -> str | None:
+    """What is wrong with an ETL's name, in AIStore's words, or None."""
+    if not name:
+        return f'ETL name "{name}" is empty'
+    if len(name) < _ETL_SHORTEST:
+        return f'ETL name "{name}" is too short'
+    if len(name) > _ETL_LONGEST:
+        return f'ETL name "{name}" is too long'
+    return None if _ETL.fullmatch(name) else f'ETL name "{name}" is invalid: can only contain [a-z0-9-]'
+
+
+def to_file(name: str) -> str:
+    """The relative path for an object's name; 400 where none can be had (``..``, a part over 255 bytes, not UTF-8)."""
+    parts = []
+    for part in name.split("/"):
+        if part == "..":
+            raise ApiError(400, f'invalid object name "{name}": ".." may not be a part of it')
+        part = {"": "%", ".": "%2E"}.get(part) or part.replace("%", "%25").replace("\0", "%00")
+        try:
+            too_long = len(part.encode()) > _LONGEST_PART
+        except UnicodeEncodeError:
+            raise ApiError(400, "invalid object name: not UTF-8") from None
+        if too_long:
+            raise ApiError(400, f'invalid object name "{name[:40]}...": a part of it is over {_LONGEST_PART} bytes')
+        parts.append(part)
+    return "/".join(parts)
+
+
+def from_file(path: str) -> str | None:
+    """The object's name for a relative path, or None for a file that `to_file` would never have made."""
+    parts = ["" if part == "%" else unquote(part, errors="strict") for part in path.split("/")]
+    name = "/".join(parts)
+    try:
+        return name if to_file(name) == path else None
+    except ApiError:
+        return None
+
+
+def expand(template: str) -> Iterator[str]:
+    """Names of a template: ``x_{0..100}.jpg``, ``{000..90..10}``, several ranges; without braces it is itself."""
+    pieces = re.split(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?\}", template)
+    if "{" in "".join(pieces[::4]) or "}" in "".join(pieces[::4]):
+        raise ApiError(400, f'invalid template "{template}": expected {{first..last}} or {{first..last..step}}')
+    ranges, count = [], 1
+    for first, last, step in zip(pieces[1::4], pieces[2::4], pieces[3::4], strict=True):
+        numbers = range(int(first), int(last) + 1, int(step or 1) or 1)
+        ranges.append((numbers, len(first)))
+        count *= len(numbers)
+    if count == 0 or count > MOST_NAMES:
+        raise ApiError(400, f'invalid template "{template}": names {count} objects, expected 1..{MOST_NAMES}')
+    return _unfold(pieces[::4], ranges)
+
+
+def _unfold(texts: list[str], ranges: list[tuple[range, int]]) -> Iterator[str]:
+    if not ranges:
+        yield texts[0]
+        return
+    numbers, width = ranges[0]
+    for number in numbers:
+        for rest in _unfold(texts[1:], ranges[1:]):
+            yield f"{texts[0]}{number:0{width}}{rest}"
+
+
+def renamed(name: str, ext: dict[str, str] | None, prepend: str) -> str:
+    """An object's name at the destination: the last extension swapped as ``ext`` says, ``prepend`` put in front."""
+    stem, dot, last = name.rpartition(".")
+    for old, new in (ext or {}).items():
+        if dot and last == old.lstrip("."):
+            name = f"{stem}.{new.lstrip('.')}"
+            break
+    return prepend + name
+
+
+def uname(bucket: str, name: str) -> str:
+    """AIStore's unique name of an object: ``ais/@#/<bucket>/<object>``."""
+    return f"ais/@#/{bucket}/{name}"
+
+
+def from_uname(text: str) -> tuple[str, str]:
+    """Bucket and object of a unique name; a bucket's ends in a slash and gives an empty object."""
+    provider, _, rest = text.partition("/@#/")
+    bucket, slash, name = rest.partition("/")
+    if provider != "ais" or not slash:
+        raise ApiError(400, f'invalid object name "{text}": expected ais/@#/<bucket>/<object>')
+    return check_bucket(bucket), name
+
+
+def go_segment(text: str) -> str:
+    """``url.PathEscape(text)``."""
+    return quote(text, safe=_GO_SEGMENT_SAFE)
+
+
+def go_request_target(path: str, query: dict[str, str]) -> str:
+    """The request target that Go sends for an *unescaped* path, which is how AIStore calls a transformer.
+
+    A ``#`` ends it, query and all; a ``?`` begins the query early; ``pct%41`` goes out as it is. Raises ApiError
+    where Go's own parser refuses (``100%.jpg``).
+    """
+    encoded = "&".join(f"{key}={quote_plus(value)}" for key, value in sorted(query.items()))
+    url = (path + ("?" + encoded if encoded else "")).partition("#")[0]
+    if any(ord(c) < 0x20 or c == "\x7f" for c in url):
+        raise ApiError(500, f'parse "{path}": net/url: invalid control character in URL')
+    path, mark, rest = url.partition("?")
+    broken = re.search(r"%(?![0-9A-Fa-f]{2}).{0,2}", path)
+    if broken:
+        raise ApiError(500, f'parse "{path}": invalid URL escape "{broken.group()}"')
+    if not _GO_PATH_AS_IS.fullmatch(path):
+        path = quote(unquote(path, errors="surrogateescape"), safe="$&+,/:;=@", errors="surrogateescape")
+    return path + mark + quote(rest, safe="%~!$&'()*+,;=:@[]/?\"<>^`{|}\\")

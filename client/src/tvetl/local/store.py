@@ -1,0 +1,256 @@
+"""Buckets as folders: ``<root>/<bucket>/<object>``, so that a person can look into them and copy images in.
+
+Not kept: versions and access times survive no restart (a version begins at 1 again), checksums are computed from the
+bytes when first asked for. All targets share the folders; which of them an object belongs to is the cluster's affair.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import xxhash
+
+from tvetl.local.http import ApiError
+from tvetl.local.names import check_bucket, from_file, to_file
+
+#: What is ours in the root: files being written, and the logs of transformers. No bucket can have this name.
+OURS = ".tvetl"
+_BLOCK = 1 << 18
+
+
+class Blocks(Protocol):
+    """What a body comes from: ``read()`` gives the next bytes, none at the end."""
+
+    def read(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An object: ``size`` in bytes, ``time`` in nanoseconds since 1970, ``version`` from 1."""
+
+    path: Path
+    size: int
+    time: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing; ``flags`` are AIStore's (64: here, 128: in an archive, 512: an archive)."""
+
+    name: str
+    size: int
+    flags: int = 64
+
+
+class Store:
+    """The buckets below a root, safe for many threads and for names of any kind."""
+
+    def __init__(self, root: Path) -> None:
+        (root / OURS / "tmp").mkdir(parents=True, exist_ok=True)
+        self.root = root.resolve()
+        for left in (self.root / OURS / "tmp").iterdir():  # of a process that was killed while it wrote
+            left.unlink()
+        self._versions: dict[Path, int] = {}
+        self._checksums: dict[Path, tuple[int, int, str]] = {}
+        self._lock = threading.Lock()  # making folders and taking empty ones away must not cross
+        self._serial = 0
+
+    # -- buckets ------------------------------------------------------------------------------------------------
+
+    def buckets(self) -> list[str]:
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+
+    def has(self, bucket: str) -> bool:
+        return (self.root / check_bucket(bucket)).is_dir()
+
+    def bucket(self, bucket: str) -> Path:
+        """The bucket's folder, or 404."""
+        if not self.has(bucket):
+            raise ApiError(404, f'bucket "ais://{bucket}" does not exist', "ErrBckNotFound")
+        return self.root / bucket
+
+    def create(self, bucket: str) -> None:
+        try:
+            (self.root / check_bucket(bucket)).mkdir()
+        except FileExistsError:
+            raise ApiError(409, f'bucket "ais://{bucket}" already exists', "ErrBucketAlreadyExists") from None
+
+    def destroy(self, bucket: str) -> None:
+        """Rename, then delete: the bucket is gone at once for everybody."""
+        folder = self.bucket(bucket)
+        doomed = self._temporary()
+        with self._lock:
+            folder.rename(doomed)
+            for known in (self._versions, self._checksums):
+                for path in [p for p in known if folder in p.parents]:
+                    del known[path]
+        shutil.rmtree(doomed)
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    def path(self, bucket: str, name: str) -> Path:
+        """Where an object's file is or would be: always below the bucket's folder."""
+        if not name:
+            raise ApiError(400, "an object name is missing")
+        return self.bucket(bucket) / to_file(name)
+
+    def stat(self, bucket: str, name: str, node: str = "") -> Stat:
+        """The object, or 404. A link that leads out of the bucket is no object."""
+        path = self.path(bucket, name)
+        try:
+            found = path.stat()
+            if not path.is_file() or os.path.realpath(path) != str(path):
+                raise FileNotFoundError
+        except OSError:
+            raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
+        return Stat(path, found.st_size, found.st_mtime_ns, self._versions.get(path, 1))
+
+    def put(self, bucket: str, name: str, body: Blocks) -> Stat:
+        """Store a body: all of it under its name at once, or (where it breaks off) nothing."""
+        path = self.path(bucket, name)
+        temporary = self._temporary()
+        digest, size = xxhash.xxh64(), 0
+        try:
+            with temporary.open("wb") as file:
+                while block := body.read():
+                    file.write(block)
+                    digest.update(block)
+                    size += len(block)
+            stamp = temporary.stat().st_mtime_ns
+            with self._lock:
+                self._place(temporary, path, name)
+                version = self._versions.get(path, 0) + 1
+                self._versions[path] = version
+                self._checksums[path] = (stamp, size, digest.hexdigest())
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Stat(path, size, stamp, version)
+
+    def _place(self, temporary: Path, path: Path, name: str) -> None:
+        existed = path.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not existed:
+                self._versions.pop(path, None)
+            elif path not in self._versions:
+                self._versions[path] = 1  # stored before this process began
+            temporary.replace(path)
+        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+            raise ApiError(
+                409, f'cannot store "{name}": here a bucket is a folder, where "a" and "a/b" cannot both be objects'
+            ) from error
+        except OSError as error:
+            raise ApiError(400, f'cannot store "{name}": {error.strerror}') from error
+
+    def delete(self, bucket: str, name: str) -> int:
+        """Delete the object and the folders that it leaves empty; its size. 404 where there is none."""
+        stat = self.stat(bucket, name)
+        with self._lock:
+            stat.path.unlink(missing_ok=True)
+            self._versions.pop(stat.path, None)
+            self._checksums.pop(stat.path, None)
+            for parent in stat.path.relative_to(self.root / bucket).parents[:-1]:
+                try:
+                    (self.root / bucket / parent).rmdir()
+                except OSError:
+                    break
+        return stat.size
+
+    def checksum(self, stat: Stat) -> str:
+        """The xxhash64 of the object's bytes in hex (AIStore's ``xxhash2``), read once for each time it is written."""
+        known = self._checksums.get(stat.path)
+        if known and known[:2] == (stat.time, stat.size):
+            return known[2]
+        digest = xxhash.xxh64()
+        with stat.path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        self._checksums[stat.path] = (stat.time, stat.size, digest.hexdigest())
+        return digest.hexdigest()
+
+    def _temporary(self) -> Path:
+        with self._lock:
+            self._serial += 1
+            return self.root / OURS / "tmp" / f"{os.getpid()}-{time.time_ns()}-{self._serial}"
+
+    # -- listings and archives ----------------------------------------------------------------------------------
+
+    def entries(self, bucket: str, prefix: str = "", archives: bool = False) -> list[Entry]:
+        """All objects that begin with ``prefix``, by name; with ``archives`` the members of tar files as well."""
+        found = []
+        for entry, path in self._walk(self.bucket(bucket), ""):
+            if not entry.name.startswith(prefix):
+                continue
+            members = list(self._members(path)) if archives and path.endswith(".tar") else []
+            found.append(Entry(entry.name, entry.size, 64 | 512) if members else entry)
+            found += [Entry(f"{entry.name}/{member.name}", member.size, 64 | 128) for member in members]
+        return sorted(found, key=lambda entry: entry.name)
+
+    def _walk(self, folder: Path, relative: str) -> Iterator[tuple[Entry, str]]:
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:  # deleted while we looked
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), f"{relative}{entry.name}/")
+            elif entry.is_file(follow_symlinks=False):
+                name = from_file(relative + entry.name)
+                try:
+                    if name is not None:
+                        yield Entry(name, entry.stat().st_size), entry.path
+                except FileNotFoundError:
+                    pass
+
+    def _members(self, path: str) -> Iterator[tarfile.TarInfo]:
+        try:
+            with tarfile.open(path) as archive:
+                yield from (member for member in archive if member.isfile())
+        except (tarfile.TarError, EOFError, OSError):
+            return
+
+    def member(self, stat: Stat, path: str) -> bytes:
+        """The bytes of a file in a tar archive, or 404."""
+        try:
+            with tarfile.open(stat.path) as archive:
+                file = archive.extractfile(path)
+                if file:
+                    return file.read()
+        except KeyError:
+            pass
+        except (tarfile.TarError, EOFError) as error:
+            raise ApiError(400, f"{stat.path.name} is no tar archive: {error}") from error
+        raise ApiError(404, f"file {path!r} not found in archive {stat.path.name!r}", "ErrNotFound")
+
+
+class FileBlocks:
+    """A file as a body; closes it at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self) -> bytes:
+        block = self._file.read(_BLOCK)
+        if not block:
+            self._file.close()
+        return block
+
+
+class BytesBlocks:
+    """Bytes as a body."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
