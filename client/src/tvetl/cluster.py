@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
 import warnings
@@ -51,6 +52,8 @@ _GRACE = 30.0
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
 _ETL_ERROR = "ETL error: "
+#: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",service="..."] ``.
+_NODE = re.compile(r"^(?:[pt]\[\w+\]: |\[t\[\w+\],[^\]]*\] )")
 _MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the spec form."
 
 
@@ -336,10 +339,10 @@ class Cluster:
                 raise
             seen = watch.finish()
         freed = self._free(pod.name)
-        raise RegistrationError(
-            f"the ETL {pod.name!r} did not start: " + "; ".join(dict.fromkeys([reason, *seen])),
-            hint=_start_hint(pod, seen) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`."),
-        ) from cause
+        # The server may have quoted the pod's last line itself.
+        said = "; ".join([reason, *(line for line in seen if line not in reason)])
+        hint = _start_hint(pod, said) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
+        raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=hint) from cause
 
     def _send(self, pod: PodSpec, form: Form) -> str:
         """Ask AIStore for the ETL; returns the form it took."""
@@ -497,11 +500,14 @@ def _explain(error: AISError) -> TvetlError:
 
 
 def _message(error: AISError) -> str:
-    """The sentence in an answer of AIStore: {"message": "p[...]: etl job x does not exist", "status": 404, ...}."""
+    """The sentence in an answer of AIStore: {"message": "p[...]: etl job x does not exist", "status": 404, ...}.
+
+    Without the node that says it, and without the advice to use AIStore's own API.
+    """
     text = str(error.message).strip()
     with suppress(ValueError):
         text = str(_row(json.loads(text)).get("message", text))
-    return text or f"HTTP {error.status_code}"
+    return _NODE.sub("", text).partition(" - try starting new ETL")[0].strip() or f"HTTP {error.status_code}"
 
 
 def _object_error(name: str, text: str, status: int) -> ObjectError:
@@ -521,10 +527,10 @@ def _wants_runtime(error: AISError) -> bool:
     return error.status_code == 400 and "runtime.image" in message and "InitSpecMsg" not in message
 
 
-def _start_hint(pod: PodSpec, seen: Sequence[str]) -> str:
-    if not seen or any("image" in line.lower() for line in seen):
-        return f"Can every node of the cluster get the image {pod.image!r}? {_MINIKUBE}"
-    return "What follows the first reason is the pods' own last words."
+def _start_hint(pod: PodSpec, said: str) -> str:
+    if "image" in said.lower():
+        return f"Can every node of the cluster get {pod.image!r}? {_MINIKUBE}"
+    return f"`tvetl validate` checks a pipeline; --timeout (now {pod.start_timeout} s) gives a slow start its time."
 
 
 def _cause(error: BaseException) -> str:

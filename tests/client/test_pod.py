@@ -1,0 +1,95 @@
+"""A pod says what AIStore demands, and nothing that the data does not say."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tvetl.errors import UsageError
+from tvetl.pod import PodSpec, Resources, container_of
+from tvetl.spec import Pipeline, canonical, parse
+
+GOLDEN = Path(__file__).with_name("pod.golden.yaml")
+BLOG = Path(__file__).parents[2] / "examples" / "pipelines" / "blog.yaml"
+
+
+def blog_pod(name: str = "transform-images") -> PodSpec:
+    return PodSpec(name, parse(BLOG.read_text(encoding="utf-8")), "tvetl-server:1", env={"TVETL_WORKERS": "2"})
+
+
+def test_the_pod_of_the_blogs_pipeline_is_the_golden_one() -> None:
+    assert blog_pod().to_yaml() == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_yaml_reads_back_as_the_data() -> None:
+    assert yaml.safe_load(blog_pod().to_yaml()) == blog_pod().to_data()
+
+
+def test_aistore_finds_all_that_it_demands() -> None:
+    pod = yaml.safe_load(blog_pod().to_yaml())
+    (container,) = pod["spec"]["containers"]
+    (port,) = container["ports"]
+    assert port["name"] == "default"
+    assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": "default"}
+    assert pod["metadata"]["annotations"]["support_direct_put"] == "true"
+    assert set(pod["spec"]) == {"containers"}  # no affinity, which it refuses, no volumes, which it replaces
+    assert "volumeMounts" not in container
+
+
+def test_the_pod_runs_as_was_tried_on_a_cluster() -> None:
+    security = yaml.safe_load(blog_pod().to_yaml())["spec"]["containers"][0]["securityContext"]
+    assert (security["runAsNonRoot"], security["runAsUser"], security["runAsGroup"]) == (True, 10001, 0)
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_a_resource_that_is_not_named_is_not_written() -> None:
+    assert Resources(cpu="", memory_limit="").to_data() == {"requests": {"memory": "512Mi"}, "limits": {}}
+
+
+@pytest.mark.parametrize("name", ["six-ch", "transform-images", "0etl-name0", "a" * 32])
+def test_names_that_aistore_takes_are_taken(name: str) -> None:
+    assert blog_pod(name).name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "short", "a" * 33, "-begins", "ends-in-", "Upper-case", "under_score", "new-line\n"]
+)
+def test_names_that_aistore_refuses_are_refused_before_anything_is_sent(name: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        blog_pod(name)
+    assert "6 to 32" in refused.value.hint
+
+
+def test_the_pipeline_has_one_source(pipeline: Callable[..., Pipeline]) -> None:
+    with pytest.raises(UsageError):
+        PodSpec("test-etl", pipeline(), env={"TVETL_PIPELINE": "{}"})
+
+
+def test_both_forms_of_registering_are_read_back_as_the_same_container() -> None:
+    pod = blog_pod()
+    spec = {"spec": base64.b64encode(pod.to_yaml().encode()).decode()}
+    env = [{"name": name, "value": value} for name, value in pod.container.env.items()]
+    runtime = {"runtime": {"image": pod.image, "env": env}}
+    assert container_of(spec) == container_of(runtime) == pod.container
+    assert pod.container.env["TVETL_PIPELINE"] == canonical(pod.pipeline)
+
+
+def test_what_differs_is_named(pipeline: Callable[..., Pipeline]) -> None:
+    one = PodSpec("test-etl", pipeline(32), "tvetl-server:1", env={"TVETL_WORKERS": "1"}).container
+    other = PodSpec("test-etl", pipeline(33), "tvetl-server:2", env={"TVETL_THREADS": "1"}).container
+    assert one.differences(one) == []
+    assert one.differences(other) == ["image", "pipeline", "TVETL_THREADS", "TVETL_WORKERS"]
+
+
+def test_every_example_pipeline_makes_a_pod(repository: Path) -> None:
+    files = sorted((repository / "examples" / "pipelines").glob("*.yaml"))
+    assert files
+    for file in files:
+        pod = PodSpec(f"demo-{file.stem}", parse(file.read_text(encoding="utf-8")))
+        assert parse(pod.container.env["TVETL_PIPELINE"]) == pod.pipeline
