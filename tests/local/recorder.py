@@ -3,7 +3,7 @@
 It answers ``T:`` and the first 20 bytes of the body, ``T:fqn`` where the body is empty; a name with ``st422`` in it
 gets that status, ``empty200`` an empty 200; ``Ais-Node-Url`` it obeys as AIStore's transformers do. Beyond the
 recordings, for tests of failures: ``slow`` waits a second, ``die`` ends the process without an answer, ``eof`` only
-the connection, ``plain`` ignores Ais-Node-Url, ``echo`` answers what it was asked, ``busy`` asks twice to be called again.
+the connection, ``plain`` ignores Ais-Node-Url, ``echo`` answers what it was asked, ``busy`` asks twice for a repeat.
 """
 
 from __future__ import annotations

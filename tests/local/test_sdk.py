@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,8 @@ def two(make_cluster: Callable[..., LocalCluster]) -> LocalCluster:
 
 
 @pytest.fixture
-def client(two: LocalCluster) -> Iterator[Client]:
-    yield connect(two)
+def client(two: LocalCluster) -> Client:
+    return connect(two)
 
 
 def register(client: Client, name: str, pod: Callable[..., str], direct: bool = True) -> None:
@@ -164,7 +164,7 @@ def test_errors_of_a_transformer_reach_the_reader_with_status_and_text(
 ) -> None:
     fill(client, names=["st422.jpg", "eof.jpg", "100%.jpg"])
     register(client, "rec-etl", pod)
-    with pytest.raises(Exception, match="ETL error.*recorded 422") as raised:
+    with pytest.raises(Exception, match=r"ETL error.*recorded 422") as raised:
         read(client, "src", "st422.jpg", etl="rec-etl")
     assert getattr(raised.value, "status_code", 422) == 422
     # The SDK repeats a 500 and then loses its text, so these are asked for without it.

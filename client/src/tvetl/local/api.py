@@ -10,7 +10,7 @@ import secrets
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import BinaryIO
 from urllib.parse import unquote
 
@@ -295,7 +295,7 @@ class Api:
             try:
                 self._move(target, (bucket, name), end, etls, latest=value.latest, dry=value.dry_run, job=job)
             except ApiError as error:
-                job.failed(target, name, error, value.coer)
+                job.failed(target, name, error, value.coer, value.dry_run)
 
         told = f"{'etl' if etls else 'cp'} {detail}=>ais://{to}" + (f"/{value.prepend}" if value.prepend else "")
         where = bucket if kind.endswith("listrange") else to
@@ -419,12 +419,12 @@ class Api:
             args = query.get("etl_args", "")
             answer = self._etls.transform(etls[0], node, bucket, name, latest=latest, args=args, stages=etls[1:])
             return Reply(answer.status, answer.body, _sniffed(answer.body))
-        stat = self._store.stat(bucket, name, f"{node.label}: ")
         headers = {"Content-Type": "application/octet-stream"}
         if query.get("archpath"):
+            stat = self._store.stat(bucket, name, f"{node.label}: ")
             return Reply(200, self._store.member(stat, query["archpath"]), headers)
+        stat, file = self._store.open(bucket, name, f"{node.label}: ")
         headers |= self._about(stat)
-        file = stat.path.open("rb")
         span = _span(request.headers.get("Range"), stat.size)
         if span is None:
             return Reply(200, headers=headers, file=file, length=stat.size)
@@ -485,8 +485,9 @@ class Api:
             with tarfile.open(mode="w|", fileobj=out, format=tarfile.GNU_FORMAT) as archive:
                 for name, data in files:
                     member = tarfile.TarInfo(name)
-                    member.size = len(data) if isinstance(data, bytes) else data.size
                     with BytesIO(data) if isinstance(data, bytes) else data.path.open("rb") as file:
+                        member.size = file.seek(0, SEEK_END)
+                        file.seek(0)
                         archive.addfile(member, file)
 
         return Reply(headers={"Content-Type": "application/x-tar"}, stream=write)

@@ -39,12 +39,13 @@ class LocalCluster:
         self._nodes: list[NodeServer] = []
         self._etls: Etls | None = None
         self._jobs: Jobs | None = None
+        self._store: Store | None = None
         self.endpoint = ""
 
     def start(self) -> None:
         """Listen. Raises TvetlError where the folder or the port cannot be had."""
         try:
-            store = Store(self.root)
+            self._store = store = Store(self.root)
             self._nodes = [NodeServer(self._port, "p", "proxy0", self._answer)]
             for number in range(self._targets_count):
                 self._nodes.append(NodeServer(0, "t", f"target{number}", self._answer))
@@ -67,16 +68,20 @@ class LocalCluster:
         """End jobs, transformers and sockets; the buckets stay."""
         for job in self._jobs.find() if self._jobs else []:
             job.stop("the cluster stops")
-        for etl in self._etls.all() if self._etls else []:
-            self._etls.delete(etl.name) if self._etls else None
+        if self._etls:
+            for etl in self._etls.all():
+                self._etls.delete(etl.name)
         for node in self._nodes:
             node.end()
-        self._nodes = []
+        self._close()
 
     def _close(self) -> None:
         for node in self._nodes:
             node.server_close()
         self._nodes = []
+        if self._store:
+            self._store.close()
+        self._store = None
 
     def __enter__(self) -> LocalCluster:
         self.start()

@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from urllib.parse import quote
 
 from tvetl.local.http import ApiError, NodeServer
 from tvetl.local.names import go_request_target, go_segment
@@ -97,21 +97,23 @@ class Etls:
             etl.stage, etl.cancelled = "Initializing", threading.Event()
         return self._launch(etl)
 
-    def stop(self, name: str, reason: str = "ETL stopped") -> None:
-        etl = self.known(name)
-        etl.cancelled.set()
-        etl.stage = "Aborted"
-        self.ended(name, reason)
-        stoppers = [threading.Thread(target=pod.stop) for pod in list(etl.pods.values())]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+    def stop(self, name: str) -> None:
+        self._end(self.known(name), "ETL stopped")
 
     def delete(self, name: str) -> None:
         self.stop(name)
         with self._lock:
             self._etls.pop(name, None)
+
+    def _end(self, etl: Etl, reason: str) -> None:
+        etl.cancelled.set()
+        etl.stage = "Aborted"
+        self.ended(etl.name, reason)
+        stoppers = [threading.Thread(target=pod.stop) for pod in list(etl.pods.values())]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
 
     def _launch(self, etl: Etl) -> str:
         etl.xid, etl.secret = f"etl-{secrets.token_urlsafe(7)}", secrets.token_hex(5)
@@ -127,8 +129,8 @@ class Etls:
                     break
         except ApiError as error:
             reason = error.message
-        if reason:
-            self._fail(etl, target, reason)
+        if reason or etl.cancelled.is_set():
+            self._fail(etl, target, reason or "context canceled")
         etl.stage = "Running"
         for pod in etl.pods.values():
             if pod.ended.is_set():  # between its readiness and now
@@ -139,7 +141,7 @@ class Etls:
     def _fail(self, etl: Etl, target: NodeServer, reason: str) -> None:
         """Where AIStore lets the caller wait for nothing, say at once what happened; the name stays taken."""
         pod = f"{etl.name}-{target.id}".lower()
-        self.stop(etl.name)
+        self._end(etl, reason)
         self._log(f"{etl.name}: did not start: {reason}")
         place = {"method": "POST", "url_path": "/v1/txn/begin", "caller": self._proxy.label, "node": target.label}
         told = f'[{target.label},{etl.plan.label}pod="{pod}",service="{pod}"] {reason}'
@@ -163,7 +165,7 @@ class Etls:
         """A container that exits ends its ETL on every target, with the jobs."""
         if etl.stage == "Running" and not etl.cancelled.is_set() and pod in etl.pods.values():
             self._log(f"{pod.name} exited with status {pod.status}; see {pod.log}")
-            self.stop(etl.name, f"pod {pod.name} exited with status {pod.status}")
+            self._end(etl, f"pod {pod.name} exited with status {pod.status}")
 
     # -- sending objects --------------------------------------------------------------------------------------------
 
@@ -183,8 +185,7 @@ class Etls:
         onward = [f"http://127.0.0.1:{stage.pods[target.id].port}" for stage in stages]
         onward += [destination] if destination else []
         headers = {"User-Agent": "Go-http-client/1.1"} | ({"Ais-Node-Url": ",".join(onward)} if onward else {})
-        headers["Content-Length"] = str(stat.size if latest else 0)
-        url = go_request_target(f"/{quote_bucket(bucket)}/{name}", query)
+        url = go_request_target(f"/{bucket}/{name}", query)
         answer = self._push(etl, etl.pods[target.id], url, headers, stat.path if latest else None)
         with self._lock:
             etl.objects += 1
@@ -214,10 +215,6 @@ class Etls:
         raise AssertionError("the last try returns or raises")
 
 
-def quote_bucket(bucket: str) -> str:
-    return quote(bucket, safe="")
-
-
 def _push_once(
     pod: Pod, url: str, headers: Mapping[str, str], body: Path | None, timeout: float
 ) -> tuple[Answer, bool]:
@@ -225,12 +222,11 @@ def _push_once(
     connection = pod.take(timeout)
     try:
         connection.putrequest("PUT", url, skip_accept_encoding=True)
-        for key, value in headers.items():
-            connection.putheader(key, value)
-        connection.endheaders()
-        if body:
-            with body.open("rb") as file:
-                connection.send(file)
+        with body.open("rb") if body else BytesIO() as file:
+            size = os.fstat(file.fileno()).st_size if body else 0
+            for key, value in {**headers, "Content-Length": str(size)}.items():
+                connection.putheader(key, value)
+            connection.endheaders(file if body else None)
         response = connection.getresponse()
         answer = Answer(response.status, response.read())
     except BaseException:

@@ -92,8 +92,10 @@ class Request:
         self._chunked = "chunked" in (self.headers.get("Transfer-Encoding") or "").lower()
         try:
             self._left = 0 if self._chunked else int(self.headers.get("Content-Length") or 0)
+            if self._left < 0:
+                raise ValueError
         except ValueError:
-            raise ApiError(400, "Content-Length is not a number") from None
+            raise ValueError("Content-Length is not a number of bytes") from None
 
     def read(self) -> bytes:
         """At most `_BLOCK` bytes of the body; empty at its end. Raises ConnectionError where it breaks off."""
@@ -145,6 +147,14 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 1 << 16  # headers and a small body leave in one packet
     server: NodeServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        super().finish()
 
     def handle_any(self) -> None:
         try:
@@ -213,18 +223,10 @@ class NodeServer(ThreadingHTTPServer):
 
     def __init__(self, port: int, kind: str, node_id: str, answer: Callable[[NodeServer, Request], Reply]) -> None:
         self.id, self.label, self.answer = node_id, f"{kind}[{node_id}]", answer
-        self._open: set[socket.socket] = set()
+        self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name=node_id, daemon=True)
-
-    def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-        self._open.add(request)
-        super().process_request(request, client_address)  # type: ignore[arg-type]
-
-    def shutdown_request(self, request: socket.socket) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up in the middle is not our fault."""
@@ -237,6 +239,6 @@ class NodeServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         self._thread.join()
-        for connection in list(self._open):
+        for connection in list(self.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -58,11 +58,15 @@ class Job:
             counter[0] += 1
             counter[1] += size
 
-    def failed(self, target: NodeServer, name: str, error: ApiError, go_on: bool) -> None:
-        """Keep an object's error; without ``go_on`` it ends the job. 404 is "object not found" and ends nothing."""
+    def failed(self, target: NodeServer, name: str, error: ApiError, go_on: bool, dry: bool = False) -> None:
+        """Keep an object's error; without ``go_on`` it ends the job.
+
+        404 is "object not found" and ends nothing; in a dry run a transformer's 404 is an error like others (recorded).
+        """
         snap = self.snaps[target.id]
-        found = error.status != 404
-        code = 202 if error.tcode == "ErrNotFound" else error.status  # recorded: 404 is the transformer's own
+        missing = error.tcode == "ErrNotFound"
+        found = error.status != 404 or (dry and not missing)
+        code = 202 if missing else error.status  # recorded: 202 for an object, 404 where the transformer said so
         with self.lock:
             if len(snap.objects) < _ERRORS_KEPT:
                 told = error.message if found else "object not found"
@@ -141,13 +145,17 @@ class Jobs:
         rest, lock = iter(names), threading.Lock()
 
         def run() -> None:
-            while not job.stopped:
-                with lock:
-                    name = next(rest, None)
-                if name is None:
-                    break
-                work(job, name)
-            job.done(finishes=not listed)
+            try:
+                while not job.stopped:
+                    with lock:
+                        name = next(rest, None)
+                    if name is None:
+                        break
+                    work(job, name)
+            except (OSError, ApiError) as error:  # a full disk, a bucket deleted meanwhile
+                job.stop(str(error))
+            finally:
+                job.done(finishes=not listed)
 
         job.pending = WORKERS * len(self._targets)
         for _ in range(job.pending):

@@ -218,7 +218,8 @@ class Pod:
         self.ended = threading.Event()
         self.status = 0
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        with log.open("ab") as output:  # a restart must not take away why the last one ended
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-I", keeper.__file__, *command], stdin=subprocess.PIPE, stdout=output,
                 stderr=subprocess.STDOUT, env={**env, "PORT": str(self.port)}, start_new_session=True,
@@ -232,14 +233,17 @@ class Pod:
 
     def _wait(self, gone: Callable[[Pod], None]) -> None:
         pid = self._process.pid
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped yet, so the group's number is still ours
+        if hasattr(os, "waitid"):  # not on macOS before Python 3.13
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped yet, so the group's number is still ours
+        else:
+            self._process.wait()
         self._kill(signal.SIGKILL)
         self.status = self._process.wait()
         self.ended.set()
         gone(self)
 
     def _kill(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
     def stop(self) -> None:
@@ -281,9 +285,9 @@ class Pod:
         return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), ", and said nothing")
 
     def tail(self) -> bytes:
-        """The end of what the process wrote."""
+        """The end of what this process wrote."""
         with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _LOG_TAIL))
+            file.seek(max(self._log_start, self.log.stat().st_size - _LOG_TAIL))
             return file.read()
 
     # -- connections, kept as a target keeps them -----------------------------------------------------------------

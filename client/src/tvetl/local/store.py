@@ -6,13 +6,14 @@ bytes when first asked for. All targets share the folders; which of them an obje
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -52,17 +53,29 @@ class Entry:
 
 
 class Store:
-    """The buckets below a root, safe for many threads and for names of any kind."""
+    """The buckets below a root, safe for many threads and for names of any kind; one process at a time."""
 
     def __init__(self, root: Path) -> None:
-        (root / OURS / "tmp").mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        self._held = os.open(root, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._held)
+            raise OSError("another cluster serves this folder") from None
+        shutil.rmtree(
+            root / OURS, ignore_errors=True
+        )  # logs of the last time, and files half written when it was killed
+        (root / OURS / "tmp").mkdir(parents=True)
         self.root = root.resolve()
-        for left in (self.root / OURS / "tmp").iterdir():  # of a process that was killed while it wrote
-            left.unlink()
         self._versions: dict[Path, int] = {}
         self._checksums: dict[Path, tuple[int, int, str]] = {}
         self._lock = threading.Lock()  # making folders and taking empty ones away must not cross
         self._serial = 0
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        os.close(self._held)
 
     # -- buckets ------------------------------------------------------------------------------------------------
 
@@ -113,6 +126,13 @@ class Store:
         except OSError:
             raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
         return Stat(path, found.st_size, found.st_mtime_ns, self._versions.get(path, 1))
+
+    def open(self, bucket: str, name: str, node: str = "") -> tuple[Stat, BinaryIO]:
+        """The object and its bytes, of one moment even while it is written over; the caller closes the file."""
+        stat = self.stat(bucket, name, node)
+        file = stat.path.open("rb")
+        found = os.fstat(file.fileno())
+        return replace(stat, size=found.st_size, time=found.st_mtime_ns), file
 
     def put(self, bucket: str, name: str, body: Blocks) -> Stat:
         """Store a body: all of it under its name at once, or (where it breaks off) nothing."""
