@@ -11,6 +11,7 @@ from tvetl.spec.forms import Form
 from tvetl.spec.model import IMAGE_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
 from tvetl.spec.ops import OPS, Op, Param
 from tvetl.spec.parse import canonical, digest, forms, parse, to_data
+from tvetl.spec.schema import schema
 from tvetl.spec.seed import derive_seed
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "forms",
     "parse",
     "parse_arguments",
+    "schema",
     "to_data",
     "with_arguments",
 ]

@@ -18,6 +18,8 @@ PROBLEMS = 100
 EDGE = 8192
 #: Repetitions inside one step (operations of RandAugment, chains of AugMix): each is a pass over the image.
 REPEATS = 100
+#: Steps between the weakest and the strongest augmentation; torchvision makes a table of as many numbers each time.
+BINS = 1024
 #: Views answered to one request.
 VIEWS = 64
 #: The largest seed: signed 64 bits, as JSON readers in other languages hold it.

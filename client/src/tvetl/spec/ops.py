@@ -104,25 +104,26 @@ _SHORT_EDGE_OR_SIZE = either(_EDGE, spelled(sequence(_EDGE, 1, 2), single), NULL
 _BORDER = integer(0, limits.EDGE)
 _BORDERS = spelled(either(_BORDER, sequence(_BORDER, 1, 2, 4)), _four_borders)
 _P = real(0, 1)
-_POSITIVE = real(0, above=True)
+_POSITIVE = replace(real(limits.DIVISOR), expected="a number above 0")
 _SCALE = sequence(real(0), 2, ordered=True)
 _RATIO = sequence(_POSITIVE, 2, ordered=True)
 _ANGLES = _around(0.0, -_NUMBER, _NUMBER, _NUMBER)
 _FACTORS = _jitter(_around(1.0, 0.0, _NUMBER, _NUMBER - 1), 1.0)
 _HUES = _jitter(_around(0.0, -0.5, 0.5, 0.5), 0.0)
+_SHEAR = either(_ANGLES, sequence(real(), 4, ordered=True), NULL)
 _POINT = optional(sequence(real(), 2))
 _SHADE = real(whole_as_int=True)
 _FILL = either(_SHADE, sequence(_SHADE, 3), NULL)
+_ERASER = either(real(), spelled(sequence(real(), 1, 3), single), choice("random"))
 _DIVISOR = replace(
     either(real(limits.DIVISOR), real(-_NUMBER, -limits.DIVISOR)), expected="a number other than 0", alternatives=()
 )
-_COUNT = integer(1, limits.REPEATS)
 # One bin makes torchvision divide by zero.
-_BINS = integer(2, 1024)
+_BINS = integer(2, limits.BINS)
 _RESAMPLING = choice("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Pillow warps with these four only.
 _WARPING = choice("nearest", "nearest-exact", "bilinear", "bicubic")
-_PADDING_MODE = choice("constant", "edge", "reflect", "symmetric")
+_MODE = choice("constant", "edge", "reflect", "symmetric")
 _DTYPE = choice("uint8", "float16", "float32")
 
 _ANY: tuple[forms.FormKind, ...] = ("pil", "uint8", "float")
@@ -135,204 +136,83 @@ def _need(kind: Kind) -> Param:
     return Param(kind, required=True)
 
 
-_FLIP = {"p": Param(_P, 0.5)}
+_HALF = {"p": Param(_P, 0.5)}
 _AUGMENT = {"interpolation": Param(_WARPING, "nearest"), "fill": Param(_FILL, None)}
 
+# fmt: off
 _ROWS = (
     # Size and place
-    Op(
-        "Resize",
-        _ANY,
-        {
-            "size": _need(_SHORT_EDGE_OR_SIZE),
-            "interpolation": Param(_RESAMPLING, "bilinear"),
-            "max_size": Param(optional(_EDGE), None),
-            "antialias": Param(optional(FLAG), True),
-        },
-        agrees=forms.size_agrees,
-        fits=forms.resampling_fits,
-    ),
+    Op("Resize", _ANY, agrees=forms.size_agrees, fits=forms.resampling_fits, params={
+        "size": _need(_SHORT_EDGE_OR_SIZE), "interpolation": Param(_RESAMPLING, "bilinear"),
+        "max_size": Param(optional(_EDGE), None), "antialias": Param(optional(FLAG), True)}),
     Op("CenterCrop", _ANY, {"size": _need(_SIZE)}),
-    Op(
-        "RandomCrop",
-        _ANY,
-        {
-            "size": _need(_SIZE),
-            "padding": Param(optional(spelled(_BORDERS, _no_border_is_none)), None),
-            "pad_if_needed": Param(FLAG, False),
-            "fill": Param(_FILL, 0),
-            "padding_mode": Param(_PADDING_MODE, "constant"),
-        },
-        random=True,
-        fits=forms.fill_fits,
-    ),
-    Op(
-        "RandomResizedCrop",
-        _ANY,
-        {
-            "size": _need(_SIZE),
-            "scale": Param(_SCALE, (0.08, 1.0)),
-            "ratio": Param(_RATIO, (3.0 / 4.0, 4.0 / 3.0)),
-            "interpolation": Param(_RESAMPLING, "bilinear"),
-            "antialias": Param(optional(FLAG), True),
-        },
-        random=True,
-        fits=forms.resampling_fits,
-    ),
-    Op(
-        "Pad",
-        _ANY,
-        {"padding": _need(_BORDERS), "fill": Param(_FILL, 0), "padding_mode": Param(_PADDING_MODE, "constant")},
-        fits=forms.fill_fits,
-    ),
-    Op("RandomHorizontalFlip", _ANY, _FLIP, random=True),
-    Op("RandomVerticalFlip", _ANY, _FLIP, random=True),
-    Op(
-        "RandomRotation",
-        _ANY,
-        {
-            "degrees": _need(_ANGLES),
-            "interpolation": Param(_WARPING, "nearest"),
-            "expand": Param(FLAG, False),
-            "center": Param(_POINT, None),
-            "fill": Param(_FILL, 0),
-        },
-        random=True,
-        fits=forms.warping_fits,
-    ),
-    Op(
-        "RandomAffine",
-        _ANY,
-        {
-            "degrees": _need(_ANGLES),
-            "translate": Param(optional(sequence(_P, 2)), None),
-            "scale": Param(optional(_RATIO), None),
-            "shear": Param(either(_ANGLES, sequence(real(), 4, ordered=True), NULL), None),
-            "interpolation": Param(_WARPING, "nearest"),
-            "fill": Param(_FILL, 0),
-            "center": Param(_POINT, None),
-        },
-        random=True,
-        fits=forms.warping_fits,
-    ),
-    Op(
-        "RandomPerspective",
-        _ANY,
-        {
-            "distortion_scale": Param(_P, 0.5),
-            "p": Param(_P, 0.5),
-            "interpolation": Param(_WARPING, "bilinear"),
-            "fill": Param(_FILL, 0),
-        },
-        random=True,
-        fits=forms.warping_fits,
-    ),
+    Op("RandomCrop", _ANY, random=True, fits=forms.fill_fits, params={
+        "size": _need(_SIZE), "padding": Param(optional(spelled(_BORDERS, _no_border_is_none)), None),
+        "pad_if_needed": Param(FLAG, False), "fill": Param(_FILL, 0), "padding_mode": Param(_MODE, "constant")}),
+    Op("RandomResizedCrop", _ANY, random=True, fits=forms.resampling_fits, params={
+        "size": _need(_SIZE), "scale": Param(_SCALE, (0.08, 1.0)), "ratio": Param(_RATIO, (3.0 / 4.0, 4.0 / 3.0)),
+        "interpolation": Param(_RESAMPLING, "bilinear"), "antialias": Param(optional(FLAG), True)}),
+    Op("Pad", _ANY, fits=forms.fill_fits, params={
+        "padding": _need(_BORDERS), "fill": Param(_FILL, 0), "padding_mode": Param(_MODE, "constant")}),
+    Op("RandomHorizontalFlip", _ANY, _HALF, random=True),
+    Op("RandomVerticalFlip", _ANY, _HALF, random=True),
+    Op("RandomRotation", _ANY, random=True, fits=forms.warping_fits, params={
+        "degrees": _need(_ANGLES), "interpolation": Param(_WARPING, "nearest"), "expand": Param(FLAG, False),
+        "center": Param(_POINT, None), "fill": Param(_FILL, 0)}),
+    Op("RandomAffine", _ANY, random=True, fits=forms.warping_fits, params={
+        "degrees": _need(_ANGLES), "translate": Param(optional(sequence(_P, 2)), None),
+        "scale": Param(optional(_RATIO), None), "shear": Param(_SHEAR, None),
+        "interpolation": Param(_WARPING, "nearest"), "fill": Param(_FILL, 0), "center": Param(_POINT, None)}),
+    Op("RandomPerspective", _ANY, random=True, fits=forms.warping_fits, params={
+        "distortion_scale": Param(_P, 0.5), "p": Param(_P, 0.5),
+        "interpolation": Param(_WARPING, "bilinear"), "fill": Param(_FILL, 0)}),
+
     # Colour
-    Op(
-        "ColorJitter",
-        _ANY,
-        {
-            "brightness": Param(_FACTORS, None),
-            "contrast": Param(_FACTORS, None),
-            "saturation": Param(_FACTORS, None),
-            "hue": Param(_HUES, None),
-        },
-        random=True,
-    ),
+    Op("ColorJitter", _ANY, random=True, params={
+        "brightness": Param(_FACTORS, None), "contrast": Param(_FACTORS, None),
+        "saturation": Param(_FACTORS, None), "hue": Param(_HUES, None)}),
     Op("Grayscale", _ANY, {"num_output_channels": Param(either(integer(1, 1), integer(3, 3)), 1)}, forms.gray),
     Op("RandomGrayscale", _ANY, {"p": Param(_P, 0.1)}, random=True),
-    Op(
-        "GaussianBlur",
-        _ANY,
-        {
-            "kernel_size": _need(_two(integer(1, limits.EDGE, odd=True))),
-            "sigma": Param(_two(_POSITIVE, ordered=True), (0.1, 2.0)),
-        },
-        random=True,
-    ),
-    Op("RandomInvert", _ANY, _FLIP, random=True),
-    # torchvision says 0..8; Pillow refuses 0.
-    Op("RandomPosterize", _ANY, {"bits": _need(integer(1, 8)), **_FLIP}, random=True),
-    Op("RandomSolarize", _ANY, {"threshold": _need(real(0, 255)), **_FLIP}, random=True, fits=forms.threshold_fits),
-    Op("RandomAdjustSharpness", _ANY, {"sharpness_factor": _need(real(0)), **_FLIP}, random=True),
-    Op("RandomAutocontrast", _ANY, _FLIP, random=True),
-    Op("RandomEqualize", _ANY, _FLIP, random=True),
+    Op("GaussianBlur", _ANY, random=True, params={
+        "kernel_size": _need(_two(integer(1, limits.EDGE, odd=True))),
+        "sigma": Param(_two(_POSITIVE, ordered=True), (0.1, 2.0))}),
+    Op("RandomInvert", _ANY, _HALF, random=True),
+    # torchvision says 0..8 bits; Pillow refuses 0.
+    Op("RandomPosterize", _ANY, {"bits": _need(integer(1, 8)), **_HALF}, random=True),
+    Op("RandomSolarize", _ANY, {"threshold": _need(real(0, 255)), **_HALF}, random=True, fits=forms.threshold_fits),
+    Op("RandomAdjustSharpness", _ANY, {"sharpness_factor": _need(real(0)), **_HALF}, random=True),
+    Op("RandomAutocontrast", _ANY, _HALF, random=True),
+    Op("RandomEqualize", _ANY, _HALF, random=True),
+
     # Whole policies
-    Op(
-        "AutoAugment",
-        _ANY,
-        {"policy": Param(choice("imagenet", "cifar10", "svhn"), "imagenet"), **_AUGMENT},
-        random=True,
-        fits=forms.warping_fits,
-    ),
-    Op(
-        "RandAugment",
-        _ANY,
-        {
-            "num_ops": Param(integer(0, limits.REPEATS), 2),
-            "magnitude": Param(integer(0, 1023), 9),
-            "num_magnitude_bins": Param(_BINS, 31),
-            **_AUGMENT,
-        },
-        random=True,
-        agrees=forms.magnitude_agrees,
-        fits=forms.warping_fits,
-    ),
-    Op(
-        "TrivialAugmentWide",
-        _ANY,
-        {"num_magnitude_bins": Param(_BINS, 31), **_AUGMENT},
-        random=True,
-        fits=forms.warping_fits,
-    ),
-    Op(
-        "AugMix",
-        _ANY,
-        {
-            "severity": Param(integer(1, 10), 3),
-            "mixture_width": Param(_COUNT, 3),
-            # Zero and less: a depth of 1 to 3 is drawn.
-            "chain_depth": Param(integer(-1, limits.REPEATS), -1),
-            "alpha": Param(_POSITIVE, 1.0),
-            "all_ops": Param(FLAG, True),
-            # It mixes tensors even where it takes a PIL image, so it warps as tensors are warped.
-            "interpolation": Param(choice("nearest", "bilinear"), "bilinear"),
-            "fill": Param(_FILL, None),
-        },
-        random=True,
-        fits=forms.fill_fits,
-    ),
-    Op(
-        "RandomErasing",
-        _ANY,
-        {
-            "p": Param(_P, 0.5),
-            "scale": Param(sequence(_P, 2, ordered=True), (0.02, 0.33)),
-            "ratio": Param(_RATIO, (0.3, 3.3)),
-            "value": Param(either(real(), spelled(sequence(real(), 1, 3), single), choice("random")), 0.0),
-        },
-        random=True,
-        fits=forms.erasure_fits,
-    ),
+    Op("AutoAugment", _ANY, random=True, fits=forms.warping_fits, params={
+        "policy": Param(choice("imagenet", "cifar10", "svhn"), "imagenet"), **_AUGMENT}),
+    Op("RandAugment", _ANY, random=True, agrees=forms.magnitude_agrees, fits=forms.warping_fits, params={
+        "num_ops": Param(integer(0, limits.REPEATS), 2), "magnitude": Param(integer(0, limits.BINS - 1), 9),
+        "num_magnitude_bins": Param(_BINS, 31), **_AUGMENT}),
+    Op("TrivialAugmentWide", _ANY, random=True, fits=forms.warping_fits, params={
+        "num_magnitude_bins": Param(_BINS, 31), **_AUGMENT}),
+    # A chain_depth of 0 and less draws a depth of 1 to 3. It mixes tensors even where it takes a PIL image.
+    Op("AugMix", _ANY, random=True, fits=forms.fill_fits, params={
+        "severity": Param(integer(1, 10), 3), "mixture_width": Param(integer(1, limits.REPEATS), 3),
+        "chain_depth": Param(integer(-1, limits.REPEATS), -1), "alpha": Param(_POSITIVE, 1.0),
+        "all_ops": Param(FLAG, True), "interpolation": Param(choice("nearest", "bilinear"), "bilinear"),
+        "fill": Param(_FILL, None)}),
+    Op("RandomErasing", _ANY, random=True, fits=forms.erasure_fits, params={
+        "p": Param(_P, 0.5), "scale": Param(sequence(_P, 2, ordered=True), (0.02, 0.33)),
+        "ratio": Param(_RATIO, (0.3, 3.3)), "value": Param(_ERASER, 0.0)}),
+
     # Image to tensor and back
     Op("ToTensor", _PIL, {}, forms.float_tensor),
     Op("PILToTensor", _PIL, {}, forms.byte_tensor),
     Op("ToImage", _PIL, {}, forms.byte_tensor),
     Op("ToDtype", _TENSOR, {"dtype": _need(_DTYPE), "scale": Param(FLAG, False)}, forms.cast),
-    Op(
-        "Normalize",
-        _FLOAT,
-        {"mean": _need(sequence(real(), 1, 3)), "std": _need(sequence(_DIVISOR, 1, 3))},
-        fits=forms.statistics_fit,
-    ),
-    Op(
-        "ToPILImage",
-        _TENSOR,
-        {"mode": Param(optional(choice("L", "RGB")), None)},
-        forms.pil_image,
-        fits=forms.mode_fits,
-    ),
+    Op("Normalize", _FLOAT, fits=forms.statistics_fit, params={
+        "mean": _need(sequence(real(), 1, 3)), "std": _need(sequence(_DIVISOR, 1, 3))}),
+    Op("ToPILImage", _TENSOR, {"mode": Param(optional(choice("L", "RGB")), None)}, forms.pil_image,
+       fits=forms.mode_fits),
 )
+# fmt: on
 
 #: Every op by its name. The order is the one of the documentation.
 OPS: Mapping[str, Op] = {op.name: op for op in _ROWS}
@@ -341,3 +221,12 @@ OPS: Mapping[str, Op] = {op.name: op for op in _ROWS}
 ALIASES: Mapping[str, Alias] = {
     "ConvertImageDtype": Alias("ToDtype", fixed={"scale": True}, defaults={"dtype": "float32"}),
 }
+
+
+def alias_params(alias: Alias) -> Mapping[str, Param]:
+    """The parameters that may be given with the alias."""
+    params = {name: param for name, param in OPS[alias.op].params.items() if name not in alias.fixed}
+    return {
+        name: replace(param, default=alias.defaults[name], required=False) if name in alias.defaults else param
+        for name, param in params.items()
+    }

@@ -14,7 +14,7 @@ from tvetl.errors import PipelineError, Problem
 from tvetl.spec import limits
 from tvetl.spec.forms import START, Form, pil_image
 from tvetl.spec.model import Output, Pipeline, Step, Value
-from tvetl.spec.ops import ALIASES, OPS, Param
+from tvetl.spec.ops import ALIASES, OPS, Param, alias_params
 from tvetl.spec.output import FORMATS, default_output, misfits
 from tvetl.spec.text import BadText, check_data, load
 from tvetl.spec.values import Refused, choice, integer, optional, show
@@ -159,14 +159,7 @@ def _read_step(item: object, path: str, problems: Problems) -> Step | None:
         unknown = f"unknown op {show(name)}{_did_you_mean(name, [*OPS, *ALIASES])}"
         problems.add(f"{path}.op", unknown if "op" in item else "missing; expected the name of a transform")
         return None
-    params: Mapping[str, Param] = op.params
-    if alias:
-        params = {
-            key: Param(param.kind, alias.defaults.get(key), required=key not in alias.defaults)
-            for key, param in op.params.items()
-            if key not in alias.fixed
-        }
-    values = read_params(item, params, path, problems, ignore=("op",))
+    values = read_params(item, alias_params(alias) if alias else op.params, path, problems, ignore=("op",))
     return Step(op.name, {**values, **alias.fixed} if alias else values)
 
 

@@ -6,7 +6,6 @@ Two spellings get the same normal form only where torchvision itself makes them 
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -74,25 +73,22 @@ def integer(least: int, most: int, *, odd: bool = False) -> Kind:
     schema: dict[str, object] = {"type": "integer", "minimum": least, "maximum": most}
     if odd:
         schema["not"] = {"multipleOf": 2}
-    return Kind(f"{'an odd number ' if odd else ''}{least}..{most}", schema, accept, (int, float))
+    said = f"{least}..{most}" if least < most else str(least)
+    return Kind(f"an odd number {said}" if odd else said, schema, accept, (int, float))
 
 
-def real(
-    least: float = -limits.NUMBER, most: float = limits.NUMBER, *, above: bool = False, whole_as_int: bool = False
-) -> Kind:
-    """A finite number in a range (``above``: ``least`` itself is out), as a float; -0.0 becomes 0.0."""
+def real(least: float = -limits.NUMBER, most: float = limits.NUMBER, *, whole_as_int: bool = False) -> Kind:
+    """A finite number in a range, as a float (``whole_as_int``: 3.0 as 3); -0.0 becomes 0.0."""
 
     def accept(value: object) -> Value:
         _refuse_unless(isinstance(value, (int, float)) and not isinstance(value, bool))
         assert isinstance(value, (int, float))
-        _refuse_unless(math.isfinite(value) if isinstance(value, float) else True)
-        _refuse_unless(least <= value <= most and not (above and value == least))
+        _refuse_unless(least <= value <= most)  # no NaN is, nor an infinity
         number = float(value) + 0.0
         return int(number) if whole_as_int and number.is_integer() else number
 
-    said = f"a number above {least:g}, at most {most:g}" if above else f"a number {least:g}..{most:g}"
-    schema = {"type": "number", "exclusiveMinimum" if above else "minimum": least, "maximum": most}
-    return Kind(said, schema, accept, (int, float))
+    schema = {"type": "number", "minimum": least, "maximum": most}
+    return Kind(f"a number {least:g}..{most:g}", schema, accept, (int, float))
 
 
 def choice(*names: str) -> Kind:

@@ -1,0 +1,146 @@
+"""To and from torchvision's own ``Compose``; torch and torchvision are imported when a function is called.
+
+What an instance keeps is what a normal form is, so reading a parameter back is reading an attribute; the few
+classes that keep something else have a row in ``_KEPT_OTHERWISE``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from tvetl.errors import PipelineError, Problem
+from tvetl.spec.model import Pipeline, Step
+from tvetl.spec.ops import ALIASES, OPS, alias_params
+from tvetl.spec.parse import parse
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+#: Pillow's numbers for its filters, which torchvision takes too.
+_PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def to_compose(pipeline: Pipeline) -> v2.Compose:
+    """The torchvision transforms (v2) that the pipeline means; without steps, one that does nothing.
+
+    Called after ``torch.manual_seed(derive_seed(...))`` on an RGB image, it gives what the server gives.
+    """
+    from torchvision.transforms import v2
+
+    return v2.Compose([_instance(step) for step in pipeline.steps] or [v2.Identity()])
+
+
+def _instance(step: Step) -> object:
+    import torch
+    from torchvision.transforms import v2
+
+    params: dict[str, object] = dict(step.params)
+    if "interpolation" in params:
+        params["interpolation"] = v2.InterpolationMode(params["interpolation"])
+    if "dtype" in params:
+        params["dtype"] = getattr(torch, str(params["dtype"]))
+    if "policy" in params:
+        params["policy"] = v2.AutoAugmentPolicy(params["policy"])
+    with warnings.catch_warnings():
+        # torchvision calls ToTensor deprecated; it stays what most pipelines in the world are written with.
+        warnings.filterwarnings("ignore", message=r".*`ToTensor\(\)` is deprecated")
+        return _classes()[step.op](**params)
+
+
+def _classes() -> dict[str, Callable[..., object]]:
+    from torchvision.transforms import v2
+
+    return {name: getattr(v2, name) for name in OPS}
+
+
+def from_compose(compose: object, *, output: Mapping[str, object] | None = None, seed: int | None = None) -> Pipeline:
+    """The pipeline that a torchvision ``Compose`` (v1 or v2) means; ``output`` and ``seed`` as in a pipeline.
+
+    Raises PipelineError for what is not in the op table: a Lambda, a class of your own, RandomApply, ...
+    """
+    problems: list[Problem] = []
+    steps = [step for step in _steps(compose, "$", problems) if step]
+    if problems:
+        raise PipelineError(problems)
+    data: dict[str, object] = {"steps": steps, "seed": seed}
+    return parse(data if output is None else {**data, "output": output})
+
+
+def _steps(transform: object, path: str, problems: list[Problem]) -> Iterator[dict[str, object]]:
+    from torchvision import transforms as v1
+    from torchvision.transforms import v2
+
+    if isinstance(transform, (v1.Compose, v2.Compose)):
+        for index, each in enumerate(transform.transforms):
+            yield from _steps(each, f"{path}.transforms[{index}]", problems)
+        return
+    # By the class itself: a subclass may do anything.
+    names = {kind: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (kind := getattr(module, name, None))}
+    name = names.get(type(transform))
+    if name:
+        yield {"op": name, **_read_back(name, transform)}
+    elif type(transform) is not v2.Identity:
+        problems.append(Problem(path, _cannot(transform)))
+
+
+def _cannot(transform: object) -> str:
+    kind = type(transform).__name__
+    if kind in ("Lambda", "function", "builtin_function_or_method", "method"):
+        return (
+            f"{kind} is code, and a pipeline is data: write it with the ops of the table, "
+            "or leave it out; writing an image or a tensor is what output is for"
+        )
+    if type(transform).__module__.startswith("torchvision."):
+        return f"{kind} is not among the transforms that a pipeline can have: leave it out and apply it after loading"
+    return f"expected a torchvision Compose or one of its transforms, got {kind}: apply it after loading"
+
+
+def _read_back(name: str, transform: object) -> dict[str, object]:
+    params = alias_params(ALIASES[name]) if name in ALIASES else OPS[name].params
+    found = {each: _plain(getattr(transform, each)) for each in params if hasattr(transform, each)}
+    if "interpolation" in found and type(found["interpolation"]) is int:
+        found["interpolation"] = _PILLOW_FILTERS.get(found["interpolation"], found["interpolation"])
+    return {**found, **_KEPT_OTHERWISE.get(name, _nothing)(transform, found)}
+
+
+def _plain(value: object) -> object:
+    """Enums by their value, dtypes by their name, arrays and tensors as lists."""
+    import torch
+
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    tolist = getattr(value, "tolist", None)
+    if callable(tolist):
+        return _plain(tolist())
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _nothing(_: object, __: Mapping[str, object]) -> dict[str, object]:
+    return {}
+
+
+def _crop_padding(transform: object, found: Mapping[str, object]) -> dict[str, object]:
+    """v2 keeps left, right, top, bottom; v1 keeps what it was given: left, top, right, bottom."""
+    from torchvision.transforms import v2
+
+    padding = found["padding"]
+    if not isinstance(transform, v2.RandomCrop) or not isinstance(padding, list):
+        return {}
+    left, right, top, bottom = padding
+    return {"padding": [left, top, right, bottom]}
+
+
+def _erasing_value(_: object, found: Mapping[str, object]) -> dict[str, object]:
+    """v2 keeps None for "random"."""
+    return {"value": "random"} if found["value"] is None else {}
+
+
+_KEPT_OTHERWISE: Mapping[str, Callable[[object, Mapping[str, object]], dict[str, object]]] = {
+    "RandomCrop": _crop_padding,
+    "RandomErasing": _erasing_value,
+}

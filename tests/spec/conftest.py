@@ -1,0 +1,68 @@
+"""Pipelines drawn from the schema itself: every op with any of its parameters, within bounds a small image survives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from tvetl import spec
+
+Drawn = st.SearchStrategy[Any]
+
+
+def values(schema: Mapping[str, Any], most: int) -> Drawn:
+    """Values of a parameter's schema; whole numbers at most ``most``, where the schema allows so few."""
+    if "anyOf" in schema:
+        return st.one_of([values(each, most) for each in schema["anyOf"]])
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    kind = schema["type"]
+    if kind == "null":
+        return st.none()
+    if kind == "boolean":
+        return st.booleans()
+    if kind == "array":
+        return st.lists(values(schema["items"], most), min_size=schema["minItems"], max_size=schema["maxItems"])
+    low, high = schema["minimum"], schema["maximum"]
+    if kind == "integer":
+        whole = st.integers(low, max(low, min(high, most)))
+        return whole.filter(lambda n: n % 2 == 1) if "not" in schema else whole
+    return st.one_of(st.floats(low, high), st.floats(max(low, 0.0), min(high, 2.0)) if high > 0 else st.just(low))
+
+
+def objects(key: str, name: str, params: Mapping[str, spec.Param], most: int) -> Drawn:
+    def value(name: str, param: spec.Param) -> Drawn:
+        # A crop much longer than wide may have no pixel of a small image.
+        return st.just([0.5, 2.0]) if name == "ratio" else values(param.kind.schema, most)
+
+    required = {each: value(each, param) for each, param in params.items() if param.required}
+    others = {each: value(each, param) for each, param in params.items() if not param.required}
+    return st.fixed_dictionaries({key: st.just(name), **required}, optional=others)
+
+
+@pytest.fixture(scope="session")
+def steps_of() -> Callable[[str], Drawn]:
+    """Steps of one op, as a user might write them; sizes at most 15, which fit into a small image."""
+    return lambda name: objects("op", name, spec.OPS[name].params, 15)
+
+
+@pytest.fixture(scope="session")
+def pipelines() -> Drawn:
+    """Pipelines of up to four steps with well-formed parameters; many have chains that cannot work."""
+    from tvetl.spec.output import FORMATS
+
+    steps = st.one_of([objects("op", name, op.params, 2000) for name, op in spec.OPS.items()])
+    outputs = st.one_of([objects("format", name, options, 100) for name, options in FORMATS.items()])
+    return st.fixed_dictionaries(
+        {"steps": st.lists(steps, max_size=4)},
+        optional={
+            "output": outputs,
+            "version": st.just(1),
+            "seed": st.none() | st.integers(0, 2**63 - 1),
+            "precision": st.sampled_from(["exact", "fast"]),
+            "orientation": st.sampled_from(["keep", "apply"]),
+        },
+    )

@@ -1,0 +1,191 @@
+"""A pipeline and a torchvision Compose are two spellings of one thing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tvetl import spec
+from tvetl.errors import PipelineError
+from tvetl.spec.compose import from_compose, to_compose
+
+torch = pytest.importorskip("torch", reason="torchvision is not installed")
+v1 = pytest.importorskip("torchvision.transforms", reason="torchvision is not installed")
+v2 = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
+
+BEFORE = {"pil": [], "uint8": [{"op": "PILToTensor"}], "float": [{"op": "ToTensor"}]}
+
+
+@pytest.mark.parametrize("name", spec.OPS)
+def test_every_pipeline_comes_back_from_its_compose(
+    name: str, steps_of: Callable[[str], st.SearchStrategy[Any]]
+) -> None:
+    before = BEFORE[spec.OPS[name].takes[-1]]
+    came_back = []
+
+    @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(steps_of(name))
+    def check(step: dict[str, object]) -> None:
+        try:
+            pipeline = spec.parse({"steps": [*before, step]})
+        except PipelineError:
+            assume(False)
+        output = {"format": pipeline.output.format}
+        assert from_compose(to_compose(pipeline), output=output) == pipeline
+        came_back.append(step)
+
+    check()
+    assert came_back
+
+
+def test_a_compose_holds_torchvisions_own_objects() -> None:
+    steps = [
+        {"op": "Resize", "size": 8, "interpolation": "bicubic"},
+        {"op": "AutoAugment", "policy": "svhn"},
+        {"op": "PILToTensor"},
+        {"op": "ToDtype", "dtype": "float32", "scale": True},
+    ]
+    resize, augment, to_tensor, to_dtype = to_compose(spec.parse({"steps": steps})).transforms
+    assert type(resize) is v2.Resize
+    assert (resize.size, resize.interpolation, resize.antialias) == ([8], v2.InterpolationMode.BICUBIC, True)
+    assert augment.policy is v2.AutoAugmentPolicy.SVHN
+    assert type(to_tensor) is v2.PILToTensor
+    assert (to_dtype.dtype, to_dtype.scale) == (torch.float32, True)
+
+
+def test_it_warns_of_nothing_that_the_user_did_not_write() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_compose(spec.parse({"steps": [{"op": "ToTensor"}]}))
+
+
+def test_no_steps_is_a_compose_that_does_nothing() -> None:
+    empty = spec.parse({"steps": []})
+    assert to_compose(empty)("anything") == "anything"
+    assert from_compose(to_compose(empty)) == empty
+
+
+V1_AND_WHAT_IT_MEANS: list[tuple[Callable[[], object], dict[str, object]]] = [
+    (
+        lambda: v1.Resize((8, 9), interpolation=v1.InterpolationMode.BICUBIC),
+        {"size": [8, 9], "interpolation": "bicubic"},
+    ),
+    (lambda: v1.Resize(8, max_size=20), {"size": 8, "max_size": 20}),
+    (lambda: v1.CenterCrop(8), {"size": 8}),
+    (
+        lambda: v1.RandomCrop(8, padding=(1, 2, 3, 4), fill=(1, 2, 3)),
+        {"size": 8, "padding": [1, 2, 3, 4], "fill": [1, 2, 3]},
+    ),
+    (
+        lambda: v1.RandomCrop(8, padding=(1, 2), padding_mode="edge"),
+        {"size": 8, "padding": [1, 2], "padding_mode": "edge"},
+    ),
+    (
+        lambda: v1.RandomResizedCrop(8, scale=[0.5, 1], interpolation=3),
+        {"size": 8, "scale": [0.5, 1], "interpolation": "bicubic"},
+    ),
+    (lambda: v1.Pad([1, 2], padding_mode="reflect"), {"padding": [1, 2], "padding_mode": "reflect"}),
+    (lambda: v1.RandomVerticalFlip(0.25), {"p": 0.25}),
+    (lambda: v1.RandomRotation(30, fill=None, center=(3, 4)), {"degrees": 30, "center": [3, 4]}),
+    (
+        lambda: v1.RandomAffine(5, (0.1, 0.2), (0.5, 2), 7),
+        {"degrees": 5, "translate": [0.1, 0.2], "scale": [0.5, 2], "shear": 7},
+    ),
+    (lambda: v1.RandomPerspective(0.3, 1.0), {"distortion_scale": 0.3, "p": 1}),
+    (lambda: v1.ColorJitter(0.4, (0.2, 3), 0, 0.1), {"brightness": 0.4, "contrast": [0.2, 3], "hue": 0.1}),
+    (lambda: v1.Grayscale(3), {"num_output_channels": 3}),
+    (lambda: v1.GaussianBlur(5, 1.5), {"kernel_size": 5, "sigma": 1.5}),
+    (lambda: v1.RandomPosterize(3, 1), {"bits": 3, "p": 1}),
+    (lambda: v1.RandomSolarize(128), {"threshold": 128}),
+    (lambda: v1.AutoAugment(v1.AutoAugmentPolicy.CIFAR10), {"policy": "cifar10"}),
+    (lambda: v1.RandAugment(3, 5), {"num_ops": 3, "magnitude": 5}),
+    (lambda: v1.TrivialAugmentWide(fill=[1.0, 2.0, 3.0]), {"fill": [1, 2, 3]}),
+    (lambda: v1.AugMix(5, all_ops=False), {"severity": 5, "all_ops": False}),
+]
+
+
+@pytest.mark.parametrize(("make", "params"), V1_AND_WHAT_IT_MEANS)
+def test_v1_transforms_are_read_too(make: Callable[[], object], params: dict[str, object]) -> None:
+    transform = make()
+    assert from_compose(v1.Compose([transform])) == spec.parse({"steps": [{"op": type(transform).__name__, **params}]})
+
+
+def test_v1_tensors_are_read_too() -> None:
+    compose = v1.Compose(
+        [
+            v1.PILToTensor(),
+            v1.ConvertImageDtype(torch.float32),
+            v1.Normalize(torch.tensor([0.5, 0.25, 0.5]), (0.5, 0.5, 0.5)),
+            v1.RandomErasing(value="random"),
+            v1.RandomErasing(value=(1, 2, 3)),
+            v1.ToPILImage(),
+        ]
+    )
+    steps = [
+        {"op": "PILToTensor"},
+        {"op": "ToDtype", "dtype": "float32", "scale": True},
+        {"op": "Normalize", "mean": [0.5, 0.25, 0.5], "std": [0.5, 0.5, 0.5]},
+        {"op": "RandomErasing", "value": "random"},
+        {"op": "RandomErasing", "value": [1, 2, 3]},
+        {"op": "ToPILImage"},
+    ]
+    assert from_compose(compose) == spec.parse({"steps": steps})
+
+
+def test_a_compose_in_a_compose_is_read_through() -> None:
+    compose = v2.Compose([v2.Compose([v2.CenterCrop(8)]), v2.RandomInvert()])
+    assert from_compose(compose) == spec.parse({"steps": [{"op": "CenterCrop", "size": 8}, {"op": "RandomInvert"}]})
+
+
+def test_output_and_seed_are_given_beside_the_compose() -> None:
+    pipeline = from_compose(v2.Compose([v2.CenterCrop(8)]), output={"format": "png"}, seed=7)
+    assert (pipeline.output.format, pipeline.seed) == ("png", 7)
+
+
+class Mine(v2.CenterCrop):  # type: ignore[misc]
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: v1.Lambda(lambda image: image), "$.transforms[1]: Lambda is code, and a pipeline is data"),
+        (lambda: v2.Lambda(lambda image: image), "writing an image or a tensor is what output is for"),
+        (lambda: lambda image: image, "$.transforms[1]: function is code"),
+        (lambda: v2.RandomApply([v2.CenterCrop(8)]), "$.transforms[1]: RandomApply is not among the transforms"),
+        (lambda: v1.FiveCrop(8), "$.transforms[1]: FiveCrop is not among the transforms"),
+        (lambda: Mine(8), "$.transforms[1]: expected a torchvision Compose or one of its transforms, got Mine"),
+        (lambda: v2.Compose([v2.GaussianNoise()]), "$.transforms[1].transforms[0]: GaussianNoise"),
+        (lambda: v2.Pad(1, fill={torch.Tensor: 3}), "$.steps[1].fill: expected a number"),
+    ],
+)
+def test_what_is_not_in_the_table_is_refused_at_its_place(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        from_compose(v1.Compose([v1.CenterCrop(8), make()]))
+    assert said in str(caught.value)
+
+
+def test_something_else_is_refused() -> None:
+    with pytest.raises(PipelineError, match="expected a torchvision Compose"):
+        from_compose(3)
+
+
+def test_the_pixels_are_torchvisions_for_the_same_seed() -> None:
+    numpy = pytest.importorskip("numpy")
+    image = pytest.importorskip("PIL.Image").fromarray(
+        numpy.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=numpy.uint8)
+    )
+    theirs = v2.Compose(
+        [v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0, 0.2)]
+    )
+    ours = to_compose(from_compose(theirs))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected = theirs(image)
+        torch.manual_seed(seed)
+        assert ours(image).tobytes() == expected.tobytes()

@@ -1,0 +1,59 @@
+"""The op table is torchvision's: same classes, same parameters, same defaults."""
+
+from __future__ import annotations
+
+import inspect
+from enum import Enum
+
+import pytest
+
+from tvetl import spec
+from tvetl.spec.ops import ALIASES
+from tvetl.spec.output import FORMATS
+
+#: Not offered: whether a tensor is changed in place cannot be seen from outside.
+NOT_OFFERED = {"inplace"}
+
+
+def signature(name: str) -> dict[str, object]:
+    v2 = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
+    parameters = inspect.signature(getattr(v2, name).__init__).parameters
+    return {
+        each: parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+        for each, parameter in parameters.items()
+        if each not in {"self", *NOT_OFFERED}
+    }
+
+
+@pytest.mark.parametrize("name", spec.OPS)
+def test_parameters_and_defaults_are_torchvisions(name: str) -> None:
+    theirs = signature(name)
+    ours = {
+        each: inspect.Parameter.empty if param.required else param.default
+        for each, param in spec.OPS[name].params.items()
+    }
+    assert list(ours) == list(theirs)
+    assert ours == theirs
+
+
+def test_aliases_have_the_v2_defaults() -> None:
+    assert signature("ConvertImageDtype") == {"dtype": pytest.importorskip("torch").float32}
+    assert ALIASES["ConvertImageDtype"].defaults == {"dtype": "float32"}
+
+
+@pytest.mark.parametrize("name", [*spec.OPS, *FORMATS])
+def test_every_default_is_in_its_normal_form(name: str) -> None:
+    params = spec.OPS[name].params if name in spec.OPS else FORMATS[name]
+    for each, param in params.items():
+        if not param.required:
+            normal = param.kind.read(param.default)
+            assert normal == param.default, each
+
+
+def test_all_transforms_that_were_promised_are_there() -> None:
+    promised = """
+        Resize CenterCrop RandomCrop RandomResizedCrop Pad RandomHorizontalFlip RandomVerticalFlip RandomRotation
+        RandomAffine RandomPerspective ColorJitter Grayscale RandomGrayscale GaussianBlur RandomInvert RandomPosterize
+        RandomSolarize RandomAdjustSharpness RandomAutocontrast RandomEqualize RandAugment AutoAugment
+        TrivialAugmentWide AugMix RandomErasing ToTensor PILToTensor ToImage ToDtype Normalize ToPILImage"""
+    assert set(spec.OPS) == set(promised.split())
