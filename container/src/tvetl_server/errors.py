@@ -76,3 +76,8 @@ class DeliveryFailed(ObjectError):
 
 class DeliveryRetry(ObjectError):
     """The other target could not be reached just now; the sender may repeat (503 and its retry header)."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's exception says, as part of a sentence of ours: one line, bounded, without its full stop."""
+    return (str(error) or type(error).__name__).split("\n", 1)[0].rstrip(".")[:200]

@@ -1,0 +1,117 @@
+"""The engine: image bytes to transformed bytes. It knows no HTTP, no cluster and no environment.
+
+One object goes through ``open_source`` (what is it, how large), the plan (draw, decode, do) and ``encode``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image
+
+from tvetl.errors import PipelineError, Problem
+from tvetl.spec import Arguments, Pipeline, derive_seed, with_arguments
+from tvetl_server.engine.decode import open_source
+from tvetl_server.engine.encode import encode, encode_views, media_type
+from tvetl_server.engine.plan import ExactPlan, Plan, Run, needs_torch, run_plan
+from tvetl_server.errors import TransformFailed
+from tvetl_server.settings import Limits
+
+__all__ = ["Engine", "Result"]
+
+#: Plans for a ``size`` that requests asked for, kept ready.
+_PLANS = 64
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer: never empty."""
+
+    body: bytes
+    content_type: str
+
+
+class Engine:
+    """One pipeline, ready to run, for any number of threads."""
+
+    def __init__(self, pipeline: Pipeline, limits: Limits) -> None:
+        """Raises tvetl.errors.PipelineError, naming each step, where this container cannot run the pipeline."""
+        self._limits = limits
+        self._pipeline = pipeline
+        Image.MAX_IMAGE_PIXELS = None  # the limit is ours, from the header, as an error and not a warning
+        # Pillow warns of damage that it survives, torchvision that ToTensor is old (its successors give other last
+        # bits). Set once: warnings.catch_warnings around each image is not for several threads.
+        warnings.filterwarnings("ignore", module=r"(PIL|torchvision)\.")
+        self._plan = _plan(pipeline)
+        self._plans: dict[object, Plan] = {}
+
+    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result:
+        """Transform one object.
+
+        ``data`` is the object, ``name`` is ``<bucket>/<object>`` (for the seed), ``deadline`` is on
+        time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and
+        tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
+        """
+        pipeline, plan = self._variant(arguments)
+        source = open_source(data, self._limits, upright=pipeline.orientation == "apply")
+        base = arguments.seed if arguments.seed is not None else pipeline.seed
+        views = range(arguments.views) if arguments.views is not None else (arguments.view,)
+        outcomes = []
+        for view in views:
+            seed = _random_seed() if base is None else derive_seed(base, arguments.epoch, view, name)
+            outcomes.append(run_plan(plan, source, Run(seed, self._limits, deadline, again=len(views) > 1)))
+        if arguments.views is None:
+            return Result(encode(outcomes[0], pipeline.output), media_type(pipeline.output))
+        try:
+            body = encode_views(outcomes, pipeline.output)
+        except ValueError as error:
+            raise TransformFailed("The views differ in size, so they are no one tensor; resize them.") from error
+        return Result(body, media_type(pipeline.output, several=True))
+
+    def self_test(self) -> None:
+        """Decode and transform a real JPEG; raises whatever is broken in this process."""
+        buffer = io.BytesIO()
+        Image.linear_gradient("L").convert("RGB").save(buffer, "JPEG")
+        # 256 x 256 is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
+        with contextlib.suppress(TransformFailed):
+            self.transform(buffer.getvalue(), "self/test", Arguments())
+
+    def _variant(self, arguments: Arguments) -> tuple[Pipeline, Plan]:
+        """The pipeline as this request asks for it, and its plan."""
+        pipeline = with_arguments(self._pipeline, arguments)
+        if pipeline is self._pipeline:
+            return pipeline, self._plan
+        key = arguments.size  # format and quality change only the output
+        if key not in self._plans:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = _plan(pipeline)
+        return pipeline, self._plans[key]
+
+
+def _plan(pipeline: Pipeline) -> Plan:
+    if pipeline.precision == "fast":
+        raise PipelineError([Problem("$.precision", 'this server does "exact" only, so far')], hint="Leave it out.")
+    places = needs_torch(pipeline)
+    if not places:
+        return ExactPlan(pipeline)
+    if importlib.util.find_spec("torchvision") is None:
+        raise PipelineError(
+            [
+                Problem(f"$.steps[{i}].op", f"{pipeline.steps[i].op} needs torch, which is not installed")
+                for i in places
+            ],
+            hint="Take the image's cpu variant, or install tvetl-server[torch].",
+        )
+    from tvetl_server.engine.torch_ops import TorchPlan  # seconds and 500 MB, so only where a step asks for it
+
+    return TorchPlan(pipeline)
+
+
+def _random_seed() -> int:
+    return int.from_bytes(os.urandom(4), "big")

@@ -1,0 +1,240 @@
+"""Image bytes to pixels: what is allowed, how large it may be, and only the part that is needed.
+
+Everything is refused from the header, before anything is allocated. The pixels are those of
+``PIL.Image.open(...).convert("RGB")``; a region of a JPEG is decoded by nvImageCodec, which gives the same
+pixels for less work, and by Pillow where that cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from tvetl_server.errors import DamagedImage, NotAnImage, TooManyFrames, TooManyPixels, first_line
+
+if TYPE_CHECKING:
+    from nvidia import nvimgcodec
+
+    from tvetl_server.settings import Limits
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels, right and bottom exclusive, as Pillow has it."""
+
+#: What starts a file of each allowed format. EPS, PSD, FITS and the like run interpreters or are not
+#: photographs: they stay shut whatever Pillow could do.
+_MAGIC: tuple[tuple[str, int, bytes], ...] = (
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("WEBP", 8, b"WEBP"),
+    ("GIF", 0, b"GIF8"),
+    ("BMP", 0, b"BM"),
+    ("TIFF", 0, b"II*\0"),
+    ("TIFF", 0, b"MM\0*"),
+    ("TIFF", 0, b"II+\0"),
+    ("TIFF", 0, b"MM\0+"),
+    ("AVIF", 4, b"ftypavif"),
+    ("AVIF", 4, b"ftypavis"),
+    ("AVIF", 4, b"ftypmif1"),
+)
+
+#: What a file that is none of these looks like, for the message.
+_LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"%!PS", "PostScript"),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"SIMPLE", "a FITS file"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"(\xb5/\xfd", "zstd"),
+    (257, b"ustar", "a tar archive"),
+    (4, b"ftyp", "a video or HEIF file"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "XML"),
+    (0, b"<", "HTML or XML"),
+    (0, b"{", "JSON"),
+)
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Source:
+    """An opened image: its size is known and allowed, its pixels are not decoded yet."""
+
+    def __init__(self, data: bytes, image: Image.Image, upright: bool) -> None:
+        self._data = data
+        self._image = image
+        #: Set where EXIF orientation was asked to be applied and turns this image.
+        self._turn = upright and image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        self._decoded: Image.Image | None = None
+        #: Where Pillow stopped reading: behind the header of the first scan, for a JPEG.
+        self._scan = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
+        swapped = self._turn and image.getexif()[_ORIENTATION] >= 5
+        width, height = image.size
+        #: (width, height) in pixels, after orientation.
+        self.size: tuple[int, int] = (height, width) if swapped else (width, height)
+
+    def pixels(self, box: Box | None = None, *, again: bool = False) -> Image.Image:
+        """RGB pixels of the whole image or of ``box``; raises DamagedImage.
+
+        ``again`` says that other parts will be asked for: then the whole is decoded, once.
+        """
+        whole = box is None or box == (0, 0, *self.size)
+        if box is not None and not whole and not again and self._decoded is None and self._region_can_do():
+            region = _decode_region(self._data, box)
+            if region is not None:
+                return region
+        if self._decoded is None:
+            self._decoded = self._decode()
+        return self._decoded if box is None or whole else self._decoded.crop(box)
+
+    def _decode(self) -> Image.Image:
+        with _damage():
+            image = ImageOps.exif_transpose(self._image) if self._turn else self._image
+            rgb = image.convert("RGB")
+        rgb.info = {}  # nothing of the source but its pixels goes on: no comment, no profile, no GPS
+        return rgb
+
+    def _region_can_do(self) -> bool:
+        """A JPEG of one scan, in one or three components, with nothing between its scan and its end.
+
+        libjpeg reads on over damage that it meets and never looks at damage beyond the region, so a broken
+        file would pass under one seed and fail under another. One scan without markers inside, closed by its
+        end marker, is what Pillow refuses in none of 7,500 random mutations that nvImageCodec takes. The rest
+        (progressive, restart markers, cut short, trailing data) and CMYK are Pillow's.
+        """
+        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn:
+            return False
+        data = self._data
+        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            return False
+        return data.count(b"\xff", self._scan) - data.count(b"\xff\0", self._scan) == 1
+
+
+def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source:
+    """Open image bytes without decoding them.
+
+    ``upright`` applies EXIF orientation. Raises NotAnImage (not one of the allowed formats), DamagedImage (its
+    header cannot be read), TooManyPixels, TooManyFrames.
+    """
+    name = _format(data)
+    with _damage():
+        image = Image.open(io.BytesIO(data), formats=[name])
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise TooManyPixels(f"{width} x {height} pixels, more than the {limits.max_pixels:,} allowed.")
+        frames = int(getattr(image, "n_frames", 1))
+        if frames > limits.max_frames:
+            raise TooManyFrames(f"{frames:,} frames, more than the {limits.max_frames:,} allowed.")
+        return Source(data, image, upright)
+
+
+def _format(data: bytes) -> str:
+    for name, offset, magic in _MAGIC:
+        if data.startswith(magic, offset):
+            return name
+    raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF: it is {_looks_like(data)}.")
+
+
+def _looks_like(data: bytes) -> str:
+    if not data:
+        return "empty"
+    head = data[:512].lstrip()
+    for offset, magic, what in _LOOKS_LIKE:
+        if (head if offset == 0 else data).startswith(magic, offset):
+            return what
+    text = all(byte >= 32 or byte in b"\t\r\n" for byte in data[:64])
+    return "text" if text else "of a kind not known here"
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Whatever a decoder throws at a broken file is the file's damage, said in one line."""
+    try:
+        yield
+    except (TooManyPixels, TooManyFrames):
+        raise
+    except MemoryError as error:
+        raise TooManyPixels("There is not enough memory to decode the image.") from error
+    except UnidentifiedImageError as error:
+        raise DamagedImage("The image is damaged: its header cannot be read.") from error
+    except Exception as error:
+        # Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, IndexError, ... by format.
+        raise DamagedImage(f"The image is damaged: {first_line(error)}.") from error
+
+
+# --- nvImageCodec ---------------------------------------------------------------------------------------------
+
+#: NVIMGCODEC_DEVICE_CPU_ONLY of nvimgcodec.h, which the Python module does not name.
+_CPU_ONLY = -99999
+
+_state = threading.local()  # a decoder is for one thread
+_loading = threading.Lock()
+
+
+def _decode_region(data: bytes, box: Box) -> Image.Image | None:
+    """RGB pixels of ``box``, equal to decoding all of it and cropping; None where nvImageCodec cannot."""
+    codec = _codec()
+    if codec is None:
+        return None
+    module, decoder, params = codec
+    left, top, right, bottom = box
+    try:
+        stream = module.CodeStream(data).get_sub_code_stream(region=module.Region(top, left, bottom, right))
+        decoded = decoder.decode(stream, params=params)
+    except RuntimeError:  # a header that only Pillow understands, or that nobody does: Pillow says
+        return None
+    if decoded is None:
+        return None
+    pixels = np.asarray(decoded.cpu())
+    if pixels.shape != (bottom - top, right - left, 3) or pixels.dtype != np.uint8:
+        return None
+    return Image.fromarray(pixels)
+
+
+def _codec() -> tuple[nvimgcodec, nvimgcodec.Decoder, nvimgcodec.DecodeParams] | None:
+    """This thread's decoder: CPU back end, libjpeg's own ("fancy") chroma upsampling, no orientation."""
+    if not hasattr(_state, "codec"):
+        _state.codec = _make_codec()
+    return _state.codec  # type: ignore[no-any-return]
+
+
+def _make_codec() -> tuple[nvimgcodec, nvimgcodec.Decoder, nvimgcodec.DecodeParams] | None:
+    with _loading, _quiet_stderr():
+        try:
+            from nvidia import nvimgcodec
+        except ImportError:  # no wheel for this platform: Pillow does all
+            return None
+        decoder = nvimgcodec.Decoder(
+            device_id=_CPU_ONLY,
+            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
+            max_num_cpu_threads=1,
+            options=":fancy_upsampling=1",
+        )
+        params = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
+        return nvimgcodec, decoder, params
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """nvImageCodec's C++ writes to file descriptor 2 which GPU libraries it did not find; nobody asked."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,76 @@
+"""Pixels or tensors to bytes: image files as Pillow writes them, tensors as numpy, safetensors or plain memory."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from safetensors.numpy import save as save_tensors
+
+from tvetl.spec import Output, Value
+
+Array = npt.NDArray[np.generic]
+Outcome = Image.Image | Array
+"""What a pipeline ends in: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
+
+
+def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
+    def save(image: Image.Image, options: Mapping[str, Value]) -> bytes:
+        buffer = io.BytesIO()
+        # null is "as Pillow does it by itself", which is said by not saying it.
+        image.save(buffer, kind, **{name: value for name, value in options.items() if value is not None})
+        return buffer.getvalue()
+
+    return save
+
+
+def _npy(tensor: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, tensor, allow_pickle=False)
+    return buffer.getvalue()
+
+
+_IMAGES = {"jpeg": _image("JPEG"), "png": _image("PNG"), "webp": _image("WEBP")}
+_TENSORS: Mapping[str, Callable[[Array], bytes]] = {
+    "npy": _npy,
+    "safetensors": lambda tensor: save_tensors({"image": tensor}),
+    "raw": lambda tensor: tensor.tobytes(),
+}
+_MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+def encode(outcome: Outcome, output: Output) -> bytes:
+    """One result as the output says. Tensors are C-contiguous, little-endian; ``raw`` is (C, H, W) without a header."""
+    if isinstance(outcome, Image.Image):
+        return _IMAGES[output.format](outcome, output.options)
+    dtype = output.options["dtype"]
+    tensor = outcome if dtype is None else outcome.astype(str(dtype), copy=False)
+    return _TENSORS[output.format](np.ascontiguousarray(tensor))
+
+
+def encode_views(outcomes: Sequence[Outcome], output: Output) -> bytes:
+    """Several results in one answer: tensors of one shape as (N, C, H, W), images as an uncompressed tar.
+
+    The members are named ``0.jpeg``, ``1.jpeg``, ... Raises ValueError where tensors differ in shape.
+    """
+    if output.format not in _IMAGES:
+        return encode(np.stack([outcome for outcome in outcomes if not isinstance(outcome, Image.Image)]), output)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for view, outcome in enumerate(outcomes):
+            data = encode(outcome, output)
+            member = tarfile.TarInfo(f"{view}.{output.format}")  # time 0, owner 0: the same bytes every time
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def media_type(output: Output, *, several: bool = False) -> str:
+    """The Content-Type of an answer."""
+    if several and output.format in _IMAGES:
+        return "application/x-tar"
+    return _MEDIA_TYPES.get(output.format, "application/octet-stream")

@@ -1,0 +1,294 @@
+"""torchvision's transforms of PIL images, bit for bit, without torch: first drawn, then done.
+
+Each step reads its draws and the size of the image and answers with *actions* (crop to this box, resize to
+that, ...) and the size that comes out. So everything random is known before a pixel is decoded, and a leading
+crop tells the decoder which region is wanted. Sources: torchvision/transforms/v2/_geometry.py, _color.py and
+_functional_pil.py of the pinned release; tests/exactness compares every op with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from tvetl.spec import Step, Value
+from tvetl_server.engine.decode import Box
+from tvetl_server.engine.draw import LOG_OF_RATIO, Draw
+from tvetl_server.engine.encode import Outcome
+from tvetl_server.errors import TransformFailed
+
+Size = tuple[int, int]
+"""width, height in pixels, as Pillow has it."""
+
+Do = Callable[[Image.Image], Image.Image]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Keep ``box``, which lies inside the image."""
+
+    box: Box
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.crop(self.box)
+
+
+Action = Callable[[Image.Image], Outcome]
+"""A Crop, or any other function of an image; only the last of a pipeline may give a tensor."""
+
+Drawn = tuple[list[Action], Size]
+Drawer = Callable[[Mapping[str, Value], Draw, Size], Drawn]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    # torchvision's mapping: Pillow has one nearest, and it is the exact one.
+    "nearest-exact": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+# --- size and place ---------------------------------------------------------------------------------------------
+
+
+def resized(params: Mapping[str, Value], size: Size) -> Size:
+    """The size that Resize gives (torchvision.transforms.functional._compute_resized_output_size)."""
+    wanted, most = params["size"], params["max_size"]
+    if isinstance(wanted, tuple):
+        height, width = map(_int, wanted)
+        return width, height
+    short, long = sorted(size)
+    if wanted is None:
+        new_short, new_long = int(_int(most) * short / long), _int(most)
+    else:
+        new_short, new_long = _int(wanted), int(_int(wanted) * long / short)
+        if most is not None and new_long > _int(most):
+            new_short, new_long = int(_int(most) * new_short / new_long), _int(most)
+    return (new_short, new_long) if size[0] <= size[1] else (new_long, new_short)
+
+
+def _resize_to(new: Size, old: Size, interpolation: Value) -> list[Action]:
+    if min(new) < 1:
+        raise TransformFailed(f"A {old[0]} x {old[1]} image would be resized to nothing ({new[0]} x {new[1]}).")
+    how = _RESAMPLING[str(interpolation)]
+    return [] if new == old else [lambda image: image.resize(new, how)]
+
+
+def _resize(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    new = resized(params, size)
+    return _resize_to(new, size, params["interpolation"]), new
+
+
+def _center_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    height, width = _pair(params["size"])
+    missing = (max(width - size[0], 0), max(height - size[1], 0))
+    # The odd pixel goes to the right and the bottom.
+    border = (missing[0] // 2, missing[1] // 2, (missing[0] + 1) // 2, (missing[1] + 1) // 2)
+    actions = _pad_by(border, 0, "constant")
+    padded = (size[0] + missing[0], size[1] + missing[1])
+    left, top = round((padded[0] - width) / 2.0), round((padded[1] - height) / 2.0)
+    return actions + _crop_to((left, top, left + width, top + height), padded), (width, height)
+
+
+def _random_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    height, width = _pair(params["size"])
+    padding = params["padding"] or (0, 0, 0, 0)
+    assert isinstance(padding, tuple)
+    left, top, right, bottom = map(_int, padding)
+    if params["pad_if_needed"]:
+        need_x = max(width - size[0] - left - right, 0)
+        need_y = max(height - size[1] - top - bottom, 0)
+        left, right, top, bottom = left + need_x, right + need_x, top + need_y, bottom + need_y
+    padded = (size[0] + left + right, size[1] + top + bottom)
+    if padded[0] < width or padded[1] < height:
+        raise TransformFailed(f"RandomCrop of {width} x {height} does not fit into {padded[0]} x {padded[1]}.")
+    actions = _pad_by((left, top, right, bottom), params["fill"], str(params["padding_mode"]))
+    y = draw.below(padded[1] - height + 1) if padded[1] > height else 0
+    x = draw.below(padded[0] - width + 1) if padded[0] > width else 0
+    return actions + _crop_to((x, y, x + width, y + height), padded), (width, height)
+
+
+def random_box(params: Mapping[str, Value], draw: Draw, size: Size) -> Box:
+    """The box of RandomResizedCrop: ten tries, then the largest central one of an allowed ratio."""
+    (low, high), ratio = _floats(params["scale"]), _floats(params["ratio"])
+    log_low, log_high = (LOG_OF_RATIO[value] for value in ratio)
+    width, height = size
+    for _ in range(10):
+        area = width * height * draw.uniform(low, high)
+        aspect = draw.exp_uniform(log_low, log_high)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = draw.below(height - h + 1), draw.below(width - w + 1)
+            return left, top, left + w, top + h
+    w, h = width, height
+    if width / height < min(ratio):
+        h = round(w / min(ratio))
+    elif width / height > max(ratio):
+        w = round(h * max(ratio))
+    top, left = (height - h) // 2, (width - w) // 2
+    return left, top, left + w, top + h
+
+
+def _random_resized_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    left, top, right, bottom = box = random_box(params, draw, size)
+    height, width = _pair(params["size"])
+    # Crop, then resize: resize(box=...) would read beyond the crop and differ at its edges.
+    cropped = (right - left, bottom - top)
+    return _crop_to(box, size) + _resize_to((width, height), cropped, params["interpolation"]), (width, height)
+
+
+def _pad(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    assert isinstance(params["padding"], tuple)
+    left, top, right, bottom = border = tuple(map(_int, params["padding"]))
+    new = (size[0] + left + right, size[1] + top + bottom)
+    return _pad_by(border, params["fill"], str(params["padding_mode"])), new
+
+
+def _crop_to(box: Box, size: Size) -> list[Action]:
+    return [] if box == (0, 0, *size) else [Crop(box)]
+
+
+def _pad_by(border: tuple[int, ...], fill: Value, mode: str) -> list[Action]:
+    """``border`` is left, top, right, bottom."""
+    if not any(border):
+        return []
+    if mode == "constant":
+        return [lambda image: ImageOps.expand(image, border=border, fill=_colour(fill, image))]
+    left, top, right, bottom = border
+
+    def pad(image: Image.Image) -> Image.Image:
+        pixels = np.asarray(image)
+        widths = [(top, bottom), (left, right), (0, 0)][: pixels.ndim]
+        return Image.fromarray(np.pad(pixels, widths, mode=mode))  # type: ignore[call-overload]
+
+    return [pad]
+
+
+def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
+    """torchvision's ``fill`` as Pillow takes it (_functional_pil._parse_fill): whole numbers, cut, not rounded."""
+    bands = len(image.getbands())
+    if isinstance(fill, tuple):
+        return tuple(int(_float(value)) for value in fill)
+    value = int(_float(fill or 0))
+    return value if bands == 1 else (value,) * bands
+
+
+# --- now and then -------------------------------------------------------------------------------------------------
+
+
+def _sometimes(make: Callable[[Mapping[str, Value]], Do]) -> Drawer:
+    """A step done with probability ``p`` (v2's _RandomApplyTransform), which keeps the size."""
+
+    def drawer(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+        return ([make(params)] if draw.rand() < _float(params["p"]) else []), size
+
+    return drawer
+
+
+def _always(make: Callable[[Mapping[str, Value]], Do]) -> Drawer:
+    return lambda params, draw, size: ([make(params)], size)
+
+
+def _flip(method: Image.Transpose) -> Callable[[Mapping[str, Value]], Do]:
+    return lambda params: lambda image: image.transpose(method)
+
+
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance], factor: float) -> Do:
+    return lambda image: enhancer(image).enhance(factor)
+
+
+# --- colour ---------------------------------------------------------------------------------------------------------
+
+
+def _color_jitter(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    order = draw.permutation(4)
+    names = ("brightness", "contrast", "saturation", "hue")
+    factors = [draw.uniform(*_floats(params[name])) if params[name] is not None else None for name in names]
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    actions: list[Action] = []
+    for index in order:
+        factor = factors[index]
+        if factor is not None:
+            actions.append(_turn_hue(factor) if index == 3 else _enhance(enhancers[index], factor))
+    return actions, size
+
+
+def _turn_hue(factor: float) -> Do:
+    """``factor`` in -0.5..0.5 of a full turn; the hue channel wraps as uint8 does."""
+
+    def turn(image: Image.Image) -> Image.Image:
+        if image.mode == "L":
+            return image
+        hue, saturation, value = image.convert("HSV").split()
+        turned = np.asarray(hue) + np.int32(factor * 255).astype(np.uint8)
+        return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert(image.mode)
+
+    return turn
+
+
+def _gray(params: Mapping[str, Value]) -> Do:
+    def gray(image: Image.Image) -> Image.Image:
+        one = image.convert("L")
+        return one if params.get("num_output_channels", len(image.getbands())) == 1 else Image.merge("RGB", [one] * 3)
+
+    return gray
+
+
+#: The ops done here. A new one is a row; what is not here, or cannot be exact here, is torchvision's own.
+DRAWERS: Mapping[str, Drawer] = {
+    "Resize": _resize,
+    "CenterCrop": _center_crop,
+    "RandomCrop": _random_crop,
+    "RandomResizedCrop": _random_resized_crop,
+    "Pad": _pad,
+    "RandomHorizontalFlip": _sometimes(_flip(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "RandomVerticalFlip": _sometimes(_flip(Image.Transpose.FLIP_TOP_BOTTOM)),
+    "ColorJitter": _color_jitter,
+    "Grayscale": _always(_gray),
+    "RandomGrayscale": _sometimes(_gray),
+    "RandomInvert": _sometimes(lambda params: ImageOps.invert),
+    "RandomPosterize": _sometimes(lambda params: lambda image: ImageOps.posterize(image, _int(params["bits"]))),
+    "RandomSolarize": _sometimes(lambda params: lambda image: ImageOps.solarize(image, _float(params["threshold"]))),  # type: ignore[arg-type]
+    "RandomAdjustSharpness": _sometimes(
+        lambda params: _enhance(ImageEnhance.Sharpness, _float(params["sharpness_factor"]))
+    ),
+    "RandomAutocontrast": _sometimes(lambda params: ImageOps.autocontrast),
+    "RandomEqualize": _sometimes(lambda params: ImageOps.equalize),
+}
+
+
+def can_draw(step: Step) -> bool:
+    """Whether this step's draws are torch's without torch: all, but for bounds whose logarithm only torch knows."""
+    if step.op == "RandomResizedCrop":
+        return all(value in LOG_OF_RATIO for value in _floats(step.params["ratio"]))
+    return step.op in DRAWERS
+
+
+# --- plain data, typed ------------------------------------------------------------------------------------------
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _float(value: Value) -> float:
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def _pair(value: Value) -> tuple[int, int]:
+    assert isinstance(value, tuple)
+    return _int(value[0]), _int(value[1])
+
+
+def _floats(value: Value) -> tuple[float, float]:
+    assert isinstance(value, tuple)
+    return _float(value[0]), _float(value[1])

@@ -1,0 +1,119 @@
+"""From a pipeline to what is run for each image, chosen once at start.
+
+Where every step is known to :mod:`exact` and :mod:`table`, the plan needs no torch; otherwise the whole pipeline
+is torchvision's own. The answers are the same either way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from tvetl.spec import Form, Pipeline, Step, forms
+from tvetl_server.engine import exact
+from tvetl_server.engine.decode import Source
+from tvetl_server.engine.draw import Draw
+from tvetl_server.engine.encode import Outcome
+from tvetl_server.engine.table import CLOSES, OPENS, Table, is_pointwise
+from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
+from tvetl_server.settings import Limits
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one view of one object needs beside the pipeline: its seed, and what it may cost."""
+
+    seed: int
+    limits: Limits
+    #: time.monotonic() when to give up, or None.
+    deadline: float | None = None
+    #: Other views of the same source follow, so its pixels are worth keeping.
+    again: bool = False
+
+    def check(self, size: exact.Size) -> None:
+        """Raises TooManyPixels before a step makes them, and OutOfTime between steps."""
+        if size[0] * size[1] > self.limits.max_output_pixels:
+            raise TooManyPixels(
+                f"A step would make {size[0]} x {size[1]} pixels, "
+                f"more than the {self.limits.max_output_pixels:,} allowed."
+            )
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime(f"The object took longer than the {self.limits.seconds:g} seconds allowed.")
+
+
+class Plan(Protocol):
+    """The steps of a pipeline, between opened and encoded."""
+
+    def __call__(self, source: Source, run: Run) -> Outcome: ...
+
+
+class ExactPlan:
+    """Draw, decode, do: torchvision's pixels with no torch."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._stages = list(_stages(pipeline))
+
+    def __call__(self, source: Source, run: Run) -> Outcome:
+        actions = self._draw(Draw(run.seed), source.size, run)
+        first = actions[0] if actions else None
+        box = first.box if isinstance(first, exact.Crop) else None
+        outcome: Outcome = source.pixels(box, again=run.again)
+        for action in actions if box is None else actions[1:]:
+            assert isinstance(outcome, Image.Image)  # a tensor comes last
+            run.check(outcome.size)
+            outcome = action(outcome)
+        return outcome
+
+    def _draw(self, draw: Draw, size: exact.Size, run: Run) -> list[exact.Action]:
+        actions: list[exact.Action] = []
+        for stage in self._stages:
+            if isinstance(stage, Table):
+                actions.append(stage)
+            else:
+                drawn, size = exact.DRAWERS[stage.op](stage.params, draw, size)
+                actions += drawn
+            run.check(size)
+        return actions
+
+
+def _stages(pipeline: Pipeline) -> Iterator[Step | Table]:
+    """The steps as they are, but each run from image to tensor (and back) as one table."""
+    inside: list[Step] = []
+    for step, form in zip(pipeline.steps, forms(pipeline), strict=False):  # the form before each step
+        if inside or step.op in OPENS:
+            inside.append(step)
+            if step.op == CLOSES:
+                yield Table(inside, form.channels)
+                inside = []
+        else:
+            yield step
+    if inside:
+        yield Table(inside, form.channels)
+
+
+def needs_torch(pipeline: Pipeline) -> list[int]:
+    """The places of the steps that only torchvision itself does; empty where none is."""
+
+    def known(step: Step, form: Form) -> bool:
+        return step.op in OPENS or (exact.can_draw(step) if form.kind == "pil" else is_pointwise(step))
+
+    return [
+        i for i, (step, form) in enumerate(zip(pipeline.steps, forms(pipeline), strict=False)) if not known(step, form)
+    ]
+
+
+def run_plan(plan: Plan, source: Source, run: Run) -> Outcome:
+    """Run it, and say whatever a step throws as TransformFailed."""
+    try:
+        return plan(source, run)
+    except ObjectError:
+        raise
+    except MemoryError as error:
+        raise TooManyPixels("There is not enough memory for what a step makes of this image.") from error
+    except Exception as error:
+        # PIL, numpy and torch say in their own classes that an image does not suit a step.
+        raise TransformFailed(f"A step cannot take this image: {first_line(error)}.") from error
