@@ -1,4 +1,4 @@
-"""A stand-in cluster of two targets with the real server, photographs and a text in a bucket, and a scripted AIStore."""
+"""A stand-in cluster of two targets with the real server, a bucket of photographs, and a scripted AIStore."""
 
 from __future__ import annotations
 

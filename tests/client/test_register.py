@@ -104,7 +104,7 @@ def test_unregistering_what_is_not_there_says_so(cluster: Cluster) -> None:
 
 
 def test_no_cluster_is_another_error_than_a_cluster_that_refuses() -> None:
-    with pytest.raises(NotReachable, match="127.0.0.1:9") as absent:
+    with pytest.raises(NotReachable, match=r"127\.0\.0\.1:9") as absent:
         Cluster("http://127.0.0.1:9").etls()  # port 9: discard, which nobody runs
     assert "tvetl local" in absent.value.hint
 

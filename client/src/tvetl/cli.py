@@ -121,7 +121,7 @@ def show(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
         env = {key: value for key, value in container.env.items() if key != PIPELINE_VARIABLE}
         settings = " ".join(f"{key}={value}" for key, value in env.items())
         rows = [("image", container.image), ("pipeline", container.env.get(PIPELINE_VARIABLE, "")), ("env", settings)]
-        _table(("", name), [row for row in rows if row[1]])
+        _table((name, ""), [row for row in rows if row[1]])
     if errors:
         _table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
 
@@ -247,14 +247,10 @@ def local(
     allow: Annotated[Optional[list[str]], typer.Option(help="Run IMAGE=COMMAND, for images not ours.")] = None,  # noqa: UP045
 ) -> None:
     """Stand in for a cluster, on this machine and without Kubernetes, until Ctrl-C."""
-    from tvetl.local import LocalCluster
+    from tvetl.local import serve
 
     allowed = {image: shlex.split(command) for image, command in (_pair(item, "--allow") for item in allow or ())}
-    with LocalCluster(root, targets=targets, port=port, allow=allowed) as cluster:
-        _print(f"AIS_ENDPOINT={cluster.endpoint}")
-        err.print(f"Buckets are folders in {root}. Ctrl-C stops it.")
-        while True:
-            time.sleep(3600)
+    serve(root, port=port, targets=targets, allow=allowed, log=_print)
 
 
 # What several commands, and examples/demo.py, print

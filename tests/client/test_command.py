@@ -1,0 +1,148 @@
+"""The command says what happened, and its exit status is the table's in docs/command.md."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tvetl import errors
+from tvetl.cluster import Cluster
+from tvetl.local import LocalCluster
+
+Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
+NOBODY = "http://127.0.0.1:9"  # port 9: discard, which nobody runs
+
+
+@pytest.fixture
+def pipeline_file(tmp_path: Path) -> Path:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("version: 1\nsteps: [{op: Resize, size: [20, 20]}]\noutput: {format: jpeg}\n", encoding="utf-8")
+    return path
+
+
+def test_help_waits_for_neither_the_sdk_nor_torch() -> None:
+    heavy = "{'aistore', 'requests', 'torch', 'numpy', 'PIL'}"
+    program = f"import sys, tvetl.cli; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_validate_prints_the_canonical_form(tvetl: Command, pipeline_file: Path) -> None:
+    done = tvetl("validate", str(pipeline_file))
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["steps"] == [{"op": "Resize", "size": [20, 20]}]
+    assert tvetl("validate", "-", input=done.stdout).stdout == done.stdout
+
+
+def test_a_pipeline_that_cannot_work_is_refused_with_every_place(tvetl: Command, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("steps: [{op: Resize, size: -3}, {op: Nonsense}]\n", encoding="utf-8")
+    done = tvetl("validate", str(path))
+    assert done.returncode == 2
+    assert b"$.steps[0].size" in done.stderr
+    assert b"$.steps[1].op" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_pod_can_be_had_without_a_cluster(tvetl: Command, pipeline_file: Path) -> None:
+    done = tvetl("register", "test-command", str(pipeline_file), "--yaml", "-e", NOBODY)
+    assert done.returncode == 0
+    assert b"\nkind: Pod\n" in done.stdout
+
+
+def test_nobody_at_the_endpoint_is_status_5(tvetl: Command) -> None:
+    for told in (tvetl("list", "--endpoint", NOBODY), tvetl("list", env={**os.environ, "AIS_ENDPOINT": NOBODY})):
+        assert told.returncode == 5
+        assert NOBODY.encode() in told.stderr
+        assert b"Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["register", "x", "no-such-file.yaml"],
+        ["get", "no-object", "--output", "x"],
+        ["get", "images/a.jpg", "--etl", "some-etl", "--args", '{"sed": 1}', "--output", "x"],
+        ["transform", "a", "b", "--etl", "some-etl", "--prefix", "p", "--name", "n"],
+        ["list", "--endpoint", "localhost:8080"],
+    ],
+)
+def test_usage_errors_are_status_2(tvetl: Command, arguments: list[str]) -> None:
+    done = tvetl(*arguments)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_whole_way(
+    tvetl: Command, local: LocalCluster, cluster: Cluster, images: str, pipeline_file: Path, tmp_path: Path
+) -> None:
+    at = ("--endpoint", local.endpoint)
+    done = tvetl("register", "test-command", str(pipeline_file), *at)
+    assert done.returncode == 0, done.stderr
+    assert b"test-command is ready" in done.stdout
+    assert tvetl("register", "test-command", str(pipeline_file), *at).stdout.endswith(b"unchanged\n")
+    assert {"name": "test-command", "stage": "Running", "objects": 0} in json.loads(tvetl("list", "--json", *at).stdout)
+    assert json.loads(tvetl("show", "test-command", "--json", *at).stdout)["errors"] == []
+
+    done = tvetl("get", "images/photo_0.png", "--etl", "test-command", *at)
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        assert image.size == (20, 20)
+    done = tvetl("get", "images/photo_1.txt", "--etl", "test-command", "-o", str(tmp_path / "x"), *at)
+    assert done.returncode == 4
+    assert b"not_an_image" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+    failed = tmp_path / "failed.jsonl"
+    done = tvetl("transform", images, "command-out", "--etl", "test-command", "--errors", str(failed), "--json", *at)
+    assert done.returncode == 4
+    report = json.loads(done.stdout)
+    assert report["done"] == report["wanted"] - 1
+    assert json.loads(failed.read_text(encoding="utf-8"))["object"] == "photo_1.txt"
+    done = tvetl("transform", images, "command-out", "--etl", "test-command", "--template", "photo_{0..3}.png", *at)
+    assert done.returncode == 0, done.stderr
+    assert b"of the template are not in the source" in done.stdout
+
+    assert tvetl("stop", "test-command", *at).returncode == 0
+    assert tvetl("show", "test-command", *at).returncode == 1
+    assert tvetl("start", "test-command", *at).returncode == 0
+    assert tvetl("rm", "test-command", *at).returncode == 0
+    assert "test-command" not in [etl.name for etl in cluster.etls()]
+    cluster.delete_bucket("command-out")
+
+
+def test_local_runs_until_it_is_interrupted(tmp_path: Path) -> None:
+    program = [sys.executable, "-u", "-c", "from tvetl.cli import main; main()", "local", "--port", "0"]
+    with subprocess.Popen([*program, "--root", str(tmp_path / "root")], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        line = next(line for line in running.stdout if "http://" in line)
+        endpoint = re.search(r"http://[\d.:]+", line)
+        assert endpoint
+        cluster = Cluster(endpoint[0])
+        cluster.create_bucket("made")
+        assert (tmp_path / "root").is_dir()
+        assert cluster.objects("made") == []
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 0
+
+
+def test_the_exit_statuses_are_those_of_the_documentation(repository: Path) -> None:
+    text = (repository / "docs" / "command.md").read_text(encoding="utf-8")
+    table = {match[2]: int(match[1]) for match in re.finditer(r"^\| (\d+) \| .* \| `(\w+)` \|$", text, re.MULTILINE)}
+    kinds = {
+        name: kind.exit_code
+        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.TvetlError) and not name.startswith("_") and kind is not errors.TvetlError
+    }
+    assert table == kinds
