@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,39 @@ def test_nothing_lingers_when_the_cluster_is_killed(tmp_path: Path, pod: Callabl
     pause_until(lambda: not processes(cluster))
 
 
+@needs_proc
+def test_serve_says_where_it_is_and_ends_on_a_signal(tmp_path: Path, pod: Callable[..., str]) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from tvetl.local import serve\n"
+        "allow = {'localhost/rec:1': sys.argv[2:]}\n"
+        "serve(pathlib.Path(sys.argv[1]), allow=allow, log=lambda line: print(line, flush=True))\n"
+    )
+    recorder = [sys.executable, str(Path(__file__).with_name("recorder.py"))]
+    argv = [sys.executable, "-c", program, str(tmp_path / "ais"), *recorder]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout
+            cluster = LocalCluster(tmp_path / "ais")
+            cluster.endpoint = re.findall(r"http://127.0.0.1:\d+", server.stdout.readline())[0]
+            assert server.stdout.readline().strip() == f"export AIS_ENDPOINT={cluster.endpoint}"
+            register(cluster, pod)
+            assert len(processes(cluster)) == 2
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
+    assert processes(cluster) == set()
+
+
+def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "local.md"
+    example = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, str(guide), "exec"), {})  # noqa: S102 - our own words, which must be true
+
+
 def test_stop_ends_open_connections_and_frees_the_port(tmp_path: Path) -> None:
     cluster = LocalCluster(tmp_path)
     cluster.start()
@@ -147,9 +181,9 @@ def test_a_transformer_that_does_not_answer_in_time_fails_that_object_only(
     ask(cluster, "POST", "/v1/buckets/src", {"action": "create-bck"})
     for name in ("slow.jpg", "a.jpg"):
         ask(cluster, "PUT", f"/v1/objects/src/{name}", b"DATA")
-    register(cluster, pod, obj_timeout="100ms")
+    register(cluster, pod, obj_timeout="700ms")
     status, error = ask(cluster, "GET", "/v1/objects/src/slow.jpg?etl_name=rec-etl")
-    assert (status, "no answer within 100ms" in error["message"]) == (500, True)
+    assert (status, "no answer within 700ms" in error["message"]) == (500, True)
     assert ask(cluster, "GET", "/v1/objects/src/a.jpg?etl_name=rec-etl") == (200, b"T:fqn")
 
 
