@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -142,7 +141,7 @@ def test_a_wrong_value_says_what_was_expected(step: dict[str, object], said: str
         ("steps: &a []\nseed: *a", "anchors and aliases are not allowed"),
         ("steps: !!python/name:os.system ''", "tags are not allowed"),
         ("? [a]\n: 1", "expected text as a key"),
-        ('{"steps": ' + "9" * 5000 + "}", "digits" if sys.version_info >= (3, 11) else "list of 0..64 steps"),
+        ('{"steps": ' + "9" * 5000 + "}", "too many digits"),
         ('{"version": 2, "steps": []}', "$.version: expected 1, got 2"),
         ('{"seed": -1, "steps": []}', "$.seed: expected 0..9223372036854775807, got -1"),
         ('{"seed": 9223372036854775808, "steps": []}', "$.seed: expected 0..9223372036854775807"),
