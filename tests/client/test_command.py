@@ -10,15 +10,19 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aistore.sdk import Client
 from PIL import Image
 
 from tvetl import errors
 from tvetl.cluster import Cluster
 from tvetl.local import LocalCluster
+from tvetl.pod import PodSpec
+from tvetl.spec import Pipeline
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
 NOBODY = "http://127.0.0.1:9"  # port 9: discard, which nobody runs
@@ -135,6 +139,42 @@ def test_local_runs_until_it_is_interrupted(tmp_path: Path) -> None:
         assert cluster.objects("made") == []
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=60) == 0
+
+
+#: A transformer that takes its time, and tells in a file when the first object is there.
+SLOW = """
+import http.server, os, pathlib, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.send_header("Content-Length", "0"), self.end_headers()
+    def do_PUT(self):
+        pathlib.Path(sys.argv[1]).touch()
+        time.sleep(0.2)
+        self.send_response(200), self.send_header("Content-Length", "1"), self.end_headers(), self.wfile.write(b"x")
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_an_interrupted_transform_ends_its_job(tmp_path: Path, pipeline: Callable[..., Pipeline]) -> None:
+    began = tmp_path / "began"
+    slow = {"slow:1": [sys.executable, "-c", SLOW, str(began)]}
+    with LocalCluster(tmp_path / "root", allow=slow) as running:
+        cluster = Cluster(running.endpoint)
+        cluster.create_bucket("many")
+        for at in range(600):  # half a minute of work for the one target, were it not interrupted
+            cluster.put("many", f"{at:03}", b"x")
+        cluster.register(PodSpec("test-slow", pipeline(), "slow:1", start_timeout=60))
+        program = [sys.executable, "-c", "from tvetl.cli import main; main()", "transform", "many", "out"]
+        with subprocess.Popen([*program, "--etl", "test-slow", "-e", running.endpoint]) as command:
+            deadline = time.monotonic() + 60
+            while not began.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            command.send_signal(signal.SIGINT)
+            assert command.wait(timeout=60) == 130
+        while jobs_left := Client(running.endpoint).cluster().list_running_jobs(job_kind="etl-bck"):
+            assert time.monotonic() < deadline, jobs_left  # objects under way are finished first
+            time.sleep(0.05)
+        assert len(cluster.objects("out")) < 600
 
 
 def test_the_exit_statuses_are_those_of_the_documentation(repository: Path) -> None:
