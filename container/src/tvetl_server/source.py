@@ -103,6 +103,8 @@ def read_body(
             connection.settimeout(None)
     if length is not None and got < length:
         raise TruncatedBody(f"The object's body broke off after {got} of {length} bytes.")
+    if time.monotonic() > deadline:
+        raise OutOfTime("The object's bytes came too slowly.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -122,7 +124,8 @@ def mounts(table: Path = Path("/proc/self/mountinfo")) -> tuple[Path, ...]:
         return ()
     # The fifth field is the mount point, blanks and the like as \040 (proc_pid_mountinfo(5)).
     points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4]) for line in lines if line}
-    return tuple(Path(point) for point in sorted(points) if not _NOT_DISKS.fullmatch(point) and os.path.isdir(point))
+    disks = (Path(point) for point in sorted(points) if not _NOT_DISKS.fullmatch(point))
+    return tuple(disk for disk in disks if disk.is_dir())
 
 
 class Files:
@@ -149,16 +152,17 @@ class Files:
         """
         root, parts, bucket = self._place(fqn)
         descriptor = self._open(root, parts, bucket)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableFile("The named file is not a regular file.")
             if status.st_size > self._limit:
                 raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {self._limit}.")
-            try:
-                return _read_all(file, status.st_size, self._limit)
-            except OSError as error:
-                raise UnreadableFile(f"The named file could not be read: {error.strerror}.") from error
+            return _read_all(descriptor, status.st_size, self._limit)
+        except OSError as error:
+            raise UnreadableFile(f"The object's file could not be read: {error.strerror}.") from error
+        finally:
+            os.close(descriptor)
 
     def _place(self, fqn: str) -> tuple[Path, list[str], int]:
         """The root, the names below it, and how many of these make the bucket's folder."""
@@ -227,11 +231,12 @@ class Files:
         return message
 
 
-def _read_all(file: BinaryIO, size: int, limit: int) -> bytes:
+def _read_all(descriptor: int, size: int, limit: int) -> bytes:
     """All bytes: one read of ``size`` where the file is as large as it says; it may grow while it is read."""
-    data = file.read(size)
-    while more := file.read(_STEP):
-        data += more
-        if len(data) > limit:
-            raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
+    with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+        data = file.read(size)
+        while more := file.read(_STEP):
+            data += more
+            if len(data) > limit:
+                raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
     return data

@@ -109,7 +109,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             ready = Ready(engine)
             ready()  # the first object shall not pay for it; where it fails, /health tries again and says so
             return create_app(self._settings, engine, self._counts, ready)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # The master made the same engine, so this is the moment (memory, most likely), not the pipeline. As an
             # exception it would end the master too, and with it the ETL; so: leave, and be replaced.
             _log.exception("A worker could not start; another is tried")
