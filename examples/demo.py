@@ -100,8 +100,11 @@ def train(cluster: Cluster, etl: str) -> None:
         return
     dataset = TransformedImages(cluster, "photos", etl, seed=2023)
     dataset.set_epoch(1)
-    for batch, names in DataLoader(dataset, batch_size=4, shuffle=True):
-        say(f"a batch {tuple(batch.shape)} of {batch.dtype}, mean {batch.mean():+.2f}: {', '.join(names)}")
+    loader = DataLoader(dataset, batch_size=4, shuffle=True)
+    for at, (batch, names) in enumerate(loader):
+        if at < 2:
+            say(f"a batch {tuple(batch.shape)} of {batch.dtype}, mean {batch.mean():+.2f}: {', '.join(names)}")
+    say(f"an epoch of {len(loader)} batches, {len(dataset)} photographs")
 
 
 def look(cluster: Cluster, names: Sequence[str], crop: str) -> Path:
