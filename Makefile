@@ -76,7 +76,7 @@ build/uv/bin/uv:
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp locks/dev.txt
-	@echo "Installing torch and the test tools (on Linux 3 GB to fetch, 5.5 GB on disk; some minutes)"
+	@echo "Installing torch and the test tools (on Linux 3 GB to fetch, 5.5 GB on disk: some minutes, the first time)"
 	@.venv/bin/python $(LOCKED) -r locks/dev.txt
 	@touch $@
 
