@@ -96,6 +96,31 @@ def test_a_chunked_body_is_read_whole(server: Any, image: bytes) -> None:
     assert size_of(response.read()) == (32, 32)
 
 
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [
+        ("", {}, 413),
+        ("?etl_args=nonsense", {}, 400),
+        ("", {"Ais-Node-Url": "http://example.com/a"}, 403),
+        ("", {"Ais-Node-Url": ","}, 400),
+    ],
+)
+def test_who_sends_a_large_body_hears_why_it_is_refused(
+    run_server: Callable[..., Any], recorder: Any, query: str, headers: dict[str, str], status: int
+) -> None:
+    """The answer comes while the sender still writes; a reset in its place would be repeated ten times."""
+    server = run_server(TVETL_MAX_BYTES="1000", AIS_TARGET_URL=recorder.url, direct_put="true")
+    connection = server.connect()
+    for _ in range(2):  # the same connection serves on
+        connection.putrequest("PUT", f"/src/a.jpg{query}")
+        for name, value in {"Content-Length": str(8 * 2**20), **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders(bytes(8 * 2**20))
+        response = connection.getresponse()
+        assert (response.status, set(json.loads(response.read()))) == (status, {"error", "message", "object"})
+        assert not response.will_close
+
+
 def test_a_body_wins_over_a_file_name(server: Any, disk: Any, image: bytes) -> None:
     assert server.put(disk.push("not-there.jpg"), image).status == 200
 

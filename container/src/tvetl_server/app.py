@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from functools import partial
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import unquote
 
@@ -57,10 +58,6 @@ class Ready:
             with self._lock:
                 try:
                     self._engine.self_test()
-                    self._tested = True
-                except TransformFailed as error:
-                    # It was decoded; a step (a crop larger than the test image, say) wants another object than that.
-                    _log.warning("The self-test's image does not suit this pipeline: %s", error)
                     self._tested = True
                 except Exception:  # noqa: BLE001  whatever it is, the answer is "not ready"
                     _log.exception("The self-test failed")
@@ -121,14 +118,17 @@ class _Objects:
     def put(self, http: Request) -> Response:
         """The answer to one PUT, whatever happens."""
         start = time.monotonic()
+        deadline = start + self._settings.limits.seconds
         target = str(http.environ.get("RAW_URI", ""))
         job = _Job(name=unquote(target.partition("?")[0], errors="replace").lstrip("/"))
         with self.counts.in_flight():
             try:
-                answer = self._work(http, target, job, start + self._settings.limits.seconds)
+                answer = self._work(http, target, job, deadline)
                 response = _respond(answer)
             except Exception as error:  # noqa: BLE001  the one place where errors become answers
                 response = self._refuse(error, job)
+                # After the answer: it may be the reason why the sender stops.
+                response.call_on_close(partial(source.discard, _stream(http), deadline, _connection(http)))
         self.counts.count(response.status_code, job.code, job.bytes_in, job.bytes_out)
         if self._settings.access_log:
             _access.info(job.line(response.status_code, time.monotonic() - start))
@@ -164,10 +164,8 @@ class _Objects:
         chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
         length = int(environ.get("CONTENT_LENGTH") or 0)  # a number: the server has checked it
         if chunked or length:
-            stream = cast(BinaryIO, environ["wsgi.input"])  # bare: Flask's own wrapper hides a short body
-            connection = cast("source.Socket | None", environ.get("gunicorn.socket"))
             limit = self._settings.limits.max_bytes
-            data = source.read_body(stream, None if chunked else length, limit, deadline, connection)
+            data = source.read_body(_stream(http), None if chunked else length, limit, deadline, _connection(http))
             if data:
                 return data, True
         if asked.fqn is not None:
@@ -209,11 +207,21 @@ class _Job:
         return json.dumps(fields, ensure_ascii=False)
 
 
+def _stream(http: Request) -> BinaryIO:
+    """The body as the server gives it: Flask's own wrapper hides that one is short."""
+    return cast(BinaryIO, http.environ["wsgi.input"])
+
+
+def _connection(http: Request) -> source.Socket | None:
+    return cast("source.Socket | None", http.environ.get("gunicorn.socket"))
+
+
 def _respond(answer: delivery.Answer) -> Response:
     if answer.status == 204:
         # No Content-Length and no type with 204 (RFC 9110); the length that counts has its own header.
         response = Response(status=204)
         del response.headers["Content-Type"]
-        response.headers[delivery.LENGTH_HEADER] = str(answer.length or 0)
+        if answer.length is not None:
+            response.headers[delivery.LENGTH_HEADER] = str(answer.length)
         return response
     return Response(answer.body, answer.status, content_type=answer.content_type)

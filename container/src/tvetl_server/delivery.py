@@ -153,20 +153,17 @@ class Delivery:
     def _answer(self, route: Route, response: _Response, sent: int) -> Answer:
         status = response.status
         if status == 204 or (status == 200 and route.direct):
-            length = int(response.length) if response.length and re.fullmatch(r"[0-9]{1,18}", response.length) else sent
-            return Answer(204, length=length)
+            # A target says 200 with nothing: what it got is what we sent. A further stage tells what it put.
+            told = response.length if re.fullmatch(r"[0-9]{1,18}", response.length or "") else None
+            return Answer(204, length=int(told) if told else sent if route.direct else None)
         if status == 200 and response.body:
             return Answer(200, response.body, response.content_type)
         if status == 200:
             raise DeliveryFailed("The next stage answered with nothing; that would be stored as an empty object.")
         # 404 would tell a job that the object is gone, and a 3xx would be followed by someone.
         if route.direct or status < 400 or status == 404:
-            words = self._without_secret(response.body)
-            raise DeliveryFailed(
-                f"{route.url.hostname} answered {status}: {words}"
-                if words
-                else f"{route.url.hostname} answered {status}."
-            )
+            words = self._without_secret(response.body) or "(nothing)"
+            raise DeliveryFailed(f"{route.url.hostname} answered {status}: {words}")
         return Answer(status, response.body or b"{}", response.content_type)
 
     def _without_secret(self, body: bytes) -> str:

@@ -6,6 +6,7 @@ what was opened is what is read. See PROTOCOL.md, section 2.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -20,7 +21,7 @@ from urllib.parse import parse_qsl, unquote
 
 from .errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
 
-__all__ = ["Files", "Request", "Socket", "mounts", "parse_target", "read_body"]
+__all__ = ["Files", "Request", "Socket", "discard", "mounts", "parse_target", "read_body"]
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +109,22 @@ def read_body(
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def discard(stream: BinaryIO, deadline: float, connection: Socket | None = None) -> None:
+    """Read the rest of a body that was refused, and forget it, until ``deadline``.
+
+    Closing a connection while its sender writes resets it: the target would lose the answer and its reason,
+    and repeat the object ten times.
+    """
+    if connection is not None:
+        connection.settimeout(_STALL)
+    with contextlib.suppress(OSError, ValueError):
+        while time.monotonic() < deadline and stream.read(_STEP):
+            pass
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.settimeout(None)
+
+
 #: <mount>/**/@<provider>/<bucket, perhaps with @<uuid>#<namespace> before it>/%ob/<object>
 _PROVIDER = re.compile(r"@[a-z]+")
 _OBJECTS = "%ob"
@@ -174,17 +191,17 @@ class Files:
         for root in self._roots:
             depth = len(root.parts) - 1
             if tuple(names[:depth]) == root.parts[1:] and len(names) > depth:
-                return root, names[depth:], self._bucket_depth(names[depth:])
+                return root, names[depth:], max(1, self._bucket_depth(names, depth) - depth)
         raise OutsideRoots("The file name is outside of the folders that may be read (TVETL_ROOTS).")
 
-    def _bucket_depth(self, parts: list[str]) -> int:
-        """How many of ``parts`` lead to the bucket's folder."""
-        if _OBJECTS in parts[:-1]:
-            objects = parts.index(_OBJECTS)
-            if any(_PROVIDER.fullmatch(part) for part in parts[: objects - 1]):
+    def _bucket_depth(self, names: list[str], depth: int) -> int:
+        """How many of ``names`` lead to the bucket's folder; the first ``depth`` lead to the root."""
+        if _OBJECTS in names[:-1]:
+            objects = names.index(_OBJECTS)
+            if any(_PROVIDER.fullmatch(name) for name in names[: objects - 1]):
                 return objects
         if self._any_shape:
-            return 1  # <root>/<bucket>/..., as the stand-in cluster lays folders out
+            return depth + 1  # <root>/<bucket>/..., as the stand-in cluster lays folders out
         raise OutsideRoots("The file name is not that of an object in one of the target's mounts.")
 
     def _open(self, root: Path, parts: list[str], bucket: int) -> int:
