@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from tvetl_server.settings import SETTINGS
+from tvetl.spec import parse
+from tvetl_server import wsgi
+from tvetl_server.settings import SETTINGS, Settings
 
 PIPELINE = '{"steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}}'
 
@@ -108,6 +110,21 @@ def test_a_worker_that_dies_is_replaced_and_the_first_process_lives(
     assert server.process.poll() is None
     text = server.get("/metrics").body.decode()
     assert 'tvetl_requests_total{status="200",code="answered"} 2\n' in text, "counters never go back"
+
+
+def test_a_worker_that_cannot_start_does_not_end_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn ends as a whole on a worker's exit status 3 or 4, which an exception at its start would give."""
+
+    def short_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    pipeline = parse(PIPELINE)
+    server = wsgi._Server(Settings(pipeline=PIPELINE), pipeline)
+    monkeypatch.setattr(wsgi, "Engine", short_of_memory)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(SystemExit) as left:
+        server.load()
+    assert left.value.code == 1
 
 
 def test_nothing_is_written_but_memory(run_server: Callable[..., Any], tmp_path: Path, image: bytes) -> None:
