@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import socket
+import struct
+from collections.abc import Iterable, Mapping
 
 import gunicorn.http.message
 
 from .settings import Settings
 
-__all__ = ["REQUEST_LINE", "allow_long_request_lines", "config"]
+__all__ = ["REQUEST_LINE", "allow_long_request_lines", "config", "end_waits"]
 
 #: Longest request line, in bytes. A name of 1,024 CJK characters is 9 kB in the path (%XX a byte) and 15 kB in
 #: ``etl_fqn`` (quoted twice: %25XX a byte); the arguments come on top.
@@ -22,6 +24,14 @@ KEEP_ALIVE = 30
 #: Seconds without a sign of life after which a worker is killed and replaced. With threads the sign comes from
 #: the main loop, whatever the requests do, so this ends only a process that hangs as a whole.
 TIMEOUT = 120
+
+#: Seconds that a thread waits for a peer in the middle of a request line, a header or an answer. gunicorn waits for
+#: ever, and a node that vanished would keep a thread; above AIStore's obj_timeout (45), after which nobody listens.
+PEER = 60
+
+#: Seconds that the kernel keeps a connection on which nothing was said yet. gunicorn would hold a thread for it, up
+#: to 5 s, and Go opens connections that it may not need at once.
+SILENT = 30
 
 #: A folder in memory that every pod has. On a disk the sign of life can hang with the disk, and the root file
 #: system may be read-only.
@@ -71,3 +81,12 @@ def allow_long_request_lines() -> None:
     reaches the port could fill the memory.
     """
     gunicorn.http.message.MAX_REQUEST_LINE = REQUEST_LINE
+
+
+def end_waits(listeners: Iterable[socket.socket], peer: int = PEER, silent: int = SILENT) -> None:
+    """Let the kernel end waits that gunicorn does not; connections inherit this from their listener."""
+    for listener in listeners:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", peer, 0))  # struct timeval
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, silent)

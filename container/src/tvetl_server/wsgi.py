@@ -98,6 +98,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         for name, value in gunicorn_conf.config(self._settings).items():
             self.cfg.set(name, value)
         self.cfg.set("logger_class", _logger_class(self._settings))
+        self.cfg.set("when_ready", self._before_workers)
         self.cfg.set("pre_fork", self._before_fork)
         self.cfg.set("post_fork", self._after_fork)
         self.cfg.set("child_exit", self._after_exit)
@@ -115,6 +116,9 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             _log.exception("A worker could not start; another is tried")
             time.sleep(1)
             sys.exit(1)
+
+    def _before_workers(self, arbiter: gunicorn.arbiter.Arbiter) -> None:
+        gunicorn_conf.end_waits(listener.sock for listener in arbiter.LISTENERS)
 
     def _before_fork(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
         worker.tvetl_row = self._free_rows.pop(0) if self._free_rows else 0
