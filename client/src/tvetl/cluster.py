@@ -105,13 +105,15 @@ class Cluster:
     """An AIStore cluster (or ``tvetl local``) at ``endpoint``, like ``http://192.168.49.2:8080``.
 
     Connects when first asked for something. Buckets are named ``images`` (provider ais) or by URL, ``s3://images``.
+    ``patience`` is how many seconds a read waits for bytes; ``connections`` how many to each node are kept open, so
+    that as many threads can read through one Cluster. Not for use across a fork: make another one there.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, patience: float = _TIMEOUT[1], connections: int = 10) -> None:
         self.endpoint = _checked(endpoint)
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
-        self._reads = _client(self.endpoint, attempts=3)
-        self._acts = _client(self.endpoint, attempts=1)
+        self._reads = _client(self.endpoint, 3, patience, connections)
+        self._acts = _client(self.endpoint, 1)
 
     # ETLs
 
@@ -160,6 +162,12 @@ class Cluster:
     def show(self, name: str) -> Container | None:
         """Image, command and environment of a running ETL. Raises NotFound, for a stopped one too."""
         return container_of(_row(_row(self._json(f"etl/{name}")).get("init_msg")))
+
+    def object_seconds(self, name: str) -> float:
+        """How long the cluster gives this ETL for one object (``obj_timeout``); AIStore's 45 where it does not say."""
+        told = str(_row(_row(self._json(f"etl/{name}")).get("init_msg")).get("obj_timeout", ""))
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", told)  # Go writes 45s, 2m, 1m30s
+        return sum(float(n) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit] for n, unit in parts) or 45.0
 
     def errors(self, name: str, job: str = "") -> list[ObjectError]:
         """What failed in one job of the ETL, or in reading objects inline; AIStore keeps 128 a target.
@@ -456,7 +464,7 @@ class _Watch:
             self._seen = dict.fromkeys(sorted(lines))
 
 
-def _client(endpoint: str, attempts: int) -> Client:
+def _client(endpoint: str, attempts: int, patience: float = _TIMEOUT[1], connections: int = 10) -> Client:
     """An SDK client that gives up soon: the SDK's own repeats 5xx for 93 s and then loses the reason.
 
     429 and 503 are repeated for 1.5 s in all, and then returned with their body.
@@ -478,7 +486,8 @@ def _client(endpoint: str, attempts: int) -> Client:
         retry=retry_if_exception_type(requests.ConnectionError),
         reraise=True,
     )
-    return Client(endpoint, timeout=_TIMEOUT, retry_config=RetryConfig(http_retry=http, network_retry=network))
+    retries = RetryConfig(http_retry=http, network_retry=network)
+    return Client(endpoint, timeout=(_TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
 
 
 def _checked(endpoint: str) -> str:

@@ -83,11 +83,14 @@ class NameTaken(RegistrationError):
 
 
 class ObjectFailed(TvetlError):
-    """One object that the ETL refused: ``code`` and ``status`` as the table in docs/command.md lists them."""
+    """One object that the ETL refused: ``code`` and ``status`` as the table in docs/command.md lists them.
+
+    A DataLoader's worker process hands on the sentence alone, hence the defaults.
+    """
 
     exit_code = 4
 
-    def __init__(self, message: str, *, code: str, status: int, hint: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "unknown", status: int = 0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.code = code
         self.status = status
