@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -15,22 +16,25 @@ import gunicorn.workers.base
 
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
+from tvetl.spec.ops import is_own
 
 from . import gunicorn_conf
 from .app import Ready, create_app
-from .engine import Engine
+from .engine import Engine, runnable
 from .metrics import Metrics
+from .own import NONE, OwnOp, installed
 from .settings import Settings, describe, read_settings
 
 __all__ = ["main"]
 
 _log = logging.getLogger("tvetl_server.wsgi")  # not __name__: that is "__main__" under python -m
 
-_USAGE = """usage: tvetl-server [--check | --help]
+_USAGE = """usage: tvetl-server [--check | --ops | --help]
 
 Transforms images for AIStore: listens for the objects that a storage target pushes.
 
   --check  read the settings, show the pipeline as it is understood and its digest, and leave
+  --ops    list the ops that a pipeline may have here, own ones included, as a line of JSON, and leave
   --help   this text
 
 Everything is set by the environment:
@@ -45,11 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["--help"], ["-h"]):
         print(_USAGE.format(settings=describe()), end="")
         return 0
-    if words not in ([], ["--check"]):
+    if words not in ([], ["--check"], ["--ops"]):
         print(f"tvetl-server: no such option: {' '.join(words)}; see --help", file=sys.stderr)
         return 2
     try:
-        settings, pipeline = _understand(os.environ)
+        if words == ["--ops"]:
+            print(json.dumps([*runnable(), *sorted(installed())]))
+            return 0
+        settings, pipeline, own = _understand(os.environ)
     except TvetlError as error:
         _explain(error)
         return error.exit_code
@@ -57,19 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(canonical(pipeline))
         print(digest(pipeline))
         return 0
+    # nvImageCodec would write a line on stderr for every file that it leaves to Pillow; read when it is loaded.
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     _log_to_stderr(settings)
     gunicorn_conf.allow_long_request_lines()
     _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
-    _Server(settings, pipeline).run()
+    _Server(settings, pipeline, own).run()
     return 0
 
 
-def _understand(env: Mapping[str, str]) -> tuple[Settings, Pipeline]:
-    """Settings and pipeline, and that this container can run it. Raises TvetlError."""
+def _understand(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, OwnOp]]:
+    """Settings, pipeline and own ops, and that this container can run it. Raises TvetlError."""
     settings = read_settings(env)
     pipeline = parse(settings.pipeline)
-    Engine(pipeline, settings.limits)
-    return settings, pipeline
+    # Foreign code runs only where it is asked for: a broken package harms no pipeline without it.
+    own = installed() if any(is_own(step.op) for step in pipeline.steps) else NONE
+    Engine(pipeline, settings.limits, own)
+    return settings, pipeline, own
 
 
 def _explain(error: TvetlError) -> None:
@@ -86,9 +97,10 @@ def _explain(error: TvetlError) -> None:
 class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings; each worker makes its own engine and application."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+    def __init__(self, settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> None:
         self._settings = settings
         self._pipeline = pipeline
+        self._own = own
         # A row a worker, and as many for those that still stop while their successors run.
         self._counts = Metrics(rows=2 * settings.workers)
         self._free_rows = list(range(2 * settings.workers))
@@ -106,7 +118,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
     def load(self) -> flask.Flask:
         """In a new worker: its engine, tried out, and its application."""
         try:
-            engine = Engine(self._pipeline, self._settings.limits)
+            engine = Engine(self._pipeline, self._settings.limits, self._own)
             ready = Ready(engine)
             ready()  # the first object shall not pay for it; where it fails, /health tries again and says so
             return create_app(self._settings, engine, self._counts, ready)

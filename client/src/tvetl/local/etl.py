@@ -155,6 +155,7 @@ class Etls:
             "AIS_TARGET_URL": f"{target.url}/v1/etl/_object/{etl.name}/{etl.secret}",
             "direct_put": str(etl.message.support_direct_put).lower(),
             "TVETL_ROOTS": str(self._store.root),
+            "TVETL_HOST": "127.0.0.1",
         }
         env = ours | {variable.name: _value(variable, name) for variable in etl.plan.env} | given
         pod = Pod(name, argv, env, self._store.root / OURS / "logs" / f"{name}.log")

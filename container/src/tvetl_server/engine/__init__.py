@@ -10,19 +10,21 @@ import importlib.util
 import io
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from tvetl.errors import PipelineError, Problem
-from tvetl.spec import Arguments, Pipeline, derive_seed, with_arguments
+from tvetl.spec import OPS, Arguments, Pipeline, derive_seed, with_arguments
 from tvetl_server.engine.decode import open_source
 from tvetl_server.engine.encode import encode, encode_views, media_type
-from tvetl_server.engine.plan import ExactPlan, Plan, Run, needs_torch, run_plan
+from tvetl_server.engine.plan import ExactPlan, Plan, Run, needs_torch, only_torch, run_plan
 from tvetl_server.errors import TransformFailed
+from tvetl_server.own import NONE, OwnOp, settled
 from tvetl_server.settings import Limits
 
-__all__ = ["Engine", "Result"]
+__all__ = ["Engine", "Result", "runnable"]
 
 #: Plans for a ``size`` that requests asked for, kept ready.
 _PLANS = 64
@@ -39,15 +41,19 @@ class Result:
 class Engine:
     """One pipeline, ready to run, for any number of threads."""
 
-    def __init__(self, pipeline: Pipeline, limits: Limits) -> None:
-        """Raises tvetl.errors.PipelineError, naming each step, where this container cannot run the pipeline."""
+    def __init__(self, pipeline: Pipeline, limits: Limits, own: Mapping[str, OwnOp] = NONE) -> None:
+        """``own`` has the ops that this container has beside those of the table, by their qualified names.
+
+        Raises tvetl.errors.PipelineError, naming each step, where this container cannot run the pipeline.
+        """
         self._limits = limits
-        self._pipeline = pipeline
+        self._own = own
+        self._pipeline = pipeline = settled(pipeline, own)
         Image.MAX_IMAGE_PIXELS = None  # the limit is ours, from the header, as an error and not a warning
         # Pillow warns of damage that it survives, torchvision that ToTensor is old (its successors give other last
         # bits). Set once: warnings.catch_warnings around each image is not for several threads.
         warnings.filterwarnings("ignore", module=r"(PIL|torchvision)\.")
-        self._plan = _plan(pipeline)
+        self._plan = _plan(pipeline, own)
         self._plans: dict[object, Plan] = {}
 
     def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result:
@@ -76,8 +82,8 @@ class Engine:
     def self_test(self) -> None:
         """Decode and transform a real JPEG; raises whatever is broken in this process."""
         buffer = io.BytesIO()
-        Image.linear_gradient("L").convert("RGB").save(buffer, "JPEG")
-        # 256 x 256 is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
+        Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(buffer, "JPEG")
+        # It is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
         with contextlib.suppress(TransformFailed):
             self.transform(buffer.getvalue(), "self/test", Arguments())
 
@@ -90,17 +96,17 @@ class Engine:
         if key not in self._plans:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
-            self._plans[key] = _plan(pipeline)
+            self._plans[key] = _plan(pipeline, self._own)
         return pipeline, self._plans[key]
 
 
-def _plan(pipeline: Pipeline) -> Plan:
+def _plan(pipeline: Pipeline, own: Mapping[str, OwnOp]) -> Plan:
     if pipeline.precision == "fast":
         raise PipelineError([Problem("$.precision", 'this server does "exact" only, so far')], hint="Leave it out.")
     places = needs_torch(pipeline)
     if not places:
-        return ExactPlan(pipeline)
-    if importlib.util.find_spec("torchvision") is None:
+        return ExactPlan(pipeline, own)
+    if not has_torch():
         raise PipelineError(
             [
                 Problem(f"$.steps[{i}].op", f"{pipeline.steps[i].op} needs torch, which is not installed")
@@ -110,7 +116,17 @@ def _plan(pipeline: Pipeline) -> Plan:
         )
     from tvetl_server.engine.torch_ops import TorchPlan  # seconds and 500 MB, so only where a step asks for it
 
-    return TorchPlan(pipeline)
+    return TorchPlan(pipeline, own)
+
+
+def has_torch() -> bool:
+    """Whether torchvision is installed; looked up, not imported."""
+    return importlib.util.find_spec("torchvision") is not None
+
+
+def runnable() -> list[str]:
+    """The names of the table's ops that this container can run on an image, in the table's order."""
+    return [op.name for op in OPS.values() if has_torch() or not only_torch(op)]
 
 
 def _random_seed() -> int:

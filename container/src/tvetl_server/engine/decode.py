@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -65,6 +66,10 @@ _LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"{", "JSON"),
 )
 
+#: In a scan 0xff is written as 0xff 0x00 (ITU-T T.81, B.1.1.5); anything else behind it is a marker.
+_MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
+_END = b"\xff\xd9"
+
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -99,9 +104,13 @@ class Source:
         return self._decoded if box is None or whole else self._decoded.crop(box)
 
     def _decode(self) -> Image.Image:
-        with _damage():
-            image = ImageOps.exif_transpose(self._image) if self._turn else self._image
-            rgb = image.convert("RGB")
+        try:
+            with _damage():
+                image = ImageOps.exif_transpose(self._image) if self._turn else self._image
+                rgb = image.convert("RGB")
+        except DamagedImage:
+            self._image.close()  # asked once more, Pillow would hand out what it had decoded until then
+            raise
         rgb.info = {}  # nothing of the source but its pixels goes on: no comment, no profile, no GPS
         return rgb
 
@@ -115,10 +124,8 @@ class Source:
         """
         if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn:
             return False
-        data = self._data
-        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            return False
-        return data.count(b"\xff", self._scan) - data.count(b"\xff\0", self._scan) == 1
+        marker = _MARKER.search(self._data, self._scan)
+        return bool(marker and marker[0] == _END and not self._data[marker.end() :].strip(b"\0"))
 
 
 def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source:

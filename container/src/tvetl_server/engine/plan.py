@@ -7,19 +7,21 @@ is torchvision's own. The answers are the same either way.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
 
-from tvetl.spec import Form, Pipeline, Step, forms
+from tvetl.spec import Form, Op, Pipeline, Step, forms
+from tvetl.spec.ops import is_own
 from tvetl_server.engine import exact
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.table import CLOSES, OPENS, Table, is_pointwise
 from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
+from tvetl_server.own import NONE, OwnOp, prepare
 from tvetl_server.settings import Limits
 
 
@@ -54,8 +56,9 @@ class Plan(Protocol):
 class ExactPlan:
     """Draw, decode, do: torchvision's pixels with no torch."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
         self._stages = list(_stages(pipeline))
+        self._own = own
 
     def __call__(self, source: Source, run: Run) -> Outcome:
         actions = self._draw(Draw(run.seed), source.size, run)
@@ -73,6 +76,9 @@ class ExactPlan:
         for stage in self._stages:
             if isinstance(stage, Table):
                 actions.append(stage)
+            elif is_own(stage.op):
+                action, size = prepare(stage.op, self._own[stage.op], stage.params, draw, size)
+                actions.append(action)
             else:
                 drawn, size = exact.DRAWERS[stage.op](stage.params, draw, size)
                 actions += drawn
@@ -99,11 +105,20 @@ def needs_torch(pipeline: Pipeline) -> list[int]:
     """The places of the steps that only torchvision itself does; empty where none is."""
 
     def known(step: Step, form: Form) -> bool:
-        return step.op in OPENS or (exact.can_draw(step) if form.kind == "pil" else is_pointwise(step))
+        here = exact.can_draw(step) if form.kind == "pil" else is_pointwise(step)
+        return here or step.op in OPENS or is_own(step.op)
 
     return [
         i for i, (step, form) in enumerate(zip(pipeline.steps, forms(pipeline), strict=False)) if not known(step, form)
     ]
+
+
+def only_torch(op: Op) -> bool:
+    """Whether torchvision is needed for this op with its default parameters, where a pipeline starts: on an image."""
+    if "pil" not in op.takes:
+        return not is_pointwise(Step(op.name, {}))
+    step = Step(op.name, {name: param.default for name, param in op.params.items()})
+    return step.op not in OPENS and not exact.can_draw(step)
 
 
 def run_plan(plan: Plan, source: Source, run: Run) -> Outcome:

@@ -75,6 +75,17 @@ def is_pointwise(step: Step) -> bool:
     return step.op in _VALUES
 
 
+class _Lookup(Image.ImagePointHandler):
+    """A table of whole numbers, as Pillow's own code takes it: Image.point would round all 768 anew for each image."""
+
+    def __init__(self, values: list[int]) -> None:
+        self._values = values
+
+    def point(self, image: Image.Image) -> Image.Image:
+        image.load()
+        return image._new(image.im.point(self._values, None))
+
+
 class Table:
     """A chain of such steps; called with an RGB or L image, it gives an image or a (C, H, W) tensor."""
 
@@ -88,10 +99,11 @@ class Table:
         self._values = values
         self._image = steps[-1].op == CLOSES
         self._identity = bool(self._image and (values == np.arange(256)).all())
+        self._lookup = _Lookup(values.ravel().tolist() if self._image else [])
 
     def __call__(self, image: Image.Image) -> Image.Image | Array:
         if not self._image:
             pixels = np.asarray(image)
             planes = [pixels] if pixels.ndim == 2 else [pixels[..., band] for band in range(pixels.shape[2])]
             return np.stack([row[plane] for row, plane in zip(self._values, planes, strict=True)])
-        return image if self._identity else image.point(self._values.ravel().tolist())
+        return image if self._identity else image.point(self._lookup)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from tvetl.spec import Pipeline
-from tvetl.spec.compose import to_compose
+from tvetl.spec import Pipeline, Step
+from tvetl.spec.compose import to_transform
+from tvetl.spec.ops import is_own
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.exact import resized
 from tvetl_server.engine.plan import Run
+from tvetl_server.own import NONE, OwnOp, prepare
 
 # torch's default generator, which torchvision draws from, belongs to the whole process.
 _generator = threading.Lock()
 
 
 class TorchPlan:
-    """A torchvision Compose behind the same call as ExactPlan."""
+    """torchvision's transforms, one after the other, behind the same call as ExactPlan."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
         torch.set_num_threads(1)  # the workers are the parallelism; more threads only fight over the same cores
-        self._steps = list(zip(pipeline.steps, to_compose(pipeline).transforms, strict=True))
+        self._steps = [(step, None if is_own(step.op) else to_transform(step)) for step in pipeline.steps]
+        self._own = own
 
     def __call__(self, source: Source, run: Run) -> Outcome:
         value: Image.Image | torch.Tensor = source.pixels(again=run.again)
@@ -34,9 +38,33 @@ class TorchPlan:
             for step, transform in self._steps:
                 size = _size(value)
                 run.check(resized(step.params, size) if step.op == "Resize" else size)
-                value = transform(value)
+                done = transform(value) if transform else self._do_own(step, value, run)
+                assert isinstance(done, (Image.Image, torch.Tensor))
+                value = done
             run.check(_size(value))
         return value if isinstance(value, Image.Image) else np.asarray(value)
+
+    def _do_own(self, step: Step, value: Image.Image | torch.Tensor, run: Run) -> Image.Image:
+        assert isinstance(value, Image.Image)  # parsing lets nothing else through
+        do, size = prepare(step.op, self._own[step.op], step.params, _TorchDraw(), value.size)
+        run.check(size)
+        return do(value)
+
+
+class _TorchDraw:
+    """What own ops draw, from the generator that the steps around them draw from; equal to :class:`draw.Draw`'s."""
+
+    def rand(self) -> float:
+        return float(torch.rand(1))
+
+    def uniform(self, low: float, high: float) -> float:
+        return float(torch.empty(1).uniform_(low, high))
+
+    def below(self, n: int) -> int:
+        return int(torch.randint(0, n, ()))
+
+    def permutation(self, n: int) -> list[int]:
+        return [int(i) for i in torch.randperm(n)]
 
 
 def _size(value: Image.Image | torch.Tensor) -> tuple[int, int]:

@@ -1,0 +1,114 @@
+"""A region decoded alone is the whole picture, cropped; and where Pillow refuses a file, so does every region of it."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tvetl_server.engine.decode import Box, Source, open_source
+from tvetl_server.errors import DamagedImage, ObjectError
+from tvetl_server.settings import Limits
+
+
+def _jpeg(data: bytes) -> bytes:
+    if data.startswith(b"\xff\xd8"):
+        return data
+    file = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _boxes(chance: random.Random, size: tuple[int, int], count: int) -> list[Box]:
+    width, height = size
+    boxes = []
+    for _ in range(count):
+        w, h = chance.randint(1, width), chance.randint(1, height)
+        left, top = chance.randint(0, width - w), chance.randint(0, height - h)
+        boxes.append((left, top, left + w, top + h))
+    return boxes
+
+
+def _pixels(source: Source, box: Box) -> Image.Image | None:
+    try:
+        return source.pixels(box)
+    except DamagedImage:
+        return None
+
+
+def test_a_region_is_the_whole_picture_cropped(sample: list[bytes], limits: Limits) -> None:
+    chance = random.Random(1)
+    for data in map(_jpeg, sample):
+        whole = Image.open(io.BytesIO(data)).convert("RGB")
+        for box in _boxes(chance, whole.size, 5):
+            assert np.array_equal(open_source(data, limits).pixels(box), whole.crop(box)), box
+
+
+def _broken(chance: random.Random, data: bytes) -> bytes:
+    """One kind of damage: bytes changed, zeroed, left out, said twice, or an early end."""
+    broken, at = bytearray(data), chance.randrange(200, len(data) - 2)
+    match chance.randrange(5):
+        case 0:
+            for _ in range(30):
+                broken[chance.randrange(200, len(data) - 2)] = chance.randrange(256)
+        case 1:
+            broken[at : at + 200] = bytes(len(broken[at : at + 200]))
+        case 2:
+            del broken[at : at + chance.randrange(1, 3000)]
+        case 3:
+            broken[at:at] = broken[at : at + 500]
+        case _:
+            broken[at:] = b"\xff\xd9"
+    return bytes(broken)
+
+
+def test_what_pillow_refuses_is_refused_whichever_region_is_asked_for(sample: list[bytes], limits: Limits) -> None:
+    chance = random.Random(2)
+    refused = 0
+    for _ in range(400):
+        data = _broken(chance, _jpeg(chance.choice(sample)))
+        try:
+            source = open_source(data, limits)
+        except ObjectError:
+            continue
+        if source.size[0] * source.size[1] > 20_000_000:
+            continue  # damage to the header can promise anything
+        boxes = _boxes(chance, source.size, 2)
+        regions = [_pixels(open_source(data, limits), box) for box in boxes]
+        for box, region in zip(boxes, regions, strict=True):
+            whole = _pixels(source, (0, 0, *source.size))
+            assert (region is None) == (whole is None)
+            if region is None or whole is None:
+                refused += 1
+            else:
+                assert np.array_equal(region, whole.crop(box))
+    assert refused >= 10  # else the damage was too mild to show anything
+
+
+@pytest.mark.parametrize("saving", [{"progressive": True}, {"restart_marker_blocks": 7}, {"subsampling": "4:4:4"}])
+def test_other_kinds_of_jpeg_have_the_same_regions(
+    saving: dict[str, object], sample: list[bytes], limits: Limits
+) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(sample[0])).convert("RGB").save(file, "JPEG", **saving)
+    whole = Image.open(file).convert("RGB")
+    for box in _boxes(random.Random(3), whole.size, 5):
+        assert np.array_equal(open_source(file.getvalue(), limits).pixels(box), whole.crop(box))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_where_asked(orientation: int, sample: list[bytes]) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.open(io.BytesIO(sample[0])).convert("RGB").resize((90, 60))
+    picture.save(file, "JPEG", exif=exif)
+    kept = open_source(file.getvalue(), Limits())
+    turned = open_source(file.getvalue(), Limits(), upright=True)
+    assert kept.size == (90, 60)
+    assert turned.size == ((60, 90) if orientation >= 5 else (90, 60))
+    assert turned.pixels().size == turned.size
+    corner = turned.pixels((0, 0, 9, 6))
+    assert np.array_equal(corner, turned.pixels().crop((0, 0, 9, 6)))
