@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from tvetl.spec import OPS, Op, Pipeline, Step
+from tvetl.spec import OPS
 from tvetl.spec.ops import Param
-from tvetl.spec.output import plain_output
-from tvetl_server.engine.plan import needs_torch
+from tvetl_server.engine.plan import only_torch
 from tvetl_server.problems import INTERNAL, PROBLEMS
 from tvetl_server.settings import SETTINGS
 
@@ -24,15 +23,8 @@ def ops() -> str:
         parameters = ", ".join(
             f"`{name}`" if param.required else f"`{name}={_show(param)}`" for name, param in op.params.items()
         )
-        rows.append((f"`{op.name}`", parameters, "yes" if op.random else "", "yes" if _needs_torch(op) else ""))
+        rows.append((f"`{op.name}`", parameters, "yes" if op.random else "", "yes" if only_torch(op) else ""))
     return _table(("op", "parameters (torchvision's)", "random", "needs torch"), rows)
-
-
-def _needs_torch(op: Op) -> bool:
-    if "pil" not in op.takes:
-        return op.name not in ("ToDtype", "Normalize", "ToPILImage")
-    step = Step(op.name, {name: param.default for name, param in op.params.items()})
-    return bool(needs_torch(Pipeline((step,), plain_output("jpeg"))))
 
 
 def _show(param: Param) -> str:

@@ -121,7 +121,7 @@ def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> O
 
 
 def _resized(steps: tuple[Step, ...], size: int | tuple[int, int], problems: Problems) -> tuple[Step, ...]:
-    sized = [index for index, step in enumerate(steps) if "size" in step.params]
+    sized = [index for index, step in enumerate(steps) if "size" in step.params and step.op in OPS]
     if len(sized) != 1:
         problems.add("$.size", f"needs a pipeline with exactly one step that has a size; this one has {len(sized)}")
         return steps

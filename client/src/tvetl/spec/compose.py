@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec.model import Pipeline, Step
-from tvetl.spec.ops import ALIASES, OPS, alias_params
+from tvetl.spec.ops import ALIASES, OPS, alias_params, is_own
 from tvetl.spec.parse import parse
 
 if TYPE_CHECKING:
@@ -27,13 +27,18 @@ def to_compose(pipeline: Pipeline) -> v2.Compose:
     """The torchvision transforms (v2) that the pipeline means; without steps, one that does nothing.
 
     Called after ``torch.manual_seed(derive_seed(...))`` on an RGB image, it gives what the server gives.
+    Raises PipelineError where a step's op is your own: what that does is known in its server alone.
     """
     from torchvision.transforms import v2
 
-    return v2.Compose([_instance(step) for step in pipeline.steps] or [v2.Identity()])
+    own = [f"$.steps[{place}].op" for place, step in enumerate(pipeline.steps) if is_own(step.op)]
+    if own:
+        raise PipelineError([Problem(path, "an op of your own, which torchvision does not have") for path in own])
+    return v2.Compose([to_transform(step) for step in pipeline.steps] or [v2.Identity()])
 
 
-def _instance(step: Step) -> object:
+def to_transform(step: Step) -> Callable[..., object]:
+    """torchvision's transform (v2) that one step of the op table means."""
     import torch
     from torchvision.transforms import v2
 
@@ -50,7 +55,7 @@ def _instance(step: Step) -> object:
         return _classes()[step.op](**params)
 
 
-def _classes() -> dict[str, Callable[..., object]]:
+def _classes() -> dict[str, Callable[..., Callable[..., object]]]:
     from torchvision.transforms import v2
 
     return {name: getattr(v2, name) for name in OPS}

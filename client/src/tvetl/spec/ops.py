@@ -1,11 +1,13 @@
 """The op table: every step a pipeline may have, with torchvision.transforms.v2's own names, parameters and defaults.
 
-Closed: a name that is not here does not exist, and nothing is ever looked up in a module by a user's string.
+Closed: a name that is not here does not exist, and nothing is ever looked up in a module by a user's string. What a
+derived image adds (``acme.Vignette``) has a dot in its name; here such a step is data, and its server judges it.
 The tests compare each row with the signature of torchvision's class.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -216,6 +218,20 @@ _ROWS = (
 
 #: Every op by its name. The order is the one of the documentation.
 OPS: Mapping[str, Op] = {op.name: op for op in _ROWS}
+
+#: Qualifier, dot, name.
+OWN_PATTERN = r"^[a-z][a-z0-9_]{0,31}\.[A-Za-z][A-Za-z0-9_]{0,63}$"
+
+
+def is_own(name: str) -> bool:
+    """Whether the name is qualified, as those of ops that a derived image brings (``acme.Vignette``)."""
+    return bool(re.match(OWN_PATTERN, name)) and not name.endswith("\n")  # which "$" lets pass
+
+
+def row(name: str) -> Op:
+    """The op's row. Of an own op only what holds for each: it takes a PIL image and gives one of as many channels."""
+    return Op(name, _PIL, {}) if is_own(name) else OPS[name]
+
 
 #: Names of torchvision.transforms (v1) that mean an op of another name.
 ALIASES: Mapping[str, Alias] = {

@@ -14,10 +14,10 @@ from tvetl.errors import PipelineError, Problem
 from tvetl.spec import limits
 from tvetl.spec.forms import START, Form, pil_image
 from tvetl.spec.model import Output, Pipeline, Step, Value
-from tvetl.spec.ops import ALIASES, OPS, Param, alias_params
+from tvetl.spec.ops import ALIASES, OPS, Param, alias_params, is_own, row
 from tvetl.spec.output import FORMATS, default_output, misfits
 from tvetl.spec.text import BadText, check_data, load
-from tvetl.spec.values import Refused, choice, integer, optional, show
+from tvetl.spec.values import PLAIN, Refused, choice, integer, optional, show
 
 #: The fields of a pipeline beside steps and output.
 FIELDS: Mapping[str, Param] = {
@@ -153,6 +153,9 @@ def _read_step(item: object, path: str, problems: Problems) -> Step | None:
         problems.add(path, f"expected an object with op, got {show(item)}")
         return None
     name = item.get("op")
+    if isinstance(name, str) and is_own(name):  # its parameters are known where its package is: in the server
+        plain = {str(key): Param(PLAIN, required=True) for key in item if key != "op"}
+        return Step(name, read_params(item, plain, path, problems, ignore=("op",)))
     alias = ALIASES.get(name) if isinstance(name, str) else None
     op = OPS.get(alias.op if alias else name) if isinstance(name, str) else None
     if op is None:
@@ -165,7 +168,7 @@ def _read_step(item: object, path: str, problems: Problems) -> Step | None:
 
 def _pass(step: Step, form: Form | None, path: str, problems: Problems, *, readable: bool) -> Form | None:
     """Send ``form`` through the step: report what does not fit, and give what comes out."""
-    op = OPS[step.op]
+    op = row(step.op)
     if readable and op.agrees:
         _report(op.agrees(step.params), path, problems)
     if form is None:
@@ -206,13 +209,13 @@ def forms(pipeline: Pipeline) -> tuple[Form, ...]:
     """What flows: before the first step (a PIL image, RGB), after it, ..., after the last; one more than the steps."""
     flow = [START]
     for step in pipeline.steps:
-        flow.append(OPS[step.op].gives(step.params, flow[-1]))
+        flow.append(row(step.op).gives(step.params, flow[-1]))
     return tuple(flow)
 
 
 def to_data(pipeline: Pipeline) -> dict[str, object]:
     """The pipeline as plain data that :func:`parse` takes; what equals its default is left out."""
-    steps = [{"op": step.op, **_unusual(step.params, OPS[step.op].params)} for step in pipeline.steps]
+    steps = [{"op": step.op, **_unusual(step.params, row(step.op).params)} for step in pipeline.steps]
     output = {"format": pipeline.output.format, **_unusual(pipeline.output.options, FORMATS[pipeline.output.format])}
     fields: dict[str, Value] = {
         "seed": pipeline.seed,
@@ -223,8 +226,11 @@ def to_data(pipeline: Pipeline) -> dict[str, object]:
 
 
 def _unusual(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:
-    told = (name for name in sorted(values) if params[name].required or values[name] != params[name].default)
-    return {name: values[name] for name in told}
+    def told(name: str) -> bool:
+        param = params.get(name)  # none of an own op's is known here: all are told
+        return param is None or param.required or values[name] != param.default
+
+    return {name: values[name] for name in sorted(values) if told(name)}
 
 
 def canonical(pipeline: Pipeline) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tvetl.spec import limits
 from tvetl.spec.model import Value
-from tvetl.spec.ops import ALIASES, OPS, Param, alias_params
+from tvetl.spec.ops import ALIASES, OPS, OWN_PATTERN, Param, alias_params
 from tvetl.spec.output import FORMATS
 from tvetl.spec.parse import FIELDS
 
@@ -17,11 +17,20 @@ _DESCRIPTION = (
     f"keys that come twice, text above {limits.PIPELINE_BYTES} bytes and more than {limits.NESTING} levels of nesting."
 )
 
+#: A step whose op a derived image brings: the schema knows neither the op nor its parameters.
+_OWN: dict[str, object] = {
+    "title": "an op of your own",
+    "type": "object",
+    "properties": {"op": {"type": "string", "pattern": OWN_PATTERN}},
+    "required": ["op"],
+}
+
 
 def schema() -> dict[str, object]:
     """JSON Schema (2020-12) of a pipeline: whatever it refuses, parse refuses too."""
     steps = [_object("op", name, op.params) for name, op in OPS.items()]
     steps += [_object("op", name, alias_params(alias)) for name, alias in ALIASES.items()]
+    steps.append(_OWN)
     outputs = [_object("format", name, options) for name, options in FORMATS.items()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -6,6 +6,7 @@ Two spellings get the same normal form only where torchvision itself makes them 
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -116,6 +117,22 @@ def _accept_null(value: object) -> Value:
 
 FLAG = Kind("true or false", {"type": "boolean"}, _accept_flag, (bool,))
 NULL = Kind("null", {"type": "null"}, _accept_null, (type(None),))
+
+
+def _accept_plain(value: object) -> Value:
+    """Finite numbers (whole ones of 64 bits), text, true, false, null, and lists of these."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_accept_plain(each) for each in value)
+    if isinstance(value, float):
+        _refuse_unless(math.isfinite(value))
+        return value + 0.0  # -0.0 becomes 0.0
+    _refuse_unless(value is None or isinstance(value, (bool, int, str)))
+    assert value is None or isinstance(value, (bool, int, str))
+    _refuse_unless(not isinstance(value, int) or abs(value) <= limits.SEED)
+    return value
+
+
+PLAIN = Kind("numbers, text, true, false, null or lists of these", {}, _accept_plain, (object,))
 
 
 def sequence(item: Kind, *lengths: int, ordered: bool = False) -> Kind:
