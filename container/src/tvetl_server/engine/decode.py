@@ -160,7 +160,8 @@ def _looks_like(data: bytes) -> str:
     for offset, magic, what in _LOOKS_LIKE:
         if (head if offset == 0 else data).startswith(magic, offset):
             return what
-    text = all(byte >= 32 or byte in b"\t\r\n" for byte in data[:64])
+    words = data[:64].decode("utf-8", "replace").rstrip("\ufffd")  # the cut may have hit a character
+    text = all(character.isprintable() or character.isspace() for character in words) and "\ufffd" not in words
     return "text" if text else "of a kind not known here"
 
 
