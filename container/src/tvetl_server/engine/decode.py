@@ -161,8 +161,8 @@ def _looks_like(data: bytes) -> str:
         if (head if offset == 0 else data).startswith(magic, offset):
             return what
     words = data[:64].decode("utf-8", "replace").rstrip("\ufffd")  # the cut may have hit a character
-    text = all(character.isprintable() or character.isspace() for character in words) and "\ufffd" not in words
-    return "text" if text else "of a kind not known here"
+    known = all(character.isprintable() or character.isspace() for character in words) and "\ufffd" not in words
+    return "text" if words and known else "of a kind not known here"
 
 
 @contextlib.contextmanager
