@@ -21,7 +21,6 @@ from PIL import Image
 
 from tvetl import cli, jobs
 from tvetl.cluster import Cluster
-from tvetl.datasets import TransformedImages
 from tvetl.errors import TvetlError, UsageError
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
@@ -95,6 +94,8 @@ def train(cluster: Cluster, etl: str) -> None:
     """One epoch of batches, as a training loop would take them: transformed by the cluster, seeded."""
     try:
         from torch.utils.data import DataLoader
+
+        from tvetl.datasets import TransformedImages
     except ImportError:
         say("PyTorch is not installed, so no DataLoader now: pip install torch, and run this again")
         return

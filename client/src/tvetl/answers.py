@@ -1,0 +1,76 @@
+"""What an ETL answered, as numpy arrays and PIL images. It says by itself which it is, so nobody need be asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tvetl.errors import UsageError
+
+Array: TypeAlias = npt.NDArray[np.generic]
+#: A tensor (or several views of one shape, stacked), an image, or the images of several views.
+Answer: TypeAlias = "Array | Image.Image | list[Image.Image]"
+
+_NPY = b"\x93NUMPY"
+_SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+
+
+def read_answer(data: bytes) -> Answer:
+    """Decode npy and safetensors to arrays, image files to PIL images (RGB or L), a tar of views to a list of them.
+
+    Arrays are writable, in the shape and dtype that were sent. Raises UsageError for anything else: ``raw`` has no
+    header and cannot be told from noise.
+    """
+    if data.startswith(_NPY):
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        return _safetensors(data)
+    if is_tar(data):
+        return [_image(member) for _, member in members(data)]
+    return _image(data)
+
+
+def is_tar(data: bytes) -> bool:
+    """Whether it is a tar archive (ustar, GNU or pax)."""
+    return data[257:262] == b"ustar"
+
+
+def members(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in a tar archive, in order. Raises UsageError where it is damaged."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                if member.isfile() and (file := tar.extractfile(member)):
+                    yield member.name, file.read()
+    except tarfile.TarError as error:
+        raise UsageError(f"this is no tar archive that can be read: {error}") from error
+
+
+def _safetensors(data: bytes) -> Array:
+    """The one tensor of a safetensors file: 8 bytes with the header's length, the header in JSON, the values."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8:end])
+        (entry,) = (value for name, value in header.items() if name != "__metadata__")
+        first, last = entry["data_offsets"]
+        values = np.frombuffer(data[end + first : end + last], _SAFETENSORS[entry["dtype"]])
+        return values.reshape(entry["shape"]).copy()  # of bytes, an array is read-only
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError("this is not safetensors as an ETL writes it: one tensor of U8, F16 or F32") from error
+
+
+def _image(data: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.copy() if image.mode in ("RGB", "L") else image.convert("RGB")
+    except OSError as error:
+        hint = "Give the pipeline an output of npy, safetensors, jpeg, png or webp."
+        raise UsageError("this is neither a tensor nor an image", hint=hint) from error

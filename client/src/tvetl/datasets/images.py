@@ -1,0 +1,101 @@
+"""The map-style dataset: any sample by its index, a batch with all its reads in flight at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvetl.cluster import Cluster
+from tvetl.datasets.reader import Counts, LabelsBy, OnError, Reader, Sample, choose, decode, labelled
+from tvetl.errors import ObjectFailed, UsageError
+
+
+class TransformedImages:
+    """The objects of a bucket, read inline through an ETL, as ``(data, label)``.
+
+    ``names``, ``template`` (``Bengal_{0..100}.jpg``) or ``prefix`` choose objects. ``data`` is what the pipeline gives:
+    its tensor (float32 CHW, say); of an image uint8 (C, H, W), or with ``pil`` the PIL image; with ``views`` several
+    drawn views of each object from one request, (N, C, H, W) or a list of images. ``labels`` is a function of the
+    name, or a table as :func:`read_labels` gives; without it the label is the name. ``seed`` fixes the random steps
+    together with the epoch; without it the pipeline's own holds, else one is drawn (see ``seed``). Without ``etl`` the
+    objects are read as they are: what a job wrote, say.
+
+    ``on_error`` is for objects that the ETL refuses or that are gone: "raise" ObjectFailed or NotFound; "skip", which
+    makes a batch smaller; "substitute" the next object of the list that can be read. ``counts`` tells how often.
+    ``reads`` are in flight at once in each worker; each waits as long as the ETL may take.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        bucket: str,
+        etl: str = "",
+        *,
+        prefix: str = "",
+        names: Sequence[str] | None = None,
+        template: str = "",
+        labels: LabelsBy = None,
+        seed: int | None = None,
+        views: int | None = None,
+        pil: bool = False,
+        on_error: OnError = "raise",
+        reads: int = 8,
+    ) -> None:
+        self.names = choose(cluster, bucket, prefix, names, template)
+        self._reader = Reader(cluster, bucket, etl, self.names, seed=seed, views=views, on_error=on_error, reads=reads)
+        self._label = labelled(labels, self.names)
+        self._pil = pil
+
+    @property
+    def seed(self) -> int:
+        """With it and the epoch, everything that was drawn can be drawn again."""
+        return self._reader.seed
+
+    @property
+    def counts(self) -> Counts:
+        """What became of reading, in all workers of this dataset together."""
+        return self._reader.counts
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew: call it before each epoch, counted from 0. Workers that live on hear of it."""
+        self._reader.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self.names) <= index < len(self.names):
+            raise IndexError(index)  # which also ends a plain `for` over the dataset
+        found = self.__getitems__([index % len(self.names)])
+        return found[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """A batch, as DataLoader asks for it. Where all its objects were skipped there is nothing to give: raises."""
+        epoch = self._reader.epoch
+
+        def make(name: str) -> list[object]:
+            return [(decode(self._reader.get(name, epoch), pil=self._pil), self._label(name))]
+
+        reads = self._reader.in_order(lambda index: self._reader.attempt(index, make), indices)
+        done = [(read, self._reader.tally(read)) for read in reads]
+        samples = [sample for _, found in done for sample in found]
+        if not samples and indices:
+            why = done[0][0].failed[0]
+            hint = 'Take larger batches, or on_error="substitute".'
+            raise ObjectFailed(f"nothing is left of this batch: {why}", hint=hint)
+        return samples  # type: ignore[return-value]
+
+    def state_dict(self) -> dict[str, object]:
+        """Seed and epoch; where in the epoch is the sampler's business (torchdata's StatefulDataLoader keeps it)."""
+        return {"seed": self.seed, "epoch": self._reader.epoch, "of": self._reader.fingerprint()}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on as another dataset stood. Raises UsageError where that one was another."""
+        restore(self._reader, state, self._reader.fingerprint())
+
+
+def restore(reader: Reader, state: dict[str, object], fingerprint: str) -> None:
+    """Take over seed and epoch of a saved state. Raises UsageError where it is of another dataset."""
+    if state.get("of") != fingerprint:
+        hint = "Objects, ETL, seed, order and numbers of workers and ranks must be as they were."
+        raise UsageError("this state was saved of another dataset", hint=hint)
+    reader.epoch = int(str(state["epoch"]))

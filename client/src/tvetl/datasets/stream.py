@@ -1,0 +1,164 @@
+"""Iterable datasets: an order drawn for each epoch, shared out over ranks and workers, resumed anywhere in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tvetl.cluster import Cluster
+from tvetl.datasets.images import restore
+from tvetl.datasets.reader import Counts, LabelsBy, OnError, Read, Reader, choose, decode, labelled
+from tvetl.errors import UsageError
+from tvetl.spec import derive_seed
+
+
+class Stream(IterableDataset[object]):
+    """What :class:`TransformedStream` and :class:`Shards` share: the order, the shares, the place in them.
+
+    A unit is what one read gives: an image, or a shard with its samples.
+    """
+
+    def __init__(
+        self, reader: Reader, *, shuffle: bool, batch: int, rank: int | None, world: int | None, even: bool
+    ) -> None:
+        self.names = reader.names
+        self._reader = reader
+        self._shuffle, self._batch, self._even = shuffle, batch, even
+        self._rank, self._world = _place(rank, world)
+        if batch < 1:
+            raise UsageError(f"batch is {batch}: expected the batch_size of the DataLoader")
+        #: Units done, and samples given of the one after them.
+        self._done = (0, 0)
+        self._resume: tuple[int, int] | None = None
+
+    def make(self, name: str, epoch: int) -> list[object]:
+        """The samples of one unit. Runs in several threads."""
+        raise NotImplementedError
+
+    @property
+    def seed(self) -> int:
+        """With it and the epoch, order and draws can be made again."""
+        return self._reader.seed
+
+    @property
+    def counts(self) -> Counts:
+        """What became of reading, in all workers of this dataset together."""
+        return self._reader.counts
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order and other draws: call it before each epoch, counted from 0. Workers that live on hear of it."""
+        self._reader.epoch = epoch
+
+    def order(self) -> list[int]:
+        """This rank's places in ``names``, in the order of this epoch, for all its workers together."""
+        count = len(self.names)
+        places = np.arange(count)
+        if self._shuffle:
+            # RandomState, for numpy promises that its numbers never change (NEP 19).
+            seed = derive_seed(self.seed, self._reader.epoch, 0, f"order of {self._reader.bucket}")
+            places = np.random.RandomState(seed).permutation(count)
+        if self._even:
+            places = places[: count - count % self._world]
+        return [int(place) for place in places[self._rank :: self._world]]
+
+    def _share(self) -> list[int]:
+        """Of the rank's order the blocks of ``batch`` that are this worker's: DataLoader takes them in turn."""
+        order, (worker, workers) = self.order(), _worker()
+        return [place for at, place in enumerate(order) if at // self._batch % workers == worker]
+
+    def __iter__(self) -> Iterator[object]:
+        # Not a generator itself: what was loaded counts for the iterator that is made next, begun or not.
+        self._done, self._resume = self._resume or (0, 0), None
+        return self._samples(self._reader.epoch, self._share(), *self._done)
+
+    def _samples(self, epoch: int, share: list[int], units: int, within: int) -> Iterator[object]:
+        def read(index: int) -> Read:
+            return self._reader.attempt(index, lambda name: self.make(name, epoch))
+
+        for at, found in enumerate(self._reader.in_order(read, share[units:]), start=units):
+            samples = self._reader.tally(found)
+            skip = within if at == units else 0
+            for given, sample in enumerate(samples[skip:], start=skip + 1):
+                self._done = (at, given) if given < len(samples) else (at + 1, 0)
+                yield sample
+            self._done = (at + 1, 0)
+
+    def state_dict(self) -> dict[str, object]:
+        """Where this worker is: what was read ahead and not given is read again."""
+        units, within = self._resume or self._done
+        return {"seed": self.seed, "epoch": self._reader.epoch, "units": units, "within": within, "of": self._print()}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """The next iteration gives what was left then. Raises UsageError for the state of another dataset."""
+        restore(self._reader, state, self._print())
+        self._resume = int(str(state["units"])), int(str(state["within"]))
+
+    def _print(self) -> str:
+        parts = (self._shuffle, self.seed, self._batch, self._rank, self._world, self._even)
+        return self._reader.fingerprint(*parts, *_worker())
+
+
+class TransformedStream(Stream):
+    """The objects of a bucket, read inline through an ETL, as ``(data, label)``, ``reads`` in flight in each worker.
+
+    Arguments as of :class:`TransformedImages`, and: ``shuffle`` draws the order of each epoch from seed and epoch.
+    ``rank`` of ``world`` processes (torch.distributed's where it is initialised) read disjoint parts; ``even`` leaves
+    out the last few so that all have as many. ``batch`` is the DataLoader's batch_size: with it, batches come in the
+    same order from any number of workers. With ``on_error="skip"`` the parts stay disjoint, batches may shift.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        bucket: str,
+        etl: str = "",
+        *,
+        prefix: str = "",
+        names: Sequence[str] | None = None,
+        template: str = "",
+        labels: LabelsBy = None,
+        seed: int | None = None,
+        views: int | None = None,
+        pil: bool = False,
+        on_error: OnError = "raise",
+        reads: int = 8,
+        shuffle: bool = True,
+        batch: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
+        even: bool = False,
+    ) -> None:
+        chosen = choose(cluster, bucket, prefix, names, template)
+        reader = Reader(cluster, bucket, etl, chosen, seed=seed, views=views, on_error=on_error, reads=reads)
+        super().__init__(reader, shuffle=shuffle, batch=batch, rank=rank, world=world, even=even)
+        self._label: Callable[[str], object] = labelled(labels, self.names)
+        self._pil = pil
+
+    def make(self, name: str, epoch: int) -> list[object]:
+        return [(decode(self._reader.get(name, epoch), pil=self._pil), self._label(name))]
+
+    def __len__(self) -> int:
+        """Samples of this rank in an epoch, if none is skipped."""
+        return len(range(self._rank, len(self.names) - len(self.names) % self._world * self._even, self._world))
+
+
+def _worker() -> tuple[int, int]:
+    """Which of how many DataLoader workers this is; the only one outside of a worker."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+def _place(rank: int | None, world: int | None) -> tuple[int, int]:
+    """As given, else of torch.distributed, else alone. Asked once, for a worker process is in no group."""
+    if (rank is None) != (world is None):
+        raise UsageError("rank and world go together")
+    if rank is None or world is None:
+        group = torch.distributed
+        joined = group.is_available() and group.is_initialized()
+        return (group.get_rank(), group.get_world_size()) if joined else (0, 1)
+    if not 0 <= rank < world:
+        raise UsageError(f"rank {rank} of {world}: ranks are counted from 0")
+    return rank, world
