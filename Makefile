@@ -15,7 +15,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock tables clean
+.PHONY: help setup demo test lint format lock tables manifests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -47,11 +47,16 @@ lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer
 	$(COMPILE) locks/run.in --output-file locks/run.txt
 	$(COMPILE) locks/dev.in --output-file locks/dev.txt
 	echo tvetl > build/left-out.txt && $(COMPILE) --excludes build/left-out.txt locks/server.in --output-file locks/server.txt
+	$(COMPILE) --excludes build/left-out.txt locks/server-torch.in --output-file locks/server-torch.txt
+	$(COMPILE) locks/build.in --output-file locks/build.txt
 	$(COMPILE) locks/sdk1.in --output-file locks/sdk1.txt
 	$(COMPILE) --no-deps locks/photos.in --output-file locks/photos.txt
 
 tables: .venv/run.stamp  ## write the tables in README and docs as the code has them
 	.venv/bin/python docs/tables.py
+
+manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
+	@.venv/bin/python k8s/manifests.py
 
 clean:  ## remove all that these verbs made
 	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -49,7 +49,24 @@ def test_the_pod_runs_as_was_tried_on_a_cluster() -> None:
 
 
 def test_a_resource_that_is_not_named_is_not_written() -> None:
-    assert Resources(cpu="", memory_limit="").to_data() == {"requests": {"memory": "512Mi"}, "limits": {}}
+    assert Resources(cpu="", memory_limit="").to_data() == {"requests": {"memory": "256Mi"}, "limits": {}}
+
+
+def test_a_pod_with_a_gpu_asks_for_it_and_may_go_where_it_is(pipeline: Callable[..., Pipeline]) -> None:
+    for gpu in ("nvidia.com/gpu", "nvidia.com/mig-1g.10gb"):
+        pod = PodSpec("test-etl", pipeline(), resources=Resources(gpu=gpu), runtime_class="nvidia").to_data()
+        spec = pod["spec"]
+        assert isinstance(spec, dict)
+        assert spec["containers"][0]["resources"]["limits"] == {"memory": "4Gi", gpu: "1"}
+        assert spec["runtimeClassName"] == "nvidia"
+        assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+        assert set(spec) == {"containers", "runtimeClassName", "tolerations"}
+
+
+def test_a_resource_without_a_domain_is_refused() -> None:
+    for name in ("gpu", "nvidia.com/", "nvidia.com/gpu: 1\n"):
+        with pytest.raises(UsageError, match="not the name of a resource"):
+            Resources(gpu=name)
 
 
 @pytest.mark.parametrize("name", ["six-ch", "transform-images", "0etl-name0", "a" * 32])

@@ -31,8 +31,14 @@ PullPolicy = Literal["IfNotPresent", "Never", "Always"]
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{4,30})[a-z0-9]")
 
 #: A busy pod must stay ready, or its service stops routing and the objects in flight fail: 30 misses of 10 s each.
-#: A period of 2 s, not Kubernetes' 10, so that a pod that starts in a second counts as ready soon after.
-_PROBE = {"periodSeconds": 2, "timeoutSeconds": 10, "failureThreshold": 30}
+#: A period of 1 s, Kubernetes' shortest and not its usual 10, so that a pod that starts in a second counts as ready
+#: soon after. No initial delay: Kubernetes looks at once, and then every period.
+_PROBE = {"periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 30}
+
+#: An extended resource of a device plugin: a domain, and what it offers.
+_GPU = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+#: Clusters keep other pods off their GPU nodes with this taint; harmless where there is none.
+_GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 #: User 10001 with group 0 reads the targets' files (mode 0640, group root); without group 0 it cannot.
 _SECURITY = {
@@ -50,19 +56,32 @@ _SECURITY = {
 class Resources:
     """What the pod asks of its node, in Kubernetes' own words; an empty string leaves one out.
 
-    The memory limit leaves room for two workers with torch (0.74 GB each, measured) and large photographs. There is
-    no limit on the processor: a limit throttles a pod in the middle of an object.
+    The requests are small, so that several ETLs fit beside the rest of a two-CPU Minikube: a pod that does not fit
+    stays pending, and AIStore then waits out its whole time for a start, and gives no reason. The memory limit leaves
+    room for two workers with torch (0.74 GB each, measured) and large photographs. There is no limit on the processor:
+    a limit throttles a pod in the middle of an object.
+
+    ``gpu`` names what the node's device plugin offers, one of it for each pod: "nvidia.com/gpu" a whole GPU (or one of
+    its time slices, where the plugin is set to share them: no memory of its own then), "nvidia.com/mig-1g.10gb" a MIG
+    slice of it.
     """
 
-    cpu: str = "500m"
-    memory: str = "512Mi"
+    cpu: str = "100m"
+    memory: str = "256Mi"
     cpu_limit: str = ""
     memory_limit: str = "4Gi"
+    gpu: str = ""
+
+    def __post_init__(self) -> None:
+        if self.gpu and not _GPU.fullmatch(self.gpu):
+            hint = "It looks like nvidia.com/gpu or nvidia.com/mig-1g.10gb; `kubectl describe node` lists them."
+            raise UsageError(f"{self.gpu!r} is not the name of a resource", hint=hint)
 
     def to_data(self) -> dict[str, dict[str, str]]:
+        # Kubernetes takes a GPU as a limit only: a request is then the same, and nothing is overcommitted.
         asked = {
             "requests": {"cpu": self.cpu, "memory": self.memory},
-            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit},
+            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit, **({self.gpu: "1"} if self.gpu else {})},
         }
         return {kind: {name: amount for name, amount in amounts.items() if amount} for kind, amounts in asked.items()}
 
@@ -87,7 +106,9 @@ class PodSpec:
     """One ETL to register.
 
     ``env`` holds the server's settings (``TVETL_WORKERS`` and so on). ``start_timeout`` is how long AIStore may take
-    until every pod is ready, ``object_timeout`` how long one object may take, both in seconds.
+    until every pod is ready, ``object_timeout`` how long one object may take, both in seconds. ``runtime_class`` names
+    the cluster's RuntimeClass for GPUs, where containers do not get them without ("nvidia", with containerd or CRI-O).
+    The runtime form of registering carries none of resources, pull policy and runtime class.
     Raises UsageError for a name that AIStore would refuse.
     """
 
@@ -98,6 +119,7 @@ class PodSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     pull_policy: PullPolicy = "IfNotPresent"
     resources: Resources = field(default_factory=Resources)
+    runtime_class: str = ""
     direct_put: bool = True
     start_timeout: int = 300
     object_timeout: int = 45
@@ -122,12 +144,13 @@ class PodSpec:
             "communication_type": "hpush://",
             "wait_timeout": f"{self.start_timeout}s",
         }
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": self.name, "annotations": annotations},
-            "spec": {"containers": [self._container_data()]},
-        }
+        spec: dict[str, object] = {"containers": [self._container_data()]}
+        if self.runtime_class:
+            spec["runtimeClassName"] = self.runtime_class
+        if self.resources.gpu:
+            spec["tolerations"] = [_GPU_TOLERATION]
+        metadata = {"name": self.name, "annotations": annotations}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
     def _container_data(self) -> dict[str, object]:
         # The node's address: results may be put directly to targets there, and the server wants to know its hosts.

@@ -1,0 +1,30 @@
+"""Write the pods that `tvetl register` would send, one for each kind of node: `make manifests`.
+
+They are made from :mod:`tvetl.pod` and checked against it by the tests. To look at, and to try with kubectl; AIStore
+adds to a pod its own volumes, the address of its target and where to run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tvetl.pod import DEFAULT_IMAGE, PodSpec, Resources
+from tvetl.spec import parse
+
+HERE = Path(__file__).parent / "pods"
+PIPELINE = HERE.parents[1] / "examples" / "pipelines" / "train.yaml"
+
+
+def manifests() -> dict[str, str]:
+    """File name and text of each."""
+    pipeline = parse(PIPELINE.read_text(encoding="utf-8"))
+    cpu = PodSpec("train-tensors", pipeline)
+    gpu = PodSpec("train-tensors-gpu", pipeline, f"{DEFAULT_IMAGE}-cuda", resources=Resources(gpu="nvidia.com/gpu"))
+    head = "# Written by `make manifests` from tvetl.pod; a test compares.\n"
+    return {"cpu.yaml": head + cpu.to_yaml(), "gpu.yaml": head + gpu.to_yaml()}
+
+
+if __name__ == "__main__":
+    for name, text in manifests().items():
+        (HERE / name).write_text(text, encoding="utf-8")
+        print(f"k8s/pods/{name}")
