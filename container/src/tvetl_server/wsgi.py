@@ -97,7 +97,7 @@ def _explain(error: TvetlError) -> None:
 class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings; each worker makes its own engine and application."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> None:
+    def __init__(self, settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
         self._settings = settings
         self._pipeline = pipeline
         self._own = own
