@@ -1,0 +1,143 @@
+"""One view of one image again, with torchvision alone, and what was drawn for it. Needs torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+
+from tvetl.answers import Array
+from tvetl.spec import OPS, Pipeline, Step
+from tvetl.spec.compose import to_compose
+
+#: Left, top, right, bottom in the original's pixels; left is larger than right where the view is mirrored.
+Box = tuple[float, float, float, float]
+Params = Mapping[str, object]
+
+#: After these a crop is no upright box of the original any more.
+_WARPS = ("RandomRotation", "RandomAffine", "RandomPerspective")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A view: its pixels or tensor, the box of the original that crops left of it, and what was drawn, in words."""
+
+    outcome: Image.Image | Array
+    box: Box
+    drawn: tuple[str, ...]
+
+
+def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
+    """Run the pipeline as torchvision does after ``torch.manual_seed(seed)``, on the original's bytes.
+
+    ``seed`` is what :func:`tvetl.spec.derive_seed` gives for the view. torch's own generator is left as it was.
+    Raises what Pillow and torchvision raise.
+    """
+    with Image.open(io.BytesIO(data)) as opened:
+        image: object = (ImageOps.exif_transpose(opened) if pipeline.orientation == "apply" else opened).convert("RGB")
+    place = _Place(_size(image))
+    drawn: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step, transform in zip(pipeline.steps, to_compose(pipeline).transforms, strict=False):
+            params = _drawn(step, transform, image)
+            if params is not None:
+                place.move(step, params)
+                drawn += [_in_words(step.op, params)] if OPS[step.op].random else []
+            image = transform(image)
+            place.size = _size(image)
+    outcome = image.numpy() if isinstance(image, torch.Tensor) else image
+    assert isinstance(outcome, (Image.Image, np.ndarray))
+    dtype = pipeline.output.options.get("dtype")
+    if isinstance(outcome, np.ndarray) and dtype is not None:
+        outcome = outcome.astype(str(dtype), copy=False)
+    return Replayed(outcome, place.box, tuple(drawn))
+
+
+def _drawn(step: Step, transform: v2.Transform, image: object) -> Params | None:
+    """What the transform is about to draw, without drawing it: None where its ``p`` says no."""
+    with torch.random.fork_rng(devices=[]):
+        if "p" in step.params and torch.rand(1) >= transform.p:  # v2's _RandomApplyTransform.forward
+            return None
+        made: Params = transform.make_params([image])
+        return made
+
+
+class _Place:
+    """Which part of the original the image at hand is, while crops, borders and flips go over it."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.box: Box = (0.0, 0.0, float(size[0]), float(size[1]))
+        self.size = size
+        self._warped = False
+
+    def move(self, step: Step, params: Params) -> None:
+        self._warped |= step.op in _WARPS
+        if self._warped:
+            return
+        left, top, right, bottom = self.box
+        if step.op == "RandomHorizontalFlip":
+            self.box = right, top, left, bottom
+        elif step.op == "RandomVerticalFlip":
+            self.box = left, bottom, right, top
+        elif step.op == "Pad":
+            self._pad(step.params["padding"])
+        elif step.op == "CenterCrop":
+            height, width = _ints(step.params["size"])
+            self._cut(round((self.size[0] - width) / 2), round((self.size[1] - height) / 2), width, height)
+        elif step.op in ("RandomCrop", "RandomResizedCrop"):
+            if params.get("needs_pad"):
+                self._pad(params["padding"])
+            self._cut(*(int(str(params[name])) for name in ("left", "top", "width", "height")))
+
+    def _pad(self, border: object) -> None:
+        left, top, right, bottom = _ints(border)
+        self._cut(-left, -top, self.size[0] + left + right, self.size[1] + top + bottom)
+        self.size = self.size[0] + left + right, self.size[1] + top + bottom
+
+    def _cut(self, left: int, top: int, width: int, height: int) -> None:
+        x, y, right, bottom = self.box
+        across, down = (right - x) / self.size[0], (bottom - y) / self.size[1]
+        self.box = x + left * across, y + top * down, x + (left + width) * across, y + (top + height) * down
+
+
+def _in_words(op: str, params: Params) -> str:
+    if op == "RandomResizedCrop":
+        return "crop {width} x {height} at {left}, {top}".format(**params)
+    if op == "RandomCrop":
+        return "crop at {left}, {top}".format(**params)
+    if op == "ColorJitter":
+        factors = {name.partition("_")[0]: value for name, value in params.items() if name.endswith("_factor")}
+        return ", ".join(f"{name} {_short(value)}" for name, value in factors.items() if value is not None)
+    told = ", ".join(f"{name} {_short(value)}" for name, value in params.items() if _telling(name, value))
+    name = op.removeprefix("Random")
+    return {"HorizontalFlip": "flip", "VerticalFlip": "vertical flip"}.get(name, f"{name} {told}".strip())
+
+
+def _telling(name: str, value: object) -> bool:
+    return value is not None and name != "num_input_channels"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return _short(value.tolist()) if value.numel() < 8 else "..."
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(_short(each) for each in value) + ")"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _size(image: object) -> tuple[int, int]:
+    if isinstance(image, torch.Tensor):
+        return int(image.shape[-1]), int(image.shape[-2])
+    assert isinstance(image, Image.Image)
+    return image.size
+
+
+def _ints(value: object) -> tuple[int, ...]:
+    assert isinstance(value, (list, tuple))
+    return tuple(int(each) for each in value)
