@@ -15,6 +15,7 @@ from PIL import Image
 from tvetl import jobs
 from tvetl.cluster import Cluster
 from tvetl.errors import NotFound, ObjectFailed, TimedOut, UsageError
+from tvetl.records import Record
 
 #: Seconds that no job may take here; only a hang would.
 LONG = 120
@@ -69,7 +70,7 @@ def test_a_bucket_is_transformed_and_what_failed_is_named(
     job = jobs.transform_bucket(cluster, images, results, crops, rename=rename)
     report = jobs.wait(cluster, job, seen.append, timeout=LONG)
 
-    assert (report.wanted, report.done, report.aborted, report.unsure) == (len(names), len(names) - 1, "", 0)
+    assert (report.wanted, report.done, report.kept, report.aborted) == (len(names), len(names) - 1, 0, "")
     assert [(error.object, error.code, error.status) for error in report.failed] == [
         ("photo_1.txt", "not_an_image", 415)
     ]
@@ -80,7 +81,13 @@ def test_a_bucket_is_transformed_and_what_failed_is_named(
 
     report.write_errors(tmp_path / "errors.jsonl")
     (line,) = (tmp_path / "errors.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["object"] == "photo_1.txt"
+    assert json.loads(line) == {
+        "object": "photo_1.txt",
+        "code": "not_an_image",
+        "message": report.failed[0].message,
+        "status": 415,
+        "size": len(cluster.get(images, "photo_1.txt")),
+    }
 
 
 def test_a_prefix_chooses(cluster: Cluster, images: str, crops: str, results: str) -> None:
@@ -128,30 +135,34 @@ def test_more_failures_than_aistore_keeps_are_all_named(cluster: Cluster, crops:
     report = jobs.wait(cluster, jobs.transform_bucket(cluster, "texts", results, crops), timeout=LONG)
     assert [error.object for error in report.failed] == texts
     assert len(cluster.errors(crops, report.job)) < 300
+    assert {error.code for error in report.failed} == {"not_an_image"}  # the rest was read again for its reason
+    assert {error.size for error in report.failed} == {len(b"no image")}
+
+    report = jobs.wait(cluster, jobs.transform_bucket(cluster, "texts", results, crops), timeout=LONG, reasons=1)
     codes = [error.code for error in report.failed]
-    assert codes.count("not_an_image") > 256  # the rest was read again, up to a bound, for its reason
-    assert set(codes) <= {"not_an_image", "unknown"}
+    assert [error.object for error in report.failed] == texts
+    assert codes.count("unknown") == 300 - 256 - 1
 
 
-def test_what_lay_in_the_destination_before_is_not_counted_as_done(
-    cluster: Cluster, images: str, crops: str, results: str, monkeypatch: pytest.MonkeyPatch
+def test_what_another_hand_put_into_the_destination_is_not_counted_as_done(
+    cluster: Cluster, images: str, crops: str, results: str
 ) -> None:
     cluster.create_bucket(results)
+    cluster.put(results, "photo_0.png", b"from an earlier day")
     cluster.put(results, "photo_1.txt", b"from an earlier day")
-    job = jobs.transform_bucket(cluster, images, results, crops)
-    report = jobs.wait(cluster, job, timeout=LONG)
-    assert [error.object for error in report.failed] == ["photo_1.txt"]  # AIStore kept its error
-    monkeypatch.setattr(cluster, "errors", lambda etl, job: [])  # and where it kept none,
-    report = jobs.wait(cluster, job, timeout=LONG)
-    assert (report.unsure, report.done, report.ok) == (1, report.wanted - 1, False)
+    report = jobs.wait(cluster, jobs.transform_bucket(cluster, images, results, crops), timeout=LONG)
+    assert [error.object for error in report.failed] == ["photo_1.txt"]
+    assert report.done == report.wanted - 1
+    assert cluster.get(results, "photo_0.png").startswith(b"\xff\xd8")
 
 
 def test_a_wait_that_is_too_long_ends_and_leaves_the_job(script: Any) -> None:
     snap = {"id": "J", "kind": "etl-bck", "start-time": "2026-11-23T03:01:27Z", "end-time": "0001-01-01T00:00:00Z"}
     script.answer = lambda method, path, body: (200, json.dumps({"t1": [snap]}))
-    job = jobs.Job("J", "test-etl", "a", "b", ("x.jpg",))
+    request = jobs.Request("a", "b", "test-etl")
+    job = jobs.Job(request, ("J",), {"x.jpg": 1}, ("x.jpg",), (), Record("d"))
     with pytest.raises(TimedOut, match="J"):
-        jobs.wait(Cluster(script.endpoint), job, timeout=0.1, interval=0.05)
+        jobs.wait(Cluster(script.endpoint), job, timeout=0.1)
     assert {method for method, path, body in script.asked} == {"GET"}
 
 

@@ -2,6 +2,7 @@
 
 What a command needs is imported inside it: ``tvetl --help`` waits for neither the SDK nor torch.
 Exit statuses are the errors' own (see docs/command.md); every error is a sentence and a hint, without a traceback.
+How an option gets its value is config.py's affair, how things are written terminal.py's.
 """
 
 from __future__ import annotations
@@ -9,56 +10,95 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from tvetl.errors import ArgumentsError, PipelineError, TvetlError, UsageError
+from tvetl import config
+from tvetl.errors import TvetlError, UsageError
+from tvetl.terminal import complain, err, out, progress, say, say_json, say_table, tell, tell_estimate, told
 
 if TYPE_CHECKING:
     from tvetl.cluster import Cluster
-    from tvetl.jobs import JobProgress, Report
+    from tvetl.jobs import Request
     from tvetl.spec import Pipeline
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+__all__ = ["app", "complain", "err", "main", "out", "progress", "tell", "told"]
 
-
-app = typer.Typer(
+app = config.App(
     no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
+    context_settings={"auto_envvar_prefix": "TVETL"},
     pretty_exceptions_enable=False,
     help="torchvision transforms where the images are: inside an AIStore cluster.",
 )
 
+LOCAL = "http://127.0.0.1:8080"
+PullPolicy = Literal["IfNotPresent", "Never", "Always"]
+Form = Literal["auto", "spec", "runtime"]
+
+
+def _etl_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell offers for an ETL's name: those of the cluster, if it answers."""
+    try:
+        etls = _cluster(str(ctx.params.get("endpoint") or LOCAL)).etls()
+    except TvetlError:
+        return []
+    return [etl.name for etl in etls if etl.name.startswith(incomplete)]
+
+
 Endpoint = Annotated[
     str, typer.Option("--endpoint", "-e", envvar="AIS_ENDPOINT", help="The cluster.", show_envvar=True)
 ]
-LOCAL = "http://127.0.0.1:8080"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="The ETL's name.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="The ETL's name.", show_default=False, autocompletion=_etl_names)]
 PipelineFile = Annotated[str, typer.Argument(help="A pipeline in YAML or JSON; - reads it here.", show_default=False)]
-EtlOption = Annotated[str, typer.Option("--etl", help="The ETL to read through.")]
+EtlOption = Annotated[str, typer.Option("--etl", help="The ETL to read through.", autocompletion=_etl_names)]
+
+
+@app.callback()
+def _settings(
+    ctx: typer.Context,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Tell all options and their origins.", allow_from_autoenv=False)
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Tell the version.", allow_from_autoenv=False)] = False,
+) -> None:
+    try:
+        config.load(ctx)
+    except UsageError as error:
+        complain(error)
+        raise typer.Exit(error.exit_code) from error
+    if version:
+        from tvetl import __version__
+
+        say(__version__)
+    elif show_config and ctx.invoked_subcommand is None:
+        config.tell_all(ctx)
 
 
 @app.command()
-def validate(pipeline: PipelineFile, as_json: AsJson = False) -> None:
+def validate(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline in YAML or JSON; - reads it here.")] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of pipelines.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check a pipeline, and print it in its canonical form with its digest."""
-    from tvetl.spec import canonical, digest
+    from tvetl import spec
 
+    if schema:
+        say(json.dumps(spec.schema(), indent=None if as_json else 2))
+        return
+    if not pipeline:
+        raise UsageError("name a pipeline, or ask for the --schema")
     parsed = _pipeline(pipeline)
     if as_json:
-        _print_json({"pipeline": json.loads(canonical(parsed)), "digest": digest(parsed)})
+        say_json({"pipeline": json.loads(spec.canonical(parsed)), "digest": spec.digest(parsed)})
     else:
-        _print(canonical(parsed))
-        err.print(f"{len(parsed.steps)} steps to {parsed.output.format}, digest {digest(parsed)[:12]}")
+        say(spec.canonical(parsed))
+        err.print(f"{len(parsed.steps)} steps to {parsed.output.format}, digest {spec.digest(parsed)[:12]}")
 
 
 @app.command()
@@ -66,9 +106,11 @@ def register(
     name: Name,
     pipeline: PipelineFile,
     endpoint: Endpoint = LOCAL,
-    image: Annotated[str, typer.Option(help="The server's image.  [default: tvetl-server:<version>]")] = "",
-    form: Annotated[str, typer.Option(help="auto, spec (a pod YAML) or runtime (image and environment).")] = "auto",
-    pull: Annotated[str, typer.Option(help="IfNotPresent, Never or Always; the spec form's alone.")] = "IfNotPresent",
+    image: Annotated[str, typer.Option(help="The server's image; else tvetl-server:<version>.")] = "",
+    form: Annotated[Form, typer.Option(help="A pod YAML (spec), or image and environment (runtime).")] = "auto",
+    pull: Annotated[
+        PullPolicy, typer.Option(help="When nodes fetch the image; the spec form's alone.")
+    ] = "IfNotPresent",
     env: Annotated[Optional[list[str]], typer.Option(help="A setting of the server, NAME=VALUE.")] = None,  # noqa: UP045
     timeout: Annotated[int, typer.Option(help="Seconds until every pod must be ready.")] = 300,
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of an ETL of that name.")] = False,
@@ -83,17 +125,16 @@ def register(
         _pipeline(pipeline),
         image or DEFAULT_IMAGE,
         env=dict(_pair(item, "--env") for item in env or ()),
-        pull_policy=_one_of(pull, "IfNotPresent", "Never", "Always", option="--pull"),  # type: ignore[arg-type]
+        pull_policy=pull,
         start_timeout=timeout,
     )
     if show_pod:
-        _print(pod.to_yaml().rstrip())
+        say_json(pod.to_data()) if as_json else say(pod.to_yaml().rstrip())
         return
     with err.status(f"Starting {name}"):
-        form = _one_of(form, "auto", "spec", "runtime", option="--form")
-        done = _cluster(endpoint).register(pod, form=form, replace=replace)  # type: ignore[arg-type]
+        done = _cluster(endpoint).register(pod, form=form, replace=replace)
     said = "runs already, unchanged" if done.reused else f"is ready after {done.seconds:.1f} s ({done.form})"
-    _print_json(asdict(done)) if as_json else _print(f"{name} {said}")
+    say_json(asdict(done)) if as_json else say(f"{name} {said}")
 
 
 @app.command("list")
@@ -101,9 +142,9 @@ def list_etls(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """All ETLs of the cluster."""
     etls = _cluster(endpoint).etls()
     if as_json:
-        _print_json([asdict(etl) for etl in etls])
+        say_json([asdict(etl) for etl in etls])
     else:
-        _table(("name", "stage", "objects read"), [(etl.name, etl.stage, str(etl.objects)) for etl in etls])
+        say_table(("name", "stage", "objects read"), [(etl.name, etl.stage, str(etl.objects)) for etl in etls])
 
 
 @app.command()
@@ -115,15 +156,15 @@ def show(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
     container = cluster.show(name)
     errors = cluster.errors(name)
     if as_json:
-        _print_json({"name": name, "container": container and asdict(container), "errors": list(map(asdict, errors))})
+        say_json({"name": name, "container": container and asdict(container), "errors": list(map(asdict, errors))})
         return
     if container:
         env = {key: value for key, value in container.env.items() if key != PIPELINE_VARIABLE}
         settings = " ".join(f"{key}={value}" for key, value in env.items())
         rows = [("image", container.image), ("pipeline", container.env.get(PIPELINE_VARIABLE, "")), ("env", settings)]
-        _table((name, ""), [row for row in rows if row[1]])
+        say_table((name, ""), [row for row in rows if row[1]])
     if errors:
-        _table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
+        say_table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
 
 
 @app.command()
@@ -131,30 +172,36 @@ def logs(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
     """What an ETL's pods wrote, target by target."""
     written = _cluster(endpoint).logs(name)
     if as_json:
-        _print_json(written)
+        say_json(written)
         return
     for target, text in sorted(written.items()):
         err.print(f"--- {target}")
-        _print(text.rstrip())
+        say(text.rstrip())
 
 
 @app.command()
-def stop(name: Name, endpoint: Endpoint = LOCAL) -> None:
+def stop(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """Stop an ETL with its jobs; its errors and logs are gone then."""
     _cluster(endpoint).stop(name)
+    if as_json:
+        say_json({"name": name, "stage": "Aborted"})
 
 
 @app.command()
-def start(name: Name, endpoint: Endpoint = LOCAL) -> None:
+def start(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """Start a stopped ETL again."""
     with err.status(f"Starting {name}"):
         _cluster(endpoint).start(name)
+    if as_json:
+        say_json({"name": name, "stage": "Running"})
 
 
 @app.command("rm")
-def remove(name: Name, endpoint: Endpoint = LOCAL) -> None:
+def remove(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """Stop an ETL and free its name."""
     _cluster(endpoint).unregister(name)
+    if as_json:
+        say_json({"name": name, "stage": None})
 
 
 @app.command()
@@ -164,6 +211,7 @@ def get(
     etl: EtlOption = "",
     args: Annotated[str, typer.Option("--args", help='Arguments of this read, {"seed": 7, "epoch": 1}.')] = "",
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is here.")] = "-",
+    as_json: AsJson = False,
 ) -> None:
     """Read one object, through an ETL if one is named."""
     from tvetl.errors import ObjectFailed
@@ -171,8 +219,8 @@ def get(
 
     if args:
         parse_arguments(args)  # refused here, with its place, before anything is sent
-    if output == "-" and sys.stdout.isatty():
-        raise UsageError("an image does not belong on a terminal", hint="Name a file with --output.")
+    if output == "-" and (as_json or sys.stdout.isatty()):
+        raise UsageError("an image does not belong on a terminal, or into JSON", hint="Name a file with --output.")
     bucket, name = _object(path)
     try:
         data = _cluster(endpoint).get(bucket, name, etl, json.loads(args) if args else None)
@@ -183,60 +231,178 @@ def get(
         sys.stdout.buffer.write(data)
     else:
         Path(output).write_bytes(data)
+    if as_json:
+        say_json({"object": name, "bytes": len(data), "output": output})
 
 
 @app.command()
 def transform(
     source: Annotated[str, typer.Argument(help="The bucket to read.", show_default=False)],
     destination: Annotated[str, typer.Argument(help="The bucket to write.", show_default=False)],
-    etl: Annotated[str, typer.Option("--etl", help="The ETL to use.", show_default=False)],
+    etl: Annotated[str, typer.Option("--etl", help="The ETL to use.", show_default=False, autocompletion=_etl_names)],
     endpoint: Endpoint = LOCAL,
     prefix: Annotated[str, typer.Option(help="Only objects whose names begin so.")] = "",
     template: Annotated[str, typer.Option(help="Only a range: 'photo_{0..100}.jpg'.")] = "",
     name: Annotated[Optional[list[str]], typer.Option(help="Only this object; may be repeated.")] = None,  # noqa: UP045
+    list_file: Annotated[str, typer.Option("--list", help="Only the objects that this file names, one a line.")] = "",
+    retry: Annotated[str, typer.Option(help="Only the objects of an --errors file.")] = "",
     prepend: Annotated[str, typer.Option(help="Put before the names of the results: 'train/'.")] = "",
     ext: Annotated[Optional[list[str]], typer.Option(help="Another extension, jpg=npy.")] = None,  # noqa: UP045
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Store nothing; transform a sample, and estimate.")
+    ] = False,
+    sample: Annotated[int, typer.Option(help="Objects that a dry run transforms.", min=1)] = 20,
+    again: Annotated[bool, typer.Option("--again", help="Also what is there already, by the same pipeline.")] = False,
     stop_on_error: Annotated[bool, typer.Option("--stop-on-error", help="End at the first object that fails.")] = False,
-    errors: Annotated[Optional[Path], typer.Option(help="Write what failed here, a line of JSON each.")] = None,  # noqa: UP045
+    on_interrupt: Annotated[
+        Literal["stop", "leave"], typer.Option(help="What Ctrl-C does to the job in the cluster.")
+    ] = "stop",
+    errors: Annotated[str, typer.Option(help="Write what failed here, a line of JSON each.")] = "errors.jsonl",
+    reasons: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Read only so many failed objects again for their reason; else all.", min=0),
+    ] = None,
     timeout: Annotated[Optional[float], typer.Option(help="Seconds to wait for the job.")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
-    """Transform a bucket, or part of it, into another; Ctrl-C ends the job."""
+    """Transform a bucket, or part of it, into another: what is missing there, or was made by another pipeline."""
     from tvetl import jobs
 
-    if sum(map(bool, (prefix, template, name))) > 1:
-        raise UsageError("--prefix, --template and --name exclude one another")
+    if sum(map(bool, (prefix, template, name, list_file, retry))) > 1:
+        raise UsageError("--prefix, --template, --name, --list and --retry exclude one another")
+    names = name or (_names(list_file) if list_file else None) or (jobs.failed_names(Path(retry)) if retry else None)
     cluster = _cluster(endpoint)
-    rename = jobs.Rename(prepend, dict(_pair(item, "--ext") for item in ext or ()))
-    go_on = not stop_on_error
-    if template or name:
-        job = jobs.transform_objects(
-            cluster,
-            source,
-            destination,
-            etl,
-            names=name or None,
-            template=template or None,
-            rename=rename,
-            continue_on_error=go_on,
-        )
+    request = jobs.Request(
+        source,
+        destination,
+        etl,
+        prefix=prefix,
+        names=tuple(names) if names is not None else None,
+        template=template or None,
+        rename=jobs.Rename(prepend, dict(_pair(item, "--ext") for item in ext or ())),
+        continue_on_error=not stop_on_error,
+        again=again,
+    )
+    if dry_run:
+        found = jobs.estimate(cluster, request, sample)
+        say_json(found.to_data()) if as_json else tell_estimate(found)
     else:
-        job = jobs.transform_bucket(
-            cluster, source, destination, etl, prefix=prefix, rename=rename, continue_on_error=go_on
-        )
+        _run(cluster, request, Path(errors) if errors else None, reasons, timeout, on_interrupt, as_json)
+
+
+def _run(
+    cluster: Cluster,
+    request: Request,
+    errors: Path | None,
+    reasons: int | None,
+    timeout: float | None,
+    on_interrupt: Literal["stop", "leave"],
+    as_json: bool,
+) -> None:
+    """A job from its start to its exit status."""
+    from tvetl import jobs
+
+    job = jobs.begin(cluster, request)
     try:
-        with progress("objects", len(job.wanted)) as advance:
-            report = jobs.wait(cluster, job, told(advance), timeout=timeout)
+        with progress("objects", job.total) as advance:
+            report = jobs.wait(cluster, job, told(advance), timeout=timeout, reasons=reasons, on_interrupt=on_interrupt)
     except KeyboardInterrupt:
-        cluster.abort(job.id)
+        if on_interrupt == "leave":
+            err.print("The job runs on in the cluster; the same command again waits for it and does what is left.")
         raise
-    if errors:
+    written = errors is not None and (bool(report.failed) or errors.exists())
+    if errors is not None and written:
         report.write_errors(errors)
-    _print_json(report.to_data()) if as_json else tell(report)
+    told_in = str(errors) if written and report.failed else ""
+    say_json({**report.to_data(), "errors": told_in}) if as_json else tell(report, told_in)
     if report.aborted:
         raise typer.Exit(TvetlError.exit_code)
     if not report.ok:
         raise typer.Exit(4)
+
+
+@app.command()
+def preview(
+    path: Annotated[str, typer.Argument(metavar="BUCKET/OBJECT", show_default=False)],
+    etl: Annotated[
+        str, typer.Option("--etl", help="The ETL to look at.", show_default=False, autocompletion=_etl_names)
+    ],
+    endpoint: Endpoint = LOCAL,
+    views: Annotated[int, typer.Option(help="How many draws.", min=1, max=64)] = 8,
+    seed: Annotated[Optional[int], typer.Option(help="Of the draws.  [default: the pipeline's, else 0]")] = None,  # noqa: UP045
+    epoch: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("sheet.png"),
+    as_json: AsJson = False,
+) -> None:
+    """What an ETL makes of one object: a contact sheet with crop boxes, seeds and parameters."""
+    from tvetl.preview import preview as look
+
+    bucket, name = _object(path)
+    made = look(_cluster(endpoint), bucket, name, etl, views=views, seed=seed, epoch=epoch)
+    made.save(output)
+    if as_json:
+        told = [{"view": v.view, "seed": v.seed, "drawn": v.drawn, "box": v.box, "equal": v.equal} for v in made.views]
+        say_json({"file": str(output), "seed": made.source.seed, "epoch": epoch, "views": told})
+        return
+    say(f"{output}: {len(made.views)} views, seed {made.source.seed}, epoch {epoch}")
+    if any(view.equal is None for view in made.views):
+        err.print("no crop boxes: torch is not installed here")
+
+
+@app.command()
+def replay(
+    sheet: Annotated[Path, typer.Argument(help="A contact sheet of `tvetl preview`.", show_default=False)],
+    endpoint: Endpoint = LOCAL,
+    view: Annotated[Optional[list[int]], typer.Option(help="Only this view; may be repeated.")] = None,  # noqa: UP045
+    way: Annotated[
+        Literal["etl", "torchvision"], typer.Option("--with", help="The ETL again, or torchvision alone.")
+    ] = "etl",
+    original: Annotated[Optional[Path], typer.Option(help="The original as a file; asks no cluster.")] = None,  # noqa: UP045
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="A folder for what comes.")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Make the views of a contact sheet again, and say whether they are equal; status 1 where one is not."""
+    from tvetl.preview import replay_sheet
+
+    made = replay_sheet(_cluster(endpoint), sheet, view or (), way=way, original=original)
+    rows = [(again.view, again.equal, str(again.save(output)) if output else "") for again in made]
+    if as_json:
+        say_json([dict(zip(("view", "equal", "file"), row, strict=True)) for row in rows])
+    else:
+        say_table(("view", "", "file"), [(str(n), "equal" if equal else "NOT equal", file) for n, equal, file in rows])
+    if not all(again.equal for again in made):
+        raise typer.Exit(TvetlError.exit_code)
+
+
+@app.command()
+def bench(
+    bucket: Annotated[str, typer.Argument(help="A bucket of images.", show_default=False)],
+    etl: Annotated[
+        str, typer.Option("--etl", help="An ETL that ends in a tensor.", show_default=False, autocompletion=_etl_names)
+    ],
+    endpoint: Endpoint = LOCAL,
+    prefix: Annotated[str, typer.Option(help="Only objects whose names begin so.")] = "",
+    images: Annotated[int, typer.Option(help="At most so many, each round.", min=1)] = 512,
+    workers: Annotated[int, typer.Option(help="DataLoader workers.", min=1)] = 2,
+    batch: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="Timed rounds, the sides in turns.", min=1)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Compare training input: torchvision in DataLoader workers with the same tensors made by the cluster."""
+    try:
+        from tvetl.bench import bench as compare
+    except ImportError as error:
+        raise UsageError("this needs PyTorch, which is not installed", hint="pip install 'tvetl[torch]'") from error
+    done = compare(
+        _cluster(endpoint), bucket, etl, prefix=prefix, most=images, workers=workers, batch=batch, rounds=rounds
+    )
+    if as_json:
+        say_json(asdict(done))
+    else:
+        say_table(("side", "images/s", "CPU ms an image, here"), [side.row() for side in done.sides])
+        say(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
+    if done.equal != done.images:
+        raise typer.Exit(TvetlError.exit_code)
 
 
 @app.command()
@@ -245,73 +411,14 @@ def local(
     port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free one.")] = 8080,
     targets: Annotated[int, typer.Option(help="How many targets, with a server each.", min=1, max=16)] = 1,
     allow: Annotated[Optional[list[str]], typer.Option(help="Run IMAGE=COMMAND, for images not ours.")] = None,  # noqa: UP045
+    as_json: AsJson = False,
 ) -> None:
     """Stand in for a cluster, on this machine and without Kubernetes, until Ctrl-C."""
     from tvetl.local import serve
 
     allowed = {image: shlex.split(command) for image, command in (_pair(item, "--allow") for item in allow or ())}
-    serve(root, port=port, targets=targets, allow=allowed, log=_print)
-
-
-# What several commands, and examples/demo.py, print
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with how many are done: a bar on a terminal, elsewhere a line every few seconds."""
-    if err.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=err) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    said = time.monotonic()
-
-    def advance(done: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 5:
-            said = time.monotonic()
-            err.print(f"{done} of {total} {what}")
-
-    yield advance
-
-
-def told(advance: Callable[[int], None]) -> Callable[[JobProgress], None]:
-    """A job's progress for :func:`progress`; never beyond the total, as a list job may count on from an earlier one."""
-    return lambda now: advance(min(now.done, now.total))
-
-
-def tell(report: Report) -> None:
-    """A job in a few lines: how many, how fast, and the first of what failed."""
-    # We look every 0.3 s: of a shorter job than this the speed would be our own.
-    rate = f" ({report.done / report.seconds:.0f} a second)" if report.seconds > 3 else ""
-    _print(f"{report.done} of {report.wanted} objects in {report.seconds:.1f} s{rate}")
-    if report.absent:
-        _print(f"{len(report.absent)} names of the template are not in the source")
-    if report.unsure:
-        err.print(f"{report.unsure} objects were in the destination before, and were perhaps not written anew")
-    if report.aborted:
-        err.print(f"the job was aborted: {report.aborted}")
-    if report.failed:
-        err.print(f"{len(report.failed)} failed:")
-        for error in report.failed[:10]:
-            err.print(f"  {error.object}: {error.message} ({error.code})", markup=False)
-        if len(report.failed) > 10:
-            err.print(f"  and {len(report.failed) - 10} more; --errors FILE writes all of them")
-
-
-def complain(error: TvetlError) -> None:
-    """An error as people read it: what happened, every place of it, and what to try."""
-    if isinstance(error, (PipelineError, ArgumentsError)):
-        err.print("tvetl: this cannot work:")
-        for problem in error.problems:
-            err.print(f"  {problem}", markup=False)
-    else:
-        err.print(f"tvetl: {error.message}", markup=False)
-    if error.hint:
-        err.print(f"  {error.hint}", markup=False)
+    log = (lambda line: say_json({"said": line})) if as_json else say
+    serve(root, port=port, targets=targets, allow=allowed, log=log)
 
 
 def _cluster(endpoint: str) -> Cluster:
@@ -320,14 +427,25 @@ def _cluster(endpoint: str) -> Cluster:
     return Cluster(endpoint)
 
 
+def _read(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path!r} cannot be read: {error}") from error
+
+
 def _pipeline(path: str) -> Pipeline:
     from tvetl.spec import parse
 
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path!r} cannot be read: {error}") from error
-    return parse(text)
+    return parse(_read(path))
+
+
+def _names(path: str) -> list[str]:
+    """The lines of a list file; empty ones do not count."""
+    names = [line for line in _read(path).splitlines() if line.strip()]
+    if not names:
+        raise UsageError(f"{path!r} names no object")
+    return names
 
 
 def _pair(item: str, option: str) -> tuple[str, str]:
@@ -335,12 +453,6 @@ def _pair(item: str, option: str) -> tuple[str, str]:
     if not key or not equals:
         raise UsageError(f"{option} {item!r}: expected NAME=VALUE")
     return key, value
-
-
-def _one_of(value: str, *choices: str, option: str) -> str:
-    if value not in choices:
-        raise UsageError(f"{option} {value!r}: expected one of {', '.join(choices)}")
-    return value
 
 
 def _object(path: str) -> tuple[str, str]:
@@ -351,29 +463,6 @@ def _object(path: str) -> tuple[str, str]:
     return provider + separator + bucket, name
 
 
-def _table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    if not out.is_terminal:
-        for row in rows:
-            _print("\t".join(row))
-        return
-    table = Table(*titles, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table, markup=False)
-
-
-def _print(text: str) -> None:
-    out.print(text, markup=False)
-
-
-def _print_json(data: Mapping[str, object] | list[dict[str, object]] | object) -> None:
-    _print(json.dumps(data, ensure_ascii=False))
-
-
 def main() -> None:
     """The console script ``tvetl``. Usage errors (2) and Ctrl-C (130) are typer's own business."""
-    try:
-        app(prog_name="tvetl")
-    except TvetlError as error:
-        complain(error)
-        sys.exit(error.exit_code)
+    app(prog_name="tvetl")

@@ -25,6 +25,7 @@ from aistore.sdk import Bucket, Client, Etl
 from aistore.sdk.errors import AISError
 from aistore.sdk.etl import ETLConfig
 from aistore.sdk.retry_config import RetryConfig
+from aistore.sdk.types import BucketModel, JobSnap
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 from urllib3.util.retry import Retry
 
@@ -59,12 +60,16 @@ _MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the 
 
 @dataclass(frozen=True)
 class ObjectError:
-    """Why one object failed: ``object`` without its bucket, the server's ``code`` and sentence, the HTTP status."""
+    """Why one object failed: ``object`` without its bucket, the server's ``code`` and sentence, the HTTP status.
+
+    ``size`` is that of the object in the source, in bytes, where it is known.
+    """
 
     object: str
     code: str
     message: str
     status: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,11 @@ class Registered:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What all targets together say of a job. ``done`` counts objects, each once, at the target that read it."""
+    """What all targets together say of a job.
+
+    ``done`` counts objects, each once, at the target that read it; ``bytes`` are those of the results stored. ``idle``
+    says that a list job, which never ends, has nothing left to do.
+    """
 
     known: bool
     done: int
@@ -196,10 +205,37 @@ class Cluster:
         with self._explained():
             self._bucket(bucket, self._acts).delete(missing_ok=True)
 
+    def bucket_id(self, bucket: str) -> str:
+        """What another bucket of the same name, made later, does not have. Raises NotFound."""
+        with self._explained():
+            headers = self._bucket(bucket).head()
+        return str(_row(json.loads(headers.get("Ais-Bucket-Props", "{}"))).get("bid", ""))
+
     def objects(self, bucket: str, prefix: str = "") -> list[str]:
         """The names of the bucket's objects, in order. Raises NotFound."""
         with self._explained():
             return sorted(entry.name for entry in self._bucket(bucket).list_all_objects(prefix=prefix, props="name"))
+
+    def sizes(self, bucket: str, prefix: str = "") -> dict[str, int]:
+        """The bucket's objects in order of name, with their sizes in bytes. Raises NotFound."""
+        with self._explained():
+            entries = self._bucket(bucket).list_all_objects(prefix=prefix, props="name,size")
+            return {entry.name: int(entry.size or 0) for entry in sorted(entries, key=lambda entry: entry.name)}
+
+    def tags(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """The bucket's objects with something that changes whenever they are written: version and checksum."""
+        with self._explained():
+            entries = self._bucket(bucket).list_all_objects(prefix=prefix, props="name,version,checksum")
+            return {entry.name: f"{entry.version or ''}:{entry.checksum or ''}" for entry in entries}
+
+    def has(self, bucket: str, name: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with self._explained():
+                self._bucket(bucket).object(name).head()
+        except NotFound:
+            return False
+        return True
 
     def put(self, bucket: str, name: str, data: bytes) -> None:
         """Store one object."""
@@ -250,19 +286,17 @@ class Cluster:
         destination: str,
         etl: str,
         *,
-        names: Sequence[str] | None,
-        template: str | None,
+        names: Sequence[str],
         prepend: str,
         extensions: Mapping[str, str],
         continue_on_error: bool,
     ) -> str:
-        """Begin to transform objects by name or by a template like ``photo_{0..100}.jpg``; gives the job's id."""
+        """Begin to transform objects by name; gives the job's id, which may be that of an idle job taken up again."""
         with self._explained():
-            chosen = self._bucket(source, self._acts).objects(
-                obj_names=None if names is None else [*names], obj_template=template
-            )
             return str(
-                chosen.transform(
+                self._bucket(source, self._acts)
+                .objects(obj_names=[*names])
+                .transform(
                     to_bck=self._bucket(destination),
                     etl_name=etl,
                     prepend=prepend,
@@ -273,22 +307,29 @@ class Cluster:
 
     def snapshot(self, job: str) -> Snapshot:
         """How far the job is. ``known`` is False before the first target has heard of it."""
+        return _summed(self._snaps(job))
+
+    def transforming(self, source: str, destination: str) -> dict[str, Snapshot]:
+        """The jobs that transform from one bucket into the other, by id: those at work, and list jobs that are idle."""
+        with self._explained():
+            running = self._reads.cluster().list_running_jobs()
+        found = {}
+        for match in filter(None, (re.fullmatch(r"etl-(?:bck|listrange)\[(.+)\]", entry) for entry in running)):
+            snaps = self._snaps(match[1])
+            ends = {(_url(snap.source_bck), _url(snap.destination_bck)) for snap in snaps}
+            if ends == {(_plain(source), _plain(destination))} and not (now := _summed(snaps)).ended:
+                found[match[1]] = now
+        return found
+
+    def _snaps(self, job: str) -> list[JobSnap]:
+        """A job as each target sees it."""
         with self._explained():
             try:
-                snaps = self._reads.job(job).get_details().list_snapshots()
+                return [*self._reads.job(job).get_details().list_snapshots()]
             except AISError as error:
                 if error.status_code != 404:
                     raise
-                snaps = []
-        stats = [snap.stats for snap in snaps if snap.stats]
-        return Snapshot(
-            known=bool(snaps),
-            done=sum(s.objects + s.out_objects for s in stats),
-            bytes=sum(s.bytes + s.out_bytes for s in stats),
-            idle=bool(snaps) and all(s.is_idle for s in snaps),
-            ended=bool(snaps) and all(s.end_time not in ("", _NEVER) for s in snaps),
-            aborted=next((s.abort_err or "aborted" for s in snaps if s.aborted or s.abort_err), ""),
-        )
+                return []
 
     def abort(self, job: str) -> None:
         """End a job; what it has stored stays."""
@@ -488,6 +529,28 @@ def _client(endpoint: str, attempts: int, patience: float = _TIMEOUT[1], connect
     )
     retries = RetryConfig(http_retry=http, network_retry=network)
     return Client(endpoint, timeout=(_TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
+
+
+def _summed(snaps: Sequence[JobSnap]) -> Snapshot:
+    stats = [snap.stats for snap in snaps if snap.stats]
+    return Snapshot(
+        known=bool(snaps),
+        done=sum(s.objects + s.out_objects for s in stats),
+        bytes=sum(s.bytes + s.in_bytes for s in stats),  # at the target that stored them; out_bytes may say 0
+        idle=bool(snaps) and all(s.is_idle for s in snaps),
+        ended=bool(snaps) and all(s.end_time not in ("", _NEVER) for s in snaps),
+        aborted=next((s.abort_err or "aborted" for s in snaps if s.aborted or s.abort_err), ""),
+    )
+
+
+def _url(bucket: BucketModel | None) -> str:
+    return f"{bucket.provider}://{bucket.name}" if bucket else ""
+
+
+def _plain(bucket: str) -> str:
+    """A bucket by URL, also where it was named alone."""
+    provider, _, name = bucket.rpartition("://")
+    return f"{provider or 'ais'}://{name.rstrip('/')}"
 
 
 def _checked(endpoint: str) -> str:

@@ -1,32 +1,43 @@
-"""Bucket and list jobs: begin one, watch it, and know afterwards what became of every object.
+"""Bucket and list jobs: begin what is left to do, watch it, and know afterwards what became of every object.
 
-AIStore keeps at most 128 errors a target and ends a job without a word on the rest. So the report here is made by
-comparing what was asked for with what lies in the destination; the cluster's errors, and a few reads of our own,
-give the reasons. Not here: resuming a job.
+AIStore keeps at most 128 errors a target and ends a job without a word on the rest. So the report is made by comparing
+what was asked for with what lies in the destination; the cluster's errors, and one read of each object that it kept no
+error of, give the reasons. What is there already, made by the same pipeline, is not made again: :mod:`tvetl.records`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from tvetl import records
 from tvetl.cluster import Cluster, ObjectError, Snapshot
 from tvetl.errors import ClusterError, NotFound, ObjectFailed, TimedOut, TvetlError, UsageError
 from tvetl.names import expand
+from tvetl.records import Record
 
-#: Seconds between two looks at a job. The SDK looks so seldom that a job of 10 s is reported after 18.8 s.
-INTERVAL = 0.3
+#: Seconds between two looks at a job: a twentieth of its age, within these bounds. So a job of 10 s is reported within
+#: half a second of its end (the SDK's own wait reports it after 18.8 s), and one of hours is not asked every moment.
+_LOOKS = (0.1, 2.0)
 #: A list job never ends, it becomes idle; two looks in a row, as the SDK asks for it too.
 _IDLE_LOOKS = 2
+#: An aborted job is given so many looks to finish the objects under way.
+_ABORTED_LOOKS = 10
+#: Seconds that a job of another pipeline is given to end. AIStore calls a list job idle 4 s or more after its end.
+_OTHERS = 15.0
 #: Seconds until a job that was just started must be known to a target.
 _START = 15.0
-#: Failed objects beyond those AIStore kept that we read once more for their reason, and the seconds for all of it.
-_ASKED_AGAIN = 32
-_ASKING_SECONDS = 30.0
+#: Names in one request for a list job, so that a request stays below a megabyte.
+_NAMES = 10_000
+#: Objects read at once, for their errors and in a dry run; the SDK keeps ten connections to a node.
+_READS = 8
 
 Progress = Callable[["JobProgress"], None]
 
@@ -44,62 +55,132 @@ class Rename:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job that was started: ``wanted`` are the source's objects it shall transform.
+class Request:
+    """What shall be transformed: a bucket, what of it begins with ``prefix``, the ``names``, or a ``template``'s range.
 
-    ``absent`` were asked for by a template and are not in the source: a range has gaps, that is no failure.
+    A name that is not in the source fails; what a template names beyond it is absent, as a range has gaps.
+    ``again`` transforms also what the same pipeline has made already.
     """
 
-    id: str
-    etl: str
     source: str
     destination: str
-    wanted: tuple[str, ...]
-    absent: tuple[str, ...] = ()
+    etl: str
+    prefix: str = ""
+    names: tuple[str, ...] | None = None
+    template: str | None = None
     rename: Rename = field(default_factory=Rename)
+    continue_on_error: bool = True
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.names is not None) + (self.template is not None) + bool(self.prefix) > 1:
+            raise UsageError("a prefix, names and a template exclude one another")
+        if self.source == self.destination and self.rename == Rename():
+            raise UsageError("source and destination are the same bucket", hint="Choose another, or prepend a folder.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that was begun, or found at work: ``wanted`` are the source's objects asked for, with their sizes.
+
+    ``ids`` are empty where nothing is left to do; ``left`` are the objects that were not in the destination, or were
+    made by another pipeline. ``found`` says that the job was at work before: when it has ended, a second one begins for
+    what is left then. ``before`` is what each job had done earlier, as AIStore keeps one list job for several requests.
+    """
+
+    request: Request
+    ids: tuple[str, ...]
+    wanted: Mapping[str, int]
+    left: tuple[str, ...]
+    absent: tuple[str, ...]
+    record: Record
     idles: bool = False
+    found: bool = False
+    before: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return ",".join(self.ids)
+
+    @property
+    def total(self) -> int:
+        return len(self.left)
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """Objects transformed so far, of how many, and seconds since we began to wait."""
+    """How far a job is: objects done, of how many; seconds since we began to wait; bytes of results.
+
+    ``stage`` is what is being done: objects transformed, or errors read.
+    """
 
     done: int
     total: int
     seconds: float
+    bytes: int = 0
+    stage: str = "objects"
+
+    @property
+    def rate(self) -> float:
+        """Objects a second."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end, at the speed until now; None as long as nothing is done."""
+        return (self.total - self.done) / self.rate if self.rate else None
 
 
 @dataclass(frozen=True)
 class Report:
     """What became of a job. ``aborted`` is why it ended early, empty where it did not.
 
-    ``unsure`` counts objects that lie in the destination from before, where this job's own count says that it did
-    not write them all and no error names which: transform into an empty bucket to know.
+    ``wanted`` objects were asked for: ``kept`` were in the destination already, made by the same pipeline, ``failed``
+    are named, and the others were transformed now.
     """
 
     job: str
     wanted: int
+    kept: int
     failed: tuple[ObjectError, ...]
     absent: tuple[str, ...]
     seconds: float
     aborted: str = ""
-    unsure: int = 0
 
     @property
     def done(self) -> int:
-        return self.wanted - len(self.failed) - self.unsure
+        return self.wanted - self.kept - len(self.failed)
 
     @property
     def ok(self) -> bool:
-        return not (self.failed or self.aborted or self.unsure)
+        return not (self.failed or self.aborted)
 
     def to_data(self) -> dict[str, object]:
         """Plain data for JSON: the fields, and ``done``."""
         return {**asdict(self), "done": self.done}
 
     def write_errors(self, path: Path) -> None:
-        """One line of JSON for each object that failed: object, code, message, status."""
+        """One line of JSON for each object that failed: object, code, message, status, size."""
         path.write_text("".join(json.dumps(asdict(error)) + "\n" for error in self.failed), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a dry run found: how many ``objects`` a job would transform, and what became of a ``sample`` of them.
+
+    ``seconds`` and ``bytes`` are for all of them, at the speed of reading the sample inline from here, eight at once;
+    None where nothing of the sample worked.
+    """
+
+    objects: int
+    kept: int
+    sample: int
+    failed: tuple[ObjectError, ...]
+    seconds: float | None
+    bytes: int | None
+
+    def to_data(self) -> dict[str, object]:
+        return asdict(self)
 
 
 def transform_bucket(
@@ -111,26 +192,13 @@ def transform_bucket(
     prefix: str = "",
     rename: Rename = Rename(),
     continue_on_error: bool = True,
+    again: bool = False,
 ) -> Job:
-    """Start to transform all objects of a bucket whose names begin with ``prefix``.
-
-    The destination is made where it is an ais bucket and missing. Raises NotFound for a source or ETL that is not
-    there, UsageError where nothing has the prefix.
-    """
-    wanted = tuple(cluster.objects(source, prefix))
-    if not wanted:
-        raise UsageError(f"there is nothing to transform in {source!r}" + (f" under {prefix!r}" if prefix else ""))
-    _check(cluster, etl, source, destination, rename)
-    job = cluster.start_bucket_job(
-        source,
-        destination,
-        etl,
-        prefix=prefix,
-        prepend=rename.prepend,
-        extensions=rename.extensions,
-        continue_on_error=continue_on_error,
+    """Begin to transform all objects of a bucket whose names begin with ``prefix``; see :func:`begin`."""
+    request = Request(
+        source, destination, etl, prefix=prefix, rename=rename, continue_on_error=continue_on_error, again=again
     )
-    return Job(job, etl, source, destination, wanted, rename=rename)
+    return begin(cluster, request)
 
 
 def transform_objects(
@@ -143,31 +211,40 @@ def transform_objects(
     template: str | None = None,
     rename: Rename = Rename(),
     continue_on_error: bool = True,
+    again: bool = False,
 ) -> Job:
-    """Start to transform objects by their names, or by a template like ``photo_{0..100}.jpg``.
-
-    A name that is not in the source fails; what a template names beyond it is reported as absent.
-    """
+    """Begin to transform objects by their names, or by a template like ``photo_{0..100}.jpg``; see :func:`begin`."""
     if (names is None) == (template is None):
         raise UsageError("name the objects, or give one template")
-    present = set(cluster.objects(source))
-    asked = tuple(dict.fromkeys(expand(template) if template is not None else names or ()))
-    absent = tuple(name for name in asked if name not in present) if template is not None else ()
-    wanted = tuple(name for name in asked if template is None or name in present)
-    if not wanted:
-        raise UsageError(f"there is nothing to transform: {source!r} has none of {template or list(asked)}")
-    _check(cluster, etl, source, destination, rename)
-    job = cluster.start_list_job(
-        source,
-        destination,
-        etl,
-        names=names,
-        template=template,
-        prepend=rename.prepend,
-        extensions=rename.extensions,
-        continue_on_error=continue_on_error,
+    chosen = None if names is None else tuple(names)
+    request = Request(
+        source, destination, etl, "", chosen, template, rename, continue_on_error=continue_on_error, again=again
     )
-    return Job(job, etl, source, destination, wanted, absent, rename, idles=True)
+    return begin(cluster, request)
+
+
+def begin(cluster: Cluster, request: Request) -> Job:
+    """Begin what of the request is left to do, or find the job that is at it.
+
+    The destination is made where it is an ais bucket and missing. Raises NotFound for a source or ETL that is not
+    there, UsageError where there is nothing to transform, ClusterError while a job of another pipeline is at work
+    between the same buckets.
+    """
+    wanted, absent = _wanted(cluster, request)
+    digest = records.digest_of(cluster.show(request.etl))
+    key = _key(request)
+    cluster.create_bucket(request.destination)
+    known = records.load(cluster, key, request.destination)
+    jobs = _others_ended(cluster, request, patient=known is None or known.digest != digest)
+    at_work = {job: now for job, now in jobs.items() if not now.idle}
+    record, made = _record(cluster, request, known, digest, again=request.again and not at_work)
+    if record != known:
+        records.save(cluster, key, request.destination, record)
+    left = tuple(name for name in wanted if request.rename(name) not in made)
+    job = Job(request, (), wanted, left, absent, record, before={job: now.done for job, now in jobs.items()})
+    if at_work:
+        return replace(job, ids=tuple(at_work), found=True, idles=True)
+    return _start(cluster, job) if left else job
 
 
 def wait(
@@ -176,86 +253,276 @@ def wait(
     on_progress: Progress | None = None,
     *,
     timeout: float | None = None,
-    interval: float = INTERVAL,
+    reasons: int | None = None,
+    on_interrupt: Literal["leave", "stop"] = "leave",
 ) -> Report:
-    """Wait until the job has ended, and report on every object. ``timeout`` and ``interval`` are in seconds.
+    """Wait until the job has ended, and report on every object. ``timeout`` is in seconds.
 
-    Call it before the ETL is stopped: its errors are gone then. Raises TimedOut (the job runs on).
+    Call it before the ETL is stopped: its errors are gone then. Objects that failed and of which AIStore kept no error
+    are read once more for it, all of them or at most ``reasons``. Raises TimedOut (the job runs on). A
+    KeyboardInterrupt leaves the job running, or stops it.
     """
     began = time.monotonic()
-    last = _until_ended(cluster, job, on_progress, began, timeout, interval)
+    kept, ids, aborted = len(job.wanted) - len(job.left), "", ""
+    try:
+        while job.ids:
+            ids = job.id
+            aborted = _until_ended(cluster, job, on_progress, began, timeout).aborted
+            if not job.found:
+                break
+            job, aborted = begin(cluster, replace(job.request, again=False)), ""
+    except KeyboardInterrupt:
+        for each in job.ids if on_interrupt == "stop" else ():
+            cluster.abort(each)
+        raise
+    failed = _failed(cluster, job, began, on_progress, reasons, ended_early=bool(aborted))
+    return Report(ids, len(job.wanted), kept, failed, job.absent, time.monotonic() - began, aborted)
+
+
+def estimate(cluster: Cluster, request: Request, sample: int = 20) -> Estimate:
+    """Transform a sample of what a job would, evenly over the names, and store nothing.
+
+    Raises what :func:`begin` does for a source or ETL that is not there, and for nothing to transform.
+    """
+    wanted, _ = _wanted(cluster, request)
+    digest = records.digest_of(cluster.show(request.etl))
+    try:
+        known = records.load(cluster, _key(request), request.destination)
+        made = _record(cluster, request, known, digest, again=request.again)[1]
+    except NotFound:  # there is no destination yet
+        made = set()
+    left = [name for name in wanted if request.rename(name) not in made]
+    chosen = left[:: -(-len(left) // sample)] if left else []
+    began = time.monotonic()
+    answers = [*_read_all(cluster, request, chosen, wanted)]
     seconds = time.monotonic() - began
-    failed = _failed(cluster, job, ended_early=bool(last.aborted))
-    unsure = max(0, len(job.wanted) - len(failed) - last.done) if not last.aborted else 0
-    return Report(job.id, len(job.wanted), failed, job.absent, seconds, last.aborted, unsure)
+    failed = tuple(sorted((a for a in answers if isinstance(a, ObjectError)), key=lambda error: error.object))
+    sizes = [a for a in answers if isinstance(a, int)]
+    if not sizes:
+        return Estimate(len(left), len(wanted) - len(left), len(chosen), failed, None, None)
+    all_bytes = round(sum(sizes) / len(answers) * len(left))
+    all_seconds = seconds / len(answers) * len(left)
+    return Estimate(len(left), len(wanted) - len(left), len(chosen), failed, all_seconds, all_bytes)
 
 
-def _check(cluster: Cluster, etl: str, source: str, destination: str, rename: Rename) -> None:
-    if source == destination and rename == Rename():
-        raise UsageError("source and destination are the same bucket", hint="Choose another, or prepend a folder.")
-    cluster.show(etl)  # says NotFound before a bucket is made for nothing
-    cluster.create_bucket(destination)
+def failed_names(path: Path) -> list[str]:
+    """The objects that an errors file names, for :func:`transform_objects`. Raises UsageError for another file."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [str(line["object"]) for line in lines]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{str(path)!r} is not the errors file of a job: {error}") from error
+    if not names:
+        raise UsageError(f"{str(path)!r} names no object", hint="Nothing failed.")
+    return names
+
+
+# What is asked for, and what of it is there
+
+
+def _wanted(cluster: Cluster, request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The source's objects that are asked for, with their sizes, and what a template names in vain."""
+    if request.template is None and request.names is None:
+        found = cluster.sizes(request.source, request.prefix)
+        if not found:
+            under = f" under {request.prefix!r}" if request.prefix else ""
+            raise UsageError(f"there is nothing to transform in {request.source!r}{under}")
+        return found, ()
+    asked = tuple(dict.fromkeys(expand(request.template) if request.template is not None else request.names or ()))
+    present = cluster.sizes(request.source, os.path.commonprefix(asked))  # noqa: RUF071  names are no paths
+    absent = tuple(name for name in asked if name not in present)
+    wanted = {name: present.get(name, 0) for name in asked if request.template is None or name in present}
+    if not wanted:
+        raise UsageError(
+            f"there is nothing to transform: {request.source!r} has none of {request.template or [*asked]}"
+        )
+    return wanted, absent if request.template is not None else ()
+
+
+def _record(
+    cluster: Cluster, request: Request, known: Record | None, digest: str, *, again: bool
+) -> tuple[Record, set[str]]:
+    """The record as this pipeline needs it, and the names in the destination of what the pipeline has made."""
+    prefix = request.rename.prepend
+    if known == Record(digest) and not again:  # the common case: nothing there is another's, so names are enough
+        return known, set(cluster.objects(request.destination, prefix))
+    present = cluster.tags(request.destination, prefix)
+    record = (known or Record(records.UNKNOWN)).turned_to(digest, present)
+    record = record.forgotten(present) if again else record.pruned(present)
+    return record, record.made(present)
+
+
+def _key(request: Request) -> str:
+    naming = (request.rename.prepend, sorted(request.rename.extensions.items()))
+    return records.key_of(request.source, request.destination, naming)
+
+
+# At work
+
+
+def _others_ended(cluster: Cluster, request: Request, *, patient: bool) -> dict[str, Snapshot]:
+    """The jobs between the two buckets. Where these are another pipeline's, wait: AIStore calls a list job idle only
+    some seconds after its end. Raises ClusterError where they are at work still."""
+    deadline = time.monotonic() + _OTHERS
+    while True:
+        jobs = cluster.transforming(request.source, request.destination)
+        at_work = [job for job, now in jobs.items() if not now.idle]
+        if not at_work or not patient:
+            return jobs
+        if time.monotonic() > deadline:
+            hint = "Wait for it; or `tvetl stop` ends its ETL, and the job with it."
+            raise ClusterError(f"another job is at work between these buckets: {', '.join(at_work)}", hint=hint)
+        time.sleep(_LOOKS[1] / 4)
+
+
+def _start(cluster: Cluster, job: Job) -> Job:
+    """A bucket job where all is left, else list jobs for what is."""
+    request = job.request
+    if request.names is None and request.template is None and len(job.left) == len(job.wanted):
+        started = cluster.start_bucket_job(
+            request.source,
+            request.destination,
+            request.etl,
+            prefix=request.prefix,
+            prepend=request.rename.prepend,
+            extensions=request.rename.extensions,
+            continue_on_error=request.continue_on_error,
+        )
+        return replace(job, ids=(started,))
+    ids = [
+        cluster.start_list_job(
+            request.source,
+            request.destination,
+            request.etl,
+            names=job.left[at : at + _NAMES],
+            prepend=request.rename.prepend,
+            extensions=request.rename.extensions,
+            continue_on_error=request.continue_on_error,
+        )
+        for at in range(0, len(job.left), _NAMES)
+    ]
+    return replace(job, ids=tuple(dict.fromkeys(ids)), idles=True)
 
 
 def _until_ended(
-    cluster: Cluster, job: Job, on_progress: Progress | None, began: float, timeout: float | None, interval: float
+    cluster: Cluster, job: Job, on_progress: Progress | None, began: float, timeout: float | None
 ) -> Snapshot:
-    idle = 0
+    idle = aborted = 0
     while True:
-        now = cluster.snapshot(job.id)
+        now = _look(cluster, job)
         seconds = time.monotonic() - began
         if on_progress:
-            on_progress(JobProgress(now.done, len(job.wanted), seconds))
+            on_progress(JobProgress(min(now.done, job.total), job.total, seconds, now.bytes))
         idle = idle + 1 if job.idles and now.idle else 0
-        if now.ended or now.aborted or idle >= _IDLE_LOOKS:
+        aborted = aborted + 1 if now.aborted else 0
+        complete = job.idles and not job.found and now.done >= job.total
+        if now.ended or aborted >= _ABORTED_LOOKS or idle >= _IDLE_LOOKS or complete:
             return now
         if not now.known and seconds > _START:
             raise ClusterError(f"no target knows the job {job.id}")
         if timeout is not None and seconds > timeout:
             raise TimedOut(f"the job {job.id} is not done after {timeout:.0f} s", hint="It runs on in the cluster.")
-        time.sleep(interval)
+        time.sleep(min(max(_LOOKS[0], seconds / 20), _LOOKS[1]))
 
 
-def _failed(cluster: Cluster, job: Job, *, ended_early: bool) -> tuple[ObjectError, ...]:
-    """Every wanted object that is not in the destination, or that the cluster names as failed, in order of name."""
-    known = _known_errors(cluster, job)
-    present = set(cluster.objects(job.destination))
-    missing = [name for name in job.wanted if name not in known and job.rename(name) not in present]
+def _look(cluster: Cluster, job: Job) -> Snapshot:
+    """All jobs of the request together, without what they had done before."""
+    looks = [cluster.snapshot(each) for each in job.ids]
+    return Snapshot(
+        known=all(look.known for look in looks),
+        done=sum(look.done for look in looks) - sum(job.before.get(each, 0) for each in job.ids),
+        bytes=sum(look.bytes for look in looks),
+        idle=all(look.idle or look.ended for look in looks),
+        ended=all(look.ended for look in looks),
+        aborted=next((look.aborted for look in looks if look.aborted), ""),
+    )
+
+
+# What failed, and why
+
+
+def _failed(
+    cluster: Cluster,
+    job: Job,
+    began: float,
+    on_progress: Progress | None,
+    reasons: int | None,
+    *,
+    ended_early: bool,
+) -> tuple[ObjectError, ...]:
+    """Every object left whose result is not in the destination now, in order of name."""
+    request = job.request
+    made = _record(cluster, request, job.record, job.record.digest, again=False)[1]
+    missing = [name for name in job.left if request.rename(name) not in made]
+    if not missing:
+        return ()
+    known = _known_errors(cluster, job, missing)
+    asked = [name for name in missing if name not in known]
     if ended_early:
-        left = [ObjectError(name, "not_transformed", "the job ended before this object") for name in missing]
+        left = [_error(job, name, "not_transformed", "the job ended before this object") for name in asked]
     else:
-        left = [*_ask_again(cluster, job, missing)]
+        left = _ask(cluster, job, asked, began, on_progress, len(asked) if reasons is None else reasons)
     return tuple(sorted([*known.values(), *left], key=lambda error: error.object))
 
 
-def _known_errors(cluster: Cluster, job: Job) -> dict[str, ObjectError]:
-    """What AIStore kept, by name. It reports ``a//b`` as ``a/b``, and objects that a template names in vain."""
-    wanted = {re.sub("/+", "/", name): name for name in job.wanted}
+def _known_errors(cluster: Cluster, job: Job, missing: Iterable[str]) -> dict[str, ObjectError]:
+    """What AIStore kept, by name. It reports ``a//b`` as ``a/b``, and other objects of the same list job."""
+    wanted = {re.sub("/+", "/", name): name for name in missing}
     try:
-        errors = cluster.errors(job.etl, job.id)
+        errors = [error for each in job.ids for error in cluster.errors(job.request.etl, each)]
     except NotFound:  # the ETL is gone, and with it the job
         return {}
     named = ((wanted.get(re.sub("/+", "/", error.object)), error) for error in errors)
-    return {name: ObjectError(name, error.code, error.message, error.status) for name, error in named if name}
+    return {name: _error(job, name, error.code, error.message, error.status) for name, error in named if name}
 
 
-def _ask_again(cluster: Cluster, job: Job, missing: Sequence[str]) -> Iterator[ObjectError]:
-    """Read the first of the missing objects inline, for their reasons; the rest is only named."""
-    began = time.monotonic()
-    for at, name in enumerate(missing):
-        if at >= _ASKED_AGAIN or time.monotonic() - began > _ASKING_SECONDS:
-            yield ObjectError(name, "unknown", "not in the destination; the cluster kept no reason")
-        else:
-            yield _ask(cluster, job, name)
+def _ask(
+    cluster: Cluster, job: Job, names: Sequence[str], began: float, on_progress: Progress | None, most: int
+) -> list[ObjectError]:
+    """Read what is missing inline, for its reason; beyond ``most`` it is only named."""
+    found = [_error(job, name, "unknown", "not in the destination; AIStore kept no reason") for name in names[most:]]
+    asked = names[:most]
+    for at, answer in enumerate(_read_all(cluster, job.request, asked, job.wanted, stored=True), start=1):
+        if on_progress:
+            on_progress(JobProgress(at, len(asked), time.monotonic() - began, stage="reading errors"))
+        if isinstance(answer, ObjectError):
+            found.append(answer)
+    return found
 
 
-def _ask(cluster: Cluster, job: Job, name: str) -> ObjectError:
+def _read_all(
+    cluster: Cluster, request: Request, names: Collection[str], sizes: Mapping[str, int], *, stored: bool = False
+) -> Iterable[int | ObjectError]:
+    """Read objects through the ETL, several at once: the size of each result in bytes, or its error, as they come."""
+
+    def read(name: str) -> int | ObjectError:
+        told = ObjectError(name, "not_stored", "not in the destination, though reading it works now", 0, sizes[name])
+        try:
+            data = cluster.get(request.source, name, request.etl)
+            if not stored or _is_stored(cluster, request, name, data):
+                return len(data)
+        except ObjectFailed as error:
+            told = replace(told, code=error.code, message=error.message, status=error.status)
+        except NotFound as error:
+            told = replace(told, code="not_found", message=error.message, status=404)
+        except TvetlError as error:
+            told = replace(told, code="unknown", message=error.message)
+        return told
+
+    pool = ThreadPoolExecutor(_READS, thread_name_prefix="tvetl-read")
     try:
-        cluster.get(job.source, name, job.etl)
-    except ObjectFailed as error:
-        return ObjectError(name, error.code, error.message, error.status)
-    except NotFound as error:
-        return ObjectError(name, "not_found", error.message, 404)
-    except TvetlError as error:
-        return ObjectError(name, "unknown", error.message)
-    return ObjectError(name, "not_stored", "not in the destination, though reading it works now")
+        for answer in as_completed([pool.submit(read, name) for name in names]):
+            yield answer.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_stored(cluster: Cluster, request: Request, name: str, data: bytes) -> bool:
+    """Whether the result is there although no listing said so: AIStore lists no ``a//b``, and where a bucket has no
+    versions, the same bytes written again do not show."""
+    result = request.rename(name)
+    return cluster.has(request.destination, result) and cluster.get(request.destination, result) == data
+
+
+def _error(job: Job, name: str, code: str, message: str, status: int = 0) -> ObjectError:
+    return ObjectError(name, code, message, status, job.wanted.get(name, 0))

@@ -220,7 +220,7 @@ class Api:
     def _bucket_head(self, node: NodeServer, request: Request, rest: str) -> Reply:
         bucket = _bucket(rest)
         created = str(self._store.bucket(bucket).stat().st_ctime_ns)
-        bid = str(xxhash.xxh64_intdigest(bucket.encode()) >> 1)
+        bid = str(self._store.identity(bucket))
         props = msgspec.json.encode(_PROPS | {"bid": bid, "created": created}).decode()
         if "bsumm_remote" not in request.query:
             return Reply(headers={"Ais-Bucket-Props": props})

@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -24,6 +25,8 @@ from tvetl.local.names import check_bucket, from_file, to_file
 
 #: What is ours in the root: files being written, and the logs of transformers. No bucket can have this name.
 OURS = ".tvetl"
+#: An attribute of a bucket's folder: when the bucket was made. No time that a file system keeps says so.
+_IDENTITY = "user.tvetl.made"
 _BLOCK = 1 << 18
 
 
@@ -96,6 +99,16 @@ class Store:
             (self.root / check_bucket(bucket)).mkdir()
         except FileExistsError:
             raise ApiError(409, f'bucket "ais://{bucket}" already exists', "ErrBucketAlreadyExists") from None
+        with suppress(AttributeError, OSError):  # a system or a disk without such attributes
+            os.setxattr(self.root / bucket, _IDENTITY, str(time.time_ns()).encode())
+
+    def identity(self, bucket: str) -> int:
+        """A number that another bucket of the same name, made later, does not have; that of folders made by hand is
+        their name's."""
+        made = b""
+        with suppress(AttributeError, OSError):
+            made = os.getxattr(self.bucket(bucket), _IDENTITY)
+        return xxhash.xxh64_intdigest(bucket.encode() + made) >> 1
 
     def destroy(self, bucket: str) -> None:
         """Rename, then delete: the bucket is gone at once for everybody."""

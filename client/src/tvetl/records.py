@@ -1,0 +1,101 @@
+"""Which pipeline made what lies in a destination: the record that a job leaves, so that it can be run again.
+
+AIStore keeps nothing about an object of a job but its name, size, version and checksum. So each pair of source and
+destination has a record of its own: one small JSON object in the bucket ``tvetl-jobs`` of the same cluster, where any
+machine finds it, and where the destination's own readers do not. It holds a pipeline's digest, and this is true at any
+moment: **an object of the destination was made by that pipeline, unless the record lists it, unchanged, as another's.**
+The record is written before a job begins, so that a client may be killed at any point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tvetl.cluster import Cluster
+from tvetl.errors import ClusterError, NotFound, PipelineError
+from tvetl.pod import PIPELINE_VARIABLE, Container
+from tvetl.spec import digest, parse
+
+BUCKET = "tvetl-jobs"
+_VERSION = 1
+#: Objects of which no record says who made them.
+UNKNOWN = "unknown"
+
+Tags = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """``digest`` made the destination's objects, but for ``others``: digest -> name in the destination -> tag.
+
+    A tag (:meth:`tvetl.cluster.Cluster.tags`) changes when the object is written anew, which ends its being another's.
+    """
+
+    digest: str
+    others: Mapping[str, Tags] = field(default_factory=dict)
+
+    def made(self, present: Tags) -> set[str]:
+        """Which of the objects present were made by the record's pipeline."""
+        return {name for name, tag in present.items() if all(tags.get(name) != tag for tags in self.others.values())}
+
+    def turned_to(self, digest: str, present: Tags) -> Record:
+        """The record of another pipeline, which has yet to make anything: what is there now is from before."""
+        if digest == self.digest:
+            return self
+        others = {key: tags for key, tags in self.pruned(present).others.items() if key != digest}
+        before = {name: present[name] for name in self.made(present)}
+        return Record(digest, {**others, self.digest: before} if before else others)
+
+    def forgotten(self, present: Tags) -> Record:
+        """The record after which all that is present is to be made anew."""
+        return Record(self.digest, {UNKNOWN: dict(present)})
+
+    def pruned(self, present: Tags) -> Record:
+        """Without what has been written anew, or is gone."""
+        still = {
+            key: {name: tag for name, tag in tags.items() if present.get(name) == tag}
+            for key, tags in self.others.items()
+        }
+        return Record(self.digest, {key: tags for key, tags in still.items() if tags})
+
+
+def load(cluster: Cluster, key: str, destination: str) -> Record | None:
+    """The record of that key, if there is one: of this destination, and not of a bucket that once had its name.
+
+    Raises NotFound for a destination that is not there, ClusterError for a record that a newer tvetl wrote.
+    """
+    bucket = cluster.bucket_id(destination)
+    try:
+        data = json.loads(cluster.get(BUCKET, key))
+    except NotFound:
+        return None
+    if data.get("version") != _VERSION:
+        raise ClusterError(f"{BUCKET}/{key} was written by another version of tvetl", hint="Delete it to begin anew.")
+    return Record(data["digest"], data["others"]) if data["bucket"] == bucket else None
+
+
+def save(cluster: Cluster, key: str, destination: str, record: Record) -> None:
+    """Write the record; the bucket for records is made where it is missing."""
+    bucket = cluster.bucket_id(destination)
+    data = {"version": _VERSION, "bucket": bucket, "digest": record.digest, "others": record.others}
+    cluster.create_bucket(BUCKET)
+    cluster.put(BUCKET, key, json.dumps(data).encode())
+
+
+def key_of(source: str, destination: str, naming: object) -> str:
+    """The record's name: readable by its ends, and different for another way of naming the results."""
+    ends = f"{source}>{destination}".replace("://", ":").replace("/", "_")
+    return f"{ends}.{hashlib.sha256(repr((source, destination, naming)).encode()).hexdigest()[:12]}.json"
+
+
+def digest_of(container: Container | None) -> str:
+    """The digest of the pipeline that a container runs; of all that is known of it, where it is no server of ours."""
+    if container:
+        with suppress(PipelineError):
+            return digest(parse(container.env.get(PIPELINE_VARIABLE, "")))
+    text = json.dumps(container and [container.image, container.command, sorted(container.env.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
