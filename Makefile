@@ -15,7 +15,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock tables manifests clean
+.PHONY: help setup demo test lint format lock tables manifests build sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -58,9 +58,38 @@ tables: .venv/run.stamp  ## write the tables in README and docs as the code has 
 manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
 	@.venv/bin/python k8s/manifests.py
 
+build:  ## the image, with docker, podman or buildah (VARIANT=slim|cpu IMAGE= BASE= INDEX= TORCH_INDEX= BUILDFLAGS=)
+ifeq ($(VARIANT),cuda)
+	@echo "There is no cuda variant yet: the server works on the CPU alone. VARIANT=cpu runs every pipeline." >&2; exit 2
+endif
+	@test -n "$(BUILDER)" || { echo "make build needs docker (with its engine running), podman or buildah" >&2; exit 2; }
+	$(BUILDER) build $(REPEATABLE) $(BUILDARGS) $(BUILDFLAGS) --target $(VARIANT) --tag $(IMAGE) --file container/Dockerfile .
+
+sbom:  ## what is in the image IMAGE, as CycloneDX, into build/sbom.cdx.json
+	@mkdir -p build/nothing
+	@printf 'FROM %s AS image\nFROM scratch\nCOPY --from=image /opt/tvetl/sbom.cdx.json /\n' $(IMAGE) \
+		| $(BUILDER) build $(REPEATABLE) $(BUILDFLAGS) --output build --file - build/nothing >/dev/null
+	@echo "build/sbom.cdx.json: $$(grep -c '"bom-ref"' build/sbom.cdx.json) components of $(IMAGE)"
+
 clean:  ## remove all that these verbs made
 	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# For `build`. INDEX serves the wheels; TORCH_INDEX only torch and torchvision, without hashes (docs/image.md).
+VARIANT ?= slim
+IMAGE ?= tvetl-server:$(VERSION)$(if $(filter-out slim,$(VARIANT)),-$(VARIANT))
+BASE ?=
+INDEX ?=
+TORCH_INDEX ?=
+BUILDFLAGS ?=
+BUILDER ?= $(shell docker version >/dev/null 2>&1 && echo docker || command -v podman || command -v buildah)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' client/src/tvetl/__init__.py)
+BUILDARGS = $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(INDEX),--build-arg PIP_INDEX_URL=$(INDEX)) \
+	$(if $(TORCH_INDEX),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX))
+# Every file and the image itself bear this time (2026-01-01), not that of the build: what is the same looks the same.
+SOURCE_DATE_EPOCH ?= 1767225600
+REPEATABLE = $(if $(filter docker,$(notdir $(firstword $(BUILDER)))),--build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH), \
+	--layers --timestamp $(SOURCE_DATE_EPOCH))
 
 COMPILE = build/uv/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-package tvetl --no-emit-package tvetl-server --custom-compile-command 'make lock'

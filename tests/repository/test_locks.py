@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-NAMES = ("run", "dev", "sdk1", "server", "photos")
+NAMES = ("run", "dev", "sdk1", "server", "server-torch", "build", "photos")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 #: What differs on purpose: the SDK before 2.0, and the hash library it holds back.
 OTHER_SDK = {"aistore", "xxhash"}
@@ -51,7 +51,17 @@ def test_no_lock_names_an_index(repository: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize(("smaller", "larger"), [("run", "dev"), ("server", "run"), ("server", "sdk1")])
+@pytest.mark.parametrize(
+    ("smaller", "larger"),
+    [
+        ("run", "dev"),
+        ("server", "run"),
+        ("server", "sdk1"),
+        ("server", "server-torch"),
+        ("server-torch", "dev"),
+        ("build", "run"),
+    ],
+)
 def test_a_larger_lock_holds_the_same_versions(repository: Path, smaller: str, larger: str, python: str) -> None:
     assert pins(repository, smaller, python).items() <= pins(repository, larger, python).items()
 
@@ -64,7 +74,7 @@ def test_the_other_sdk_line_differs_in_nothing_else(repository: Path, python: st
     assert other["aistore"].startswith("1.")
 
 
-@pytest.mark.parametrize("name", ["run", "sdk1", "server"])
+@pytest.mark.parametrize("name", ["run", "sdk1", "server", "build"])
 def test_torch_is_only_where_it_is_asked_for(repository: Path, name: str) -> None:
     assert not {"torch", "torchvision", "scipy"} & {r.name for r, _ in locked(repository, name)}
     assert {"torch", "torchvision"} <= {r.name for r, _ in locked(repository, "dev")}
