@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from tvetl import config
-from tvetl.errors import TvetlError, UsageError
+from tvetl.errors import NotReachable, TvetlError, UsageError
 from tvetl.terminal import complain, err, out, progress, say, say_json, say_table, tell, tell_estimate, told
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def preview(
     ],
     endpoint: Endpoint = LOCAL,
     views: Annotated[int, typer.Option(help="How many draws.", min=1, max=64)] = 8,
-    seed: Annotated[Optional[int], typer.Option(help="Of the draws.  [default: the pipeline's, else 0]")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of the draws; else the pipeline's, else 0.")] = None,  # noqa: UP045
     epoch: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("sheet.png"),
     as_json: AsJson = False,
@@ -403,6 +403,23 @@ def bench(
         say(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
     if done.equal != done.images:
         raise typer.Exit(TvetlError.exit_code)
+
+
+@app.command()
+def doctor(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
+    """What is wrong with the cluster, and what to do about it; changes nothing."""
+    from tvetl.doctor import examine
+
+    findings = examine(endpoint)
+    if as_json:
+        say_json([asdict(finding) for finding in findings])
+    else:
+        say_table(("", "", ""), [(finding.level, finding.check, finding.message) for finding in findings])
+        for finding in findings:
+            if finding.hint:
+                err.print(f"{finding.check}: {finding.hint}", markup=False)
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(NotReachable.exit_code if findings[0].level == "fail" else TvetlError.exit_code)
 
 
 @app.command()

@@ -1,0 +1,254 @@
+"""What is wrong with an endpoint: look at what ETLs need, one thing after the other, and say what to do about each.
+
+Asks and changes nothing: its one PUT registers a pod without containers, which every AIStore refuses, and the words of
+the refusal tell what it would have taken. Speaks to AIStore's API itself, so that an SDK that does not fit is a finding
+and not a failure of ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal, TypeAlias
+
+import requests
+
+from tvetl.pod import DEFAULT_IMAGE
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Level = Literal["ok", "warn", "fail"]
+
+#: Seconds to connect and to wait for an answer: more is as good as none.
+_TIMEOUT = (3.0, 15.0)
+#: A pod that nothing can start: AIStore wants exactly one container.
+_NO_POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: tvetl-doctor}\nspec: {containers: []}\n"
+#: AIStore's own defaults, in percent of a disk: from the first on it evicts, from the second on it stores nothing.
+_HIGH_WATER, _FULL = 90, 95
+#: As Go words it that a target did not get through to a pod: "dial tcp 10.0.0.2:31234: connect: connection refused".
+_DIAL = re.compile(r"dial tcp (\S+?): (?:connect: )?([\w /]+)")
+_STAND_IN = "tvetl-local"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``hint`` says what to do where ``level`` is not ok."""
+
+    check: str
+    level: Level
+    message: str
+    hint: str = ""
+
+
+def examine(endpoint: str) -> list[Finding]:
+    """All findings about the cluster at ``endpoint``, in the order in which they matter. Raises nothing of its own."""
+    return list(_Look(endpoint.rstrip("/")).findings())
+
+
+class _Look:
+    """What was learned on the way is kept for the checks that follow."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.is_stand_in = False
+
+    def findings(self) -> Iterator[Finding]:
+        reachable = self._reachable()
+        yield reachable
+        if reachable.level == "fail":
+            return
+        cluster_map = _mapping(self._get("daemon?what=smap")[1])
+        self.is_stand_in = cluster_map.get("uuid") == _STAND_IN
+        targets = {
+            name: str(_mapping(_mapping(node).get("public_net")).get("direct_url", ""))
+            for name, node in _mapping(cluster_map.get("tmap")).items()
+        }
+        state = {name: self._node(url) for name, url in targets.items()}
+        yield self._version(state)
+        etl = self._etl(state)
+        yield etl
+        yield self._targets(targets, state)
+        yield self._disks(state)
+        if etl.level != "fail":
+            yield from self._form()
+            yield from self._pods()
+
+    # The checks
+
+    def _reachable(self) -> Finding:
+        status, body = self._get("health")
+        if status == 200:
+            return Finding("reachable", "ok", f"AIStore answers at {self.endpoint}")
+        if status == 503:
+            hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
+            return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
+        hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
+        what = (
+            str(body) if not status else f"what answers at {self.endpoint} is no AIStore: HTTP {status} to /v1/health"
+        )
+        return Finding("reachable", "fail", what, hint)
+
+    def _node(self, url: str) -> dict[str, Json] | None:
+        """What the target tells of itself; None where nobody answers at its address, empty where it tells nothing."""
+        status, body = self._get("daemon?what=node_status", url)
+        return None if not status else _mapping(body) if status == 200 else {}
+
+    def _version(self, state: Mapping[str, dict[str, Json] | None]) -> Finding:
+        said = {str(told["ais_version"]) for told in state.values() if told and "ais_version" in told}
+        if self.is_stand_in:
+            return Finding("version", "ok", "tvetl's stand-in for AIStore 5.0")
+        if not said:
+            return Finding(
+                "version", "warn", "no target tells its version", "Are there targets, and can they be reached?"
+            )
+        told = max(said)
+        if len(said) > 1:
+            return Finding(
+                "version", "warn", f"the targets differ: {', '.join(sorted(said))}", "Bring all to one version."
+            )
+        if _number(told) != (5, 0):
+            hint = (
+                "tvetl was tried with AIStore 5.0; the end-to-end tests (`make e2e`) tell whether this one works too."
+            )
+            return Finding("version", "warn", f"AIStore {told}", hint)
+        return Finding("version", "ok", f"AIStore {told}")
+
+    def _etl(self, state: Mapping[str, dict[str, Json] | None]) -> Finding:
+        status, body = self._get("etl")
+        if status == 200:
+            deployed = {str(told["deployment"]) for told in state.values() if told and "deployment" in told}
+            if deployed and deployed != {"K8s"}:
+                hint = "AIStore starts ETLs as pods: see k8s/README.md; `tvetl local` needs no Kubernetes."
+                return Finding("etl", "fail", f"AIStore runs without Kubernetes ({', '.join(sorted(deployed))})", hint)
+            return Finding("etl", "ok", "ETL is compiled in")
+        if "without ETL support" in _message(body):
+            hint = "Take an image built with AIStore's `etl` tag: aistorage/aisnode:v5.0-etl, not v5.0."
+            return Finding("etl", "fail", "this AIStore was built without ETL", hint)
+        hint = "ETLs are for administrators where AIStore authenticates." if status in (401, 403) else ""
+        return Finding("etl", "fail", f"ETLs cannot be listed: {_message(body)} (HTTP {status})", hint)
+
+    def _targets(self, targets: Mapping[str, str], state: Mapping[str, dict[str, Json] | None]) -> Finding:
+        if not targets:
+            hint = "`kubectl -n ais get pods` shows whether they start, `kubectl -n ais logs` why not."
+            return Finding("targets", "fail", "the cluster has no targets", hint)
+        lost = sorted(url for name, url in targets.items() if state[name] is None)
+        if lost:
+            hint = (
+                "Reads are sent on to the targets: run the client where it reaches the nodes, or inside of Kubernetes."
+            )
+            return Finding("targets", "fail", f"from here nobody answers at {', '.join(lost)}", hint)
+        direct = "results go directly to other targets" if len(targets) > 1 else "alone, so without direct put"
+        return Finding("targets", "ok", f"{len(targets)} of {len(targets)} answer from here, {direct}")
+
+    def _disks(self, state: Mapping[str, dict[str, Json] | None]) -> Finding:
+        if self.is_stand_in:
+            return Finding("disks", "ok", "the stand-in stores into a folder")
+        space = _mapping(_mapping(self._get("cluster?what=cluster_config")[1]).get("space"))
+        high, full = _whole(space.get("highwm"), _HIGH_WATER), _whole(space.get("out_of_space"), _FULL)
+        disks = [_mapping(told.get("capacity")) for told in state.values() if told]
+        if not disks:
+            return Finding("disks", "warn", "no target tells how full its disks are")
+        used = max(_whole(disk.get("pct_max"), 0) for disk in disks)
+        words = f"the fullest disk is {used} % full; high mark {high} %, no more is stored from {full} %"
+        trouble = "; ".join(str(disk["cs_err"]) for disk in disks if disk.get("cs_err"))
+        hint = "Make room on the targets' disks: `ais storage summary`, `minikube ssh -- df -h /data`."
+        if used >= full:
+            return Finding("disks", "fail", words, hint)
+        if used >= high or trouble:
+            return Finding("disks", "warn", f"{words}{'; ' + trouble if trouble else ''}", hint)
+        return Finding("disks", "ok", words)
+
+    def _form(self) -> Iterator[Finding]:
+        """How an ETL can be registered here, and what that asks of the image."""
+        spec = base64.b64encode(_NO_POD.encode()).decode()
+        message = {"name": "tvetl-doctor", "communication": "hpush://", "spec": spec}
+        status, body = self._ask("PUT", f"{self.endpoint}/v1/etl", message)
+        said = _message(body)
+        sdk = version("aistore")
+        how = "init_spec" if _number(sdk) < (2, 0) else "PUT /v1/etl, as its SDK has no init_spec"
+        if status == 400 and "number of containers" in said:
+            yield Finding("form", "ok", f"takes a pod YAML (aistore {sdk}: {how})")
+            yield Finding(
+                "image", "ok", f"{DEFAULT_IMAGE} need only be on every node, as `minikube image load` brings it"
+            )
+        elif status == 400 and "runtime.image" in said:
+            yield Finding("form", "warn", "takes the runtime form alone: no resources, no security settings")
+            hint = "Push the image, and name it so: `tvetl register --image REGISTRY/tvetl-server:VERSION`."
+            yield Finding("image", "warn", "the runtime form pulls at every start (imagePullPolicy Always)", hint)
+        else:
+            hint = "Registering asks for an administrator's rights." if status in (401, 403) else ""
+            yield Finding("form", "warn", f"does not tell which form it takes: {said} (HTTP {status})", hint)
+
+    def _pods(self) -> Iterator[Finding]:
+        """Each ETL that is there: whether its pods run, and whether its targets reached them."""
+        for row in _rows(self._get("etl")[1]):
+            name, stage = str(row.get("id")), str(row.get("stage"))
+            if stage != "Running":
+                hint = f"`tvetl start {name}` starts it, `tvetl rm {name}` frees its name."
+                yield Finding("pods", "warn", f"{name} is {stage.lower()}", hint)
+                continue
+            health = {
+                str(r.get("target_id")): str(r.get("health_status")) for r in _rows(self._get(f"etl/{name}/health")[1])
+            }
+            bad = {target: status for target, status in health.items() if status != "Running"}
+            details = _mapping(self._get(f"etl/{name}")[1])
+            unreached = {
+                found[1]: found[2] for error in _rows(details.get("obj_errors")) if (found := _DIAL.search(str(error)))
+            }
+            if bad:
+                hint = (
+                    f"`tvetl logs {name}` shows what they wrote, `kubectl -n ais describe pods` why one does not run."
+                )
+                yield Finding(
+                    "pods", "fail", f"{name}: " + ", ".join(f"{t} is {s}" for t, s in sorted(bad.items())), hint
+                )
+            elif unreached:
+                hint = "Targets call their transformers at a node port: do network policies or a firewall let them?"
+                words = ", ".join(f"{address} ({why.strip()})" for address, why in sorted(unreached.items()))
+                yield Finding("pods", "fail", f"{name}: targets did not reach the node port {words}", hint)
+            else:
+                yield Finding("pods", "ok", f"{name} runs, and its targets reach it")
+
+    # How
+
+    def _get(self, path: str, at: str = "") -> tuple[int, Json]:
+        return self._ask("GET", f"{at or self.endpoint}/v1/{path}")
+
+    @staticmethod
+    def _ask(method: str, url: str, message: dict[str, str] | None = None) -> tuple[int, Json]:
+        """Status and answer; status 0 and the reason where nobody answered."""
+        try:
+            answer = requests.request(method, url, json=message, timeout=_TIMEOUT, allow_redirects=False)
+        except requests.RequestException as error:
+            words = "does not answer in time" if isinstance(error, requests.Timeout) else "nobody answers"
+            return 0, f"{words} at {url.partition('/v1/')[0]}"
+        try:
+            body: Json = answer.json()
+        except ValueError:
+            body = answer.text
+        return answer.status_code, body
+
+
+def _message(body: Json) -> str:
+    """AIStore's sentence in an error."""
+    return str(_mapping(body).get("message", body)).strip()
+
+
+def _mapping(value: Json) -> dict[str, Json]:
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(value: Json) -> list[dict[str, Json]]:
+    return [_mapping(row) for row in value] if isinstance(value, list) else []
+
+
+def _whole(value: Json, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
+def _number(text: str) -> tuple[int, int]:
+    """Major and minor of a version; (0, 0) where it is none."""
+    found = re.match(r"v?(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
