@@ -13,16 +13,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from aistore.sdk import Client
 from PIL import Image
+from typer.core import TyperGroup
 
-from tvetl import errors
+from tvetl import cli, errors
 from tvetl.cluster import Cluster
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
-from tvetl.spec import Pipeline
+from tvetl.spec import Pipeline, schema
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
 NOBODY = "http://127.0.0.1:9"  # port 9: discard, which nobody runs
@@ -126,6 +129,111 @@ def test_the_whole_way(
     cluster.delete_bucket("command-out")
 
 
+def lines_of(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines() if line.startswith(b"{")]
+
+
+def test_a_transform_is_looked_at_begun_retried_and_not_done_twice(
+    tvetl: Command, local: LocalCluster, cluster: Cluster, images: str, crops: str, tmp_path: Path
+) -> None:
+    command = ("transform", images, "command-jobs", "--etl", crops, "--json", "--endpoint", local.endpoint)
+    done = tvetl(*command, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    estimate = json.loads(done.stdout)
+    assert estimate["objects"] == estimate["sample"] == len(cluster.objects(images))
+    assert [error["object"] for error in estimate["failed"]] == ["photo_1.txt"]
+
+    (tmp_path / "names").write_text("photo_0.png\n\nphoto_1.txt\n", encoding="utf-8")
+    done = tvetl(*command, "--list", "names", cwd=tmp_path)
+    assert done.returncode == 4
+    assert (json.loads(done.stdout)["done"], json.loads(done.stdout)["errors"]) == (1, "errors.jsonl")
+    assert lines_of(done.stderr)[-1]["doing"] == "objects"  # no terminal: progress is lines of JSON
+    assert json.loads((tmp_path / "errors.jsonl").read_text(encoding="utf-8"))["object"] == "photo_1.txt"
+    assert tvetl(*command, "--retry", "errors.jsonl", cwd=tmp_path).returncode == 4
+    done = tvetl(*command, "--name", "photo_0.png", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["kept"]) == (0, 1)
+    assert (tmp_path / "errors.jsonl").read_text(encoding="utf-8") == ""  # nothing failed now
+    assert tvetl(*command, "--retry", "errors.jsonl", cwd=tmp_path).returncode == 2
+    cluster.delete_bucket("command-jobs")
+
+
+def test_a_flag_goes_over_the_environment_over_the_file_over_the_default(tvetl: Command, tmp_path: Path) -> None:
+    (tmp_path / "tvetl.yaml").write_text(
+        "endpoint: http://file:1\nregister: {image: file:1, pull: Never}\ntransform: {on-interrupt: leave}\n",
+        encoding="utf-8",
+    )
+    home = tmp_path / "home"
+    (home / ".config" / "tvetl").mkdir(parents=True)
+    (home / ".config" / "tvetl" / "tvetl.yaml").write_text("register: {image: user:1, timeout: 7}\n", encoding="utf-8")
+    env = {**os.environ, "HOME": str(home), "TVETL_REGISTER_IMAGE": "env:1", "COLUMNS": "200"}
+    env.pop("AIS_ENDPOINT", None)
+
+    def shown(*arguments: str, **more: str) -> dict[str, tuple[str, str]]:
+        done = tvetl(*arguments, "--show-config", "--json", cwd=tmp_path, env={**env, **more})
+        assert done.returncode == 0, done.stderr
+        return {row["option"]: (row["value"], row["from"]) for row in json.loads(done.stdout)}
+
+    here = shown("register", "--pull", "Always")
+    assert here["--pull"] == ("Always", "flag")
+    assert here["--image"] == ("env:1", "environment TVETL_REGISTER_IMAGE")
+    assert here["--endpoint"] == ("http://file:1", "file tvetl.yaml")
+    assert here["--timeout"] == ("7", f"file {home}/.config/tvetl/tvetl.yaml")
+    assert here["--form"] == ("auto", "default")
+    assert shown("list", AIS_ENDPOINT="http://env:2")["--endpoint"] == ("http://env:2", "environment AIS_ENDPOINT")
+    assert shown("transform")["--on-interrupt"] == ("leave", "file tvetl.yaml")  # without its arguments
+    everything = tvetl("--show-config", cwd=tmp_path, env=env).stdout.decode()
+    assert "register\t--image\tenv:1\tenvironment TVETL_REGISTER_IMAGE\n" in everything
+
+    done = tvetl("list", cwd=tmp_path, env={**env, "AIS_ENDPOINT": NOBODY})
+    assert (done.returncode, NOBODY.encode() in done.stderr) == (5, True)  # shown, and used
+    for wrong in ("nonsense: 1\n", "register: {nonsense: 1}\n", "- a\n", "a: [\n"):
+        (tmp_path / "tvetl.yaml").write_text(wrong, encoding="utf-8")
+        done = tvetl("list", cwd=tmp_path, env=env)
+        assert done.returncode == 2, wrong
+        assert b"tvetl.yaml" in done.stderr
+
+
+def test_every_command_can_answer_in_json(tvetl: Command) -> None:
+    commands = typer.main.get_command(cli.app)
+    assert isinstance(commands, TyperGroup)
+    for name, command in commands.commands.items():
+        options = {flag for param in command.params for flag in param.opts}
+        assert {"--json", "--show-config"} <= options, name
+
+
+def test_an_error_in_json_is_one_line_of_it(tvetl: Command, tmp_path: Path) -> None:
+    told = lines_of(tvetl("list", "--json", "--endpoint", NOBODY).stderr)
+    assert [line["error"] for line in told] == ["NotReachable"]
+    (tmp_path / "bad.yaml").write_text("steps: [{op: Resize, size: -3}]\n", encoding="utf-8")
+    (told,) = lines_of(tvetl("validate", "bad.yaml", "--json", cwd=tmp_path).stderr)
+    assert told["problems"][0]["path"] == "$.steps[0].size"
+
+
+def test_validate_prints_the_schema(tvetl: Command) -> None:
+    assert json.loads(tvetl("validate", "--schema").stdout) == schema()
+    assert tvetl("validate").returncode == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_options_and_names(
+    tvetl: Command, local: LocalCluster, crops: str, shell: str
+) -> None:
+    def offered(line: str) -> str:
+        asked = {
+            "_TVETL_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+            "_TYPER_COMPLETE_ARGS": line,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
+        return tvetl(env={**os.environ, **asked, "AIS_ENDPOINT": local.endpoint}).stdout.decode()
+
+    assert "transform" in offered("tvetl tr")
+    assert "--on-interrupt" in offered("tvetl transform --on")
+    assert crops in offered("tvetl show test-cr")
+    assert "_TVETL_COMPLETE" in tvetl(env={**os.environ, "_TVETL_COMPLETE": f"source_{shell}"}).stdout.decode()
+
+
 def test_local_runs_until_it_is_interrupted(tmp_path: Path) -> None:
     program = [sys.executable, "-u", "-c", "from tvetl.cli import main; main()", "local", "--port", "0"]
     with subprocess.Popen([*program, "--root", str(tmp_path / "root")], stdout=subprocess.PIPE, text=True) as running:
@@ -155,7 +263,10 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 """
 
 
-def test_an_interrupted_transform_ends_its_job(tmp_path: Path, pipeline: Callable[..., Pipeline]) -> None:
+@pytest.mark.parametrize("told", ["stop", "leave"])
+def test_an_interrupted_transform_stops_its_job_or_leaves_it(
+    tmp_path: Path, pipeline: Callable[..., Pipeline], told: str
+) -> None:
     began = tmp_path / "began"
     slow = {"slow:1": [sys.executable, "-c", SLOW, str(began)]}
     with LocalCluster(tmp_path / "root", allow=slow) as running:
@@ -165,12 +276,19 @@ def test_an_interrupted_transform_ends_its_job(tmp_path: Path, pipeline: Callabl
             cluster.put("many", f"{at:03}", b"x")
         cluster.register(PodSpec("test-slow", pipeline(), "slow:1", start_timeout=60))
         program = [sys.executable, "-c", "from tvetl.cli import main; main()", "transform", "many", "out"]
-        with subprocess.Popen([*program, "--etl", "test-slow", "-e", running.endpoint]) as command:
+        options = ["--etl", "test-slow", "-e", running.endpoint, "--on-interrupt", told]
+        with subprocess.Popen([*program, *options], stderr=subprocess.PIPE) as command:
             deadline = time.monotonic() + 60
             while not began.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             command.send_signal(signal.SIGINT)
+            assert command.stderr
+            said = command.stderr.read()
             assert command.wait(timeout=60) == 130
+        if told == "leave":
+            assert Client(running.endpoint).cluster().list_running_jobs(job_kind="etl-bck")
+            assert b"runs on" in said
+            return
         while jobs_left := Client(running.endpoint).cluster().list_running_jobs(job_kind="etl-bck"):
             assert time.monotonic() < deadline, jobs_left  # objects under way are finished first
             time.sleep(0.05)

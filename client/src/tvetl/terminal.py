@@ -165,8 +165,8 @@ def complain(error: TvetlError, *, as_json: bool = False) -> None:
 
 
 def say(text: str) -> None:
-    """A line of the answer."""
-    out.print(text, markup=False)
+    """A line of the answer, as it is: rich would make spaces of its tabs."""
+    out.out(text, highlight=False)
 
 
 def say_json(data: object) -> None:
