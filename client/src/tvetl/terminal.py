@@ -165,8 +165,8 @@ def complain(error: TvetlError, *, as_json: bool = False) -> None:
 
 
 def say(text: str) -> None:
-    """A line of the answer, as it is: rich would make spaces of its tabs."""
-    out.out(text, highlight=False)
+    """A line of the answer."""
+    out.print(text, markup=False)
 
 
 def say_json(data: object) -> None:
@@ -178,7 +178,7 @@ def say_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns on a terminal; elsewhere lines with tabs, for ``cut`` and ``awk``."""
     if not out.is_terminal:
         for row in rows:
-            say("\t".join(row))
+            out.file.write("\t".join(row) + "\n")  # rich would make spaces of the tabs
         return
     table = Table(*titles, box=None, pad_edge=False)
     for row in rows:
