@@ -15,7 +15,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock tables manifests build sbom clean
+.PHONY: help setup demo test lint format lock tables notebook pictures training manifests build sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,15 @@ lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer
 
 tables: .venv/run.stamp  ## write the tables in README and docs as the code has them
 	.venv/bin/python docs/tables.py
+
+notebook: .venv/dev.stamp  ## execute examples/walkthrough.ipynb, and keep its outputs
+	@.venv/bin/python docs/notebook.py
+
+pictures: .venv/dev.stamp  ## draw the pictures that the README shows
+	@.venv/bin/python docs/pictures.py
+
+training: .venv/dev.stamp  ## compare training input: torchvision in workers, and the cluster (DATA=<folder of JPEGs>)
+	@.venv/bin/python examples/training.py $(if $(DATA),"$(DATA)")
 
 manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
 	@.venv/bin/python k8s/manifests.py

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import typer
+
+from tvetl.cli import app
 from tvetl.spec import OPS
+from tvetl.spec.arguments import ARGUMENTS
 from tvetl.spec.ops import Param
+from tvetl.spec.output import FORMATS
 from tvetl_server.engine.plan import only_torch
 from tvetl_server.problems import INTERNAL, PROBLEMS
 from tvetl_server.settings import SETTINGS
@@ -60,6 +65,59 @@ def _first_line(kind: type) -> str:
     return (inspect.getdoc(kind) or "").split("\n", 1)[0]
 
 
+def parameters() -> str:
+    """Every parameter of every op, with what it may be."""
+    return _table(
+        ("op", "parameter", "may be", "default"),
+        [row for op in OPS.values() for row in _params(op.params, f"`{op.name}`") or [(f"`{op.name}`", "", "", "")]],
+    )
+
+
+def outputs() -> str:
+    """Every output format with its options."""
+    rows = [row for name, options in FORMATS.items() for row in _params(options, f"`{name}`")]
+    return _table(("format", "option", "may be", "default"), rows)
+
+
+def arguments() -> str:
+    """Every argument of a request."""
+    return _table(("argument", "may be"), [row[1:3] for row in _params(ARGUMENTS, "")])
+
+
+def _params(params: Mapping[str, Param], of: str) -> list[tuple[str, str, str, str]]:
+    return [
+        ("" if at else of, f"`{name}`", param.kind.expected, "" if param.required else f"`{_show(param)}`")
+        for at, (name, param) in enumerate(params.items())
+    ]
+
+
+def commands() -> str:
+    """Every command, and every option of its own."""
+    rows = []
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        words = [f"`{param.metavar or param.name.upper()}`" for param in command.params if not _option(param)]
+        rows.append((f"`tvetl {name}`", " ".join(words), _first_line_of(command.help)))
+        options = [param for param in command.params if _option(param) and param.name not in _COMMON]
+        rows += [("", f"`{_longest(param)}`", _first_line_of(param.help)) for param in options]
+    return _table(("command", "argument or option", "what it does"), rows)
+
+
+#: Options that every command has, told once above the table.
+_COMMON = ("help", "endpoint", "as_json", "show_config")
+
+
+def _option(param: typer.core.TyperArgument | typer.core.TyperOption) -> bool:
+    return param.param_type_name == "option"
+
+
+def _longest(param: typer.core.TyperArgument | typer.core.TyperOption) -> str:
+    return ", ".join(sorted(param.opts, key=len))
+
+
+def _first_line_of(help: str | None) -> str:
+    return (help or "").strip().split("\n", 1)[0].replace("<", "&lt;")
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(" ".join(line.split()) for line in lines)
@@ -69,6 +127,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"ops": ops},
     "docs/server.md": {"settings": settings, "problems": problems},
+    "docs/reference.md": {"parameters": parameters, "outputs": outputs, "arguments": arguments, "commands": commands},
 }
 
 

@@ -39,7 +39,10 @@ _PAPER, _FRAME, _INK, _FAINT = (250, 250, 248), (233, 233, 229), (34, 34, 34), (
 _ORIGINAL = 2 * _SIDE
 _LINES = 82
 #: Colours of boxes and their views, told apart on most photographs and by most eyes (Okabe and Ito, 2008).
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+_COLOURS = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (190, 190, 190),
+)  # fmt: skip
 _NO_BOXES = "no boxes, as torch is not installed here"
 _RECORD = "tvetl"
 
