@@ -168,7 +168,7 @@ def _show_config_option() -> list[TyperOption]:
     probe = typer.Typer(add_completion=False)
 
     @probe.command()
-    def command(show: Annotated[bool, typer.Option(_FLAG, help=_HELP)] = False) -> None: ...
+    def command(show_config: Annotated[bool, typer.Option(_FLAG, help=_HELP)] = False) -> None: ...
 
     options = [option for option in typer.main.get_command(probe).params if isinstance(option, TyperOption)]
     for option in options:

@@ -43,7 +43,7 @@ class Progress:
 
     def job(self, now: JobProgress) -> None:
         figures = {"seconds": round(now.seconds, 1), "rate": round(now.rate, 1), "bytes": now.bytes}
-        left = {} if now.left is None else {"left": round(now.left, 1)}
+        left = {} if now.left is None or now.done == now.total else {"left": round(now.left, 1)}
         self._tell({"doing": now.stage, "done": now.done, "total": now.total, **figures, **left})
 
     def _tell(self, state: dict[str, str | int | float]) -> None:
