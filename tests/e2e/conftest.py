@@ -1,0 +1,110 @@
+"""The cluster under test: that of AIS_ENDPOINT, or the stand-in with two targets. What is made is taken away again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tvetl.cluster import Cluster
+from tvetl.errors import NotFound
+from tvetl.local import LocalCluster
+from tvetl.pod import DEFAULT_IMAGE, PodSpec
+from tvetl.spec import Pipeline, parse
+
+#: Marks what one run leaves in a cluster that others use too.
+RUN = uuid.uuid4().hex[:6]
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if given := os.environ.get("AIS_ENDPOINT"):
+        yield given
+    else:
+        with LocalCluster(tmp_path_factory.mktemp("cluster"), targets=2) as running:
+            yield running.endpoint
+
+
+@pytest.fixture(scope="session")
+def cluster(endpoint: str) -> Cluster:
+    return Cluster(endpoint)
+
+
+@pytest.fixture
+def bucket(cluster: Cluster) -> Iterator[Callable[[str], str]]:
+    """Makes buckets, by what they are for."""
+    made: list[str] = []
+
+    def make(what: str) -> str:
+        made.append(f"tvetl-e2e-{RUN}-{what}-{len(made)}")
+        cluster.create_bucket(made[-1])
+        return made[-1]
+
+    yield make
+    for name in made:
+        cluster.delete_bucket(name)
+
+
+def _pipeline(*steps: dict[str, object], format: str = "png", seed: int | None = 7) -> Pipeline:
+    given = steps or ({"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"})
+    return parse({"version": 1, "steps": list(given), "output": {"format": format}, "seed": seed})
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Callable[..., Pipeline]:
+    """A seeded crop of 48 x 48 to PNG, or other ``steps``."""
+    return _pipeline
+
+
+@pytest.fixture
+def pod() -> Callable[..., PodSpec]:
+    """An ETL of this run with the image under test (TEST_IMAGE, by default tvetl's own)."""
+    image = os.environ.get("TEST_IMAGE", DEFAULT_IMAGE)
+
+    def make(what: str, pipeline: Pipeline | None = None, **options: object) -> PodSpec:
+        start_timeout = options.pop("start_timeout", 120)
+        name = f"e2e-{RUN}-{what}"
+        return PodSpec(name, pipeline or _pipeline(), image, start_timeout=start_timeout, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def etl(cluster: Cluster, pod: Callable[..., PodSpec]) -> Iterator[Callable[..., str]]:
+    """Starts ETLs, and frees their names afterwards."""
+    started: list[str] = []
+
+    def start(what: str, pipeline: Pipeline | None = None, **options: object) -> str:
+        spec = pod(what, pipeline, **options)
+        started.append(spec.name)
+        return cluster.register(spec).name
+
+    yield start
+    for name in started:
+        with suppress(NotFound):
+            cluster.unregister(name)
+
+
+@pytest.fixture(scope="session")
+def photograph(photographs: list[Path]) -> bytes:
+    return photographs[-1].read_bytes()
+
+
+@pytest.fixture
+def run(endpoint: str, tmp_path: Path) -> Callable[..., str]:
+    """Runs the command as a shell would, in an empty folder; gives what it printed."""
+
+    def run(*arguments: str) -> str:
+        program = [sys.executable, "-c", "from tvetl.cli import main; main()", *arguments]
+        env = {**os.environ, "AIS_ENDPOINT": endpoint}
+        done = subprocess.run(program, capture_output=True, text=True, timeout=180, check=False, env=env, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
