@@ -67,7 +67,7 @@ def bench(
     """Read ``most`` objects ``rounds`` times on each side. Raises UsageError where the sides cannot be the same.
 
     Sides: torchvision in ``workers`` processes on originals; the ETL by the map-style dataset in as many processes;
-    the ETL by the stream in this process alone, its reads in threads.
+    the ETL by the stream in one process, its reads in threads.
     """
     pipeline = pipeline_of(cluster, etl)
     if pipeline is None:
@@ -90,7 +90,7 @@ def bench(
     loaders = {
         f"torchvision in {workers} workers, originals": loader(here, workers),
         f"ETL, map-style in {workers} workers": loader(mapped, workers),
-        "ETL, stream in this process": loader(stream, 0),
+        "ETL, stream in 1 worker": loader(stream, 1),
     }
     equal = _compare([make(0) for make in loaders.values()])
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
