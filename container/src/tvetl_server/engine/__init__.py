@@ -109,7 +109,7 @@ def _plan(pipeline: Pipeline, own: Mapping[str, OwnOp]) -> Plan:
     if not has_torch():
         raise PipelineError(
             [
-                Problem(f"$.steps[{i}].op", f"{pipeline.steps[i].op} needs torch, which is not installed")
+                Problem(f"$.steps[{i}].op", f"{pipeline.steps[i].op} needs torch; the image's cpu variant has it")
                 for i in places
             ],
             hint="Take the image's cpu variant, or install tvetl-server[torch].",
