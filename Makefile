@@ -18,7 +18,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 .PHONY: help setup demo test lint format lock tables notebook pictures training manifests build sbom clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (3 GB to fetch, 5.5 GB on disk)
 	@echo "Ready: .venv/bin/tvetl and .venv/bin/tvetl-server"
@@ -29,7 +29,7 @@ demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ 
 test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in again with aistore 1.x (ARGS=<pytest's>)
 	.venv/bin/python -m pytest $(ARGS)
 ifeq ($(ARGS),)
-	.venv-sdk1/bin/python -m pytest tests/client tests/local
+	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e
 endif
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom
@@ -81,6 +81,23 @@ sbom:  ## what is in the image IMAGE, as CycloneDX, into build/sbom.cdx.json
 		| $(BUILDER) build $(REPEATABLE) $(BUILDFLAGS) --output build --file - build/nothing >/dev/null
 	@echo "build/sbom.cdx.json: $$(grep -c '"bom-ref"' build/sbom.cdx.json) components of $(IMAGE)"
 
+minikube:  ## the `minikube start` line for OVERLAY=minikube|minikube-two|gpu; RUN=1 runs it
+	@echo '$(MINIKUBE)'
+	@$(if $(RUN),$(MINIKUBE))
+
+deploy: .venv/run.stamp  ## AIStore for development, with tvetl, in the current Kubernetes context (OVERLAY= IMAGE= LOAD=)
+	@.venv/bin/python k8s/deploy.py --overlay $(OVERLAY) $(DEPLOYED) $(if $(LOAD),--load '$(LOAD)')
+
+undeploy: .venv/run.stamp  ## take it away again
+	@.venv/bin/python k8s/deploy.py --down
+
+test-k8s: .venv/dev.stamp  ## the pod on a real one-node Kubernetes (needs root and ../shared/kube; else skipped)
+	.venv/bin/python -m pytest tests/cluster $(ARGS)
+
+e2e: .venv/dev.stamp .venv-sdk1/stamp  ## the end-to-end tests with both SDKs (AIS_ENDPOINT=, else on the stand-in; IMAGE=)
+	.venv/bin/python -m pytest tests/e2e $(ARGS)
+	.venv-sdk1/bin/python -m pytest tests/e2e $(ARGS)
+
 clean:  ## remove all that these verbs made
 	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -100,6 +117,18 @@ BUILDARGS = $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(INDEX),--build-arg PIP
 SOURCE_DATE_EPOCH ?= 1767225600
 REPEATABLE = $(if $(filter docker,$(notdir $(firstword $(BUILDER)))),--build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH), \
 	--layers --timestamp $(SOURCE_DATE_EPOCH))
+
+# For `deploy` and `minikube`. LOAD is a command that brings an image to the nodes, where it is no Minikube.
+OVERLAY ?= minikube
+LOAD ?=
+RUN ?=
+# An image named on the command line, and not build's own default.
+DEPLOYED = $(if $(filter command environment,$(firstword $(origin IMAGE))),--image $(IMAGE))
+# Four CPUs and 6 GB: AIStore asks for 0.35 CPUs and 0.8 GB, each ETL for 0.1 CPUs and 0.25 GB, and works faster with more.
+MINIKUBE = minikube start --driver docker --cpus 4 --memory 6g$(if $(filter minikube-two,$(OVERLAY)), --nodes 2)$(if \
+	$(filter gpu,$(OVERLAY)), --container-runtime docker --gpus all)
+
+e2e: export TEST_IMAGE = $(if $(DEPLOYED),$(IMAGE))
 
 COMPILE = build/uv/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-package tvetl --no-emit-package tvetl-server --custom-compile-command 'make lock'

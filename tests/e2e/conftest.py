@@ -65,7 +65,7 @@ def pipeline() -> Callable[..., Pipeline]:
 @pytest.fixture
 def pod() -> Callable[..., PodSpec]:
     """An ETL of this run with the image under test (TEST_IMAGE, by default tvetl's own)."""
-    image = os.environ.get("TEST_IMAGE", DEFAULT_IMAGE)
+    image = os.environ.get("TEST_IMAGE") or DEFAULT_IMAGE
 
     def make(what: str, pipeline: Pipeline | None = None, **options: object) -> PodSpec:
         start_timeout = options.pop("start_timeout", 120)
