@@ -22,7 +22,7 @@ from tvetl.terminal import complain, err, out, progress, say, say_json, say_tabl
 
 if TYPE_CHECKING:
     from tvetl.cluster import Cluster
-    from tvetl.jobs import Request
+    from tvetl.report import Request
     from tvetl.spec import Pipeline
 
 __all__ = ["app", "complain", "err", "main", "out", "progress", "tell", "told"]

@@ -20,7 +20,7 @@ from tvetl.errors import ArgumentsError, PipelineError, TvetlError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from tvetl.jobs import Estimate, JobProgress, Report
+    from tvetl.report import Estimate, JobProgress, Report
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
