@@ -168,7 +168,7 @@ def test_metrics_are_those_of_all_workers(run_server: Callable[..., Any], image:
     server = run_server(TVETL_WORKERS="3")
     for _ in range(30):  # each on a connection of its own, so that all workers get some
         assert server.put("/src/a.jpg", image).status == 200
-    texts = {server.get("/metrics").body.decode().partition("# HELP tvetl_seconds")[0] for _ in range(10)}
+    texts = {server.get("/metrics").body.decode().partition("# HELP tvetl_requests_waiting")[0] for _ in range(10)}
     (text,) = texts
     assert 'tvetl_requests_total{status="200",code="answered"} 30\n' in text
 

@@ -43,7 +43,7 @@ def config(settings: Settings) -> Mapping[str, object]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": [f"{host}:{settings.port}"],
-        # sync workers keep no connection; with threads, one reads while another decodes.
+        # sync workers keep no connection; with threads, one reads while another decodes. (wsgi.py counts its waits.)
         "worker_class": "gthread",
         "workers": settings.workers,
         "threads": settings.threads,

@@ -10,18 +10,23 @@ from __future__ import annotations
 import mmap
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
+from typing import ParamSpec, TypeVar
 
 from .problems import INTERNAL, METHOD_NOT_ALLOWED, PROBLEMS
 
-__all__ = ["CONTENT_TYPE", "STAGES", "Metrics"]
+__all__ = ["CONTENT_TYPE", "STAGES", "Metrics", "Threads"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-#: What a request's time is made of.
-STAGES = ("read", "transform", "deliver")
+#: What a request's time is made of; the wait is that for a free thread, of /health and /metrics too.
+STAGES = ("wait", "read", "transform", "deliver")
 
 #: Seconds. A photograph takes 1 to 10 ms, AIStore gives up at 45 s.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -45,7 +50,7 @@ OUTCOMES = _outcomes()
 def _series() -> tuple[str, ...]:
     """The name of each cell of a row, as Prometheus writes it."""
     names = [f'tvetl_requests_total{{status="{status}",code="{code}"}}' for status, code in OUTCOMES]
-    names += ["tvetl_bytes_in_total", "tvetl_bytes_out_total", "tvetl_requests_in_flight"]
+    names += ["tvetl_bytes_in_total", "tvetl_bytes_out_total", "tvetl_requests_in_flight", "tvetl_requests_waiting"]
     for stage in STAGES:
         names += [f'tvetl_seconds_bucket{{stage="{stage}",le="{edge:g}"}}' for edge in BUCKETS]
         names += [f'tvetl_seconds_bucket{{stage="{stage}",le="+Inf"}}', f'tvetl_seconds_sum{{stage="{stage}"}}']
@@ -55,11 +60,13 @@ def _series() -> tuple[str, ...]:
 _SERIES = _series()
 _CELL = {name: cell for cell, name in enumerate(_SERIES)}
 _IN_FLIGHT = _CELL["tvetl_requests_in_flight"]
+_WAITING = _CELL["tvetl_requests_waiting"]
 _HEAD = {
     "tvetl_requests_total": ("counter", "Requests for objects, by status and code of the answer."),
     "tvetl_bytes_in_total": ("counter", "Bytes of sources read."),
     "tvetl_bytes_out_total": ("counter", "Bytes of results handed on."),
     "tvetl_requests_in_flight": ("gauge", "Requests being worked on."),
+    "tvetl_requests_waiting": ("gauge", "Connections with a request, or just accepted, that wait for a free thread."),
     "tvetl_seconds": ("histogram", "Seconds by stage of a request."),
 }
 
@@ -78,8 +85,9 @@ class Metrics:
         self._lock = threading.Lock()
 
     def clear_in_flight(self, row: int) -> None:
-        """Forget what a worker that died had in flight."""
-        self._cells[row * len(_SERIES) + _IN_FLIGHT] = 0.0
+        """Forget what a worker that died had in flight, or waiting."""
+        for cell in (_IN_FLIGHT, _WAITING):
+            self._cells[row * len(_SERIES) + cell] = 0.0
 
     def _add(self, cell: int, amount: float) -> None:
         self._cells[self._start + cell] += amount
@@ -94,13 +102,15 @@ class Metrics:
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
-        with self._lock:
-            self._add(_IN_FLIGHT, 1)
+        self._change(_IN_FLIGHT, 1)
         try:
             yield
         finally:
-            with self._lock:
-                self._add(_IN_FLIGHT, -1)
+            self._change(_IN_FLIGHT, -1)
+
+    def waits(self, change: int) -> None:
+        """One more request waits for a thread (1), or one less (-1)."""
+        self._change(_WAITING, change)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -109,11 +119,18 @@ class Metrics:
         try:
             yield
         finally:
-            seconds = perf_counter() - start
-            first = _CELL[f'tvetl_seconds_bucket{{stage="{name}",le="{BUCKETS[0]:g}"}}']
-            with self._lock:
-                self._add(first + bisect_left(BUCKETS, seconds), 1)
-                self._add(_CELL[f'tvetl_seconds_sum{{stage="{name}"}}'], seconds)
+            self.spent(name, perf_counter() - start)
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Count so many seconds of one of STAGES."""
+        first = _CELL[f'tvetl_seconds_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}']
+        with self._lock:
+            self._add(first + bisect_left(BUCKETS, seconds), 1)
+            self._add(_CELL[f'tvetl_seconds_sum{{stage="{stage}"}}'], seconds)
+
+    def _change(self, cell: int, amount: float) -> None:
+        with self._lock:
+            self._add(cell, amount)
 
     def text(self) -> str:
         """All rows added up, in Prometheus' text format (buckets are stored apart, and shown summed up)."""
@@ -137,3 +154,26 @@ class Metrics:
             else:
                 lines.append(f"{name} {total:.0f}")
         return "\n".join(lines) + "\n"
+
+
+class Threads(ThreadPoolExecutor):
+    """The threads of a worker, and a count of what waits for one of them: gunicorn hands each request in here."""
+
+    def __init__(self, threads: int, counts: Metrics) -> None:
+        super().__init__(max_workers=threads)
+        self._counts = counts
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        submitted = perf_counter()
+
+        def begin() -> T:
+            self._counts.waits(-1)
+            self._counts.spent("wait", perf_counter() - submitted)
+            return fn(*args, **kwargs)
+
+        self._counts.waits(1)
+        try:
+            return super().submit(begin)
+        except RuntimeError:  # shut down: it will not begin
+            self._counts.waits(-1)
+            raise

@@ -21,7 +21,7 @@ from tvetl.spec.ops import is_own
 from . import gunicorn_conf
 from .app import Ready, create_app
 from .engine import Engine, runnable
-from .metrics import Metrics
+from .metrics import Metrics, Threads
 from .own import NONE, OwnOp, installed
 from .settings import Settings, describe, read_settings
 
@@ -109,6 +109,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
     def load_config(self) -> None:
         for name, value in gunicorn_conf.config(self._settings).items():
             self.cfg.set(name, value)
+        self.cfg.set("worker_class", _worker_class(self._counts))
         self.cfg.set("logger_class", _logger_class(self._settings))
         self.cfg.set("when_ready", self._before_workers)
         self.cfg.set("pre_fork", self._before_fork)
@@ -171,6 +172,17 @@ def _log_to_stderr(settings: Settings) -> None:
         handler.setFormatter(_WithoutSecret(formatter, _secret(settings)))
         logger.handlers = [handler]
         logger.propagate = False
+
+
+def _worker_class(counts: Metrics) -> type:
+    """gunicorn's gthread, with a count of the requests that wait for a thread."""
+    from gunicorn.workers.gthread import ThreadWorker
+
+    class Counting(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+        def get_thread_pool(self) -> Threads:
+            return Threads(self.cfg.threads, counts)
+
+    return Counting
 
 
 def _logger_class(settings: Settings) -> type:
