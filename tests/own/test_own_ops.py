@@ -37,6 +37,11 @@ def pixels(body: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(body)))
 
 
+def test_the_document_shows_the_example_as_it_is(example: Path, repository: Path) -> None:
+    code = (example / "src" / "acme_ops.py").read_text(encoding="utf-8")
+    assert f"```python\n{code}```" in (repository / "docs" / "image.md").read_text(encoding="utf-8")
+
+
 # The client, which has no such package
 
 
