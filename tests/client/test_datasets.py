@@ -497,6 +497,17 @@ def test_shards_are_read_as_webdataset_groups_them(cluster: Cluster, shards: str
     assert tuple(one["mean.npy"].shape) == (3,)
 
 
+def test_shards_through_an_etl_have_their_images_transformed(cluster: Cluster, shards: str, tensors: str) -> None:
+    samples: list[Any] = list(Shards(cluster, shards, tensors, seed=4, shuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"s/{at}{n}" for at in range(5) for n in range(3)]
+    assert (samples[4]["cls"], samples[4]["txt"], samples[4]["bin"]) == (1, "a pet", b"\0\1")
+    assert tuple(samples[4]["npy"].shape) == (3, 32, 32)
+    again: list[Any] = list(Shards(cluster, shards, tensors, seed=4, shuffle=False))
+    assert all(torch.equal(one["npy"], other["npy"]) for one, other in zip(samples, again, strict=True))
+    other_seed: list[Any] = list(Shards(cluster, shards, tensors, seed=5, shuffle=False))
+    assert not torch.equal(samples[0]["npy"], other_seed[0]["npy"])
+
+
 def test_shards_are_shared_out_and_resumed_within_one(cluster: Cluster, shards: str) -> None:
     keys = sorted(sample["__key__"] for sample in Shards(cluster, shards))  # type: ignore[index]
     loaded = DataLoader(Shards(cluster, shards, seed=1), batch_size=None, num_workers=2)

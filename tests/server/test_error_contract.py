@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,12 +46,23 @@ def world(run_server: Callable[..., Any], disk: Any, image: bytes, recorder: Any
         TVETL_MAX_BYTES="100000",
         TVETL_MAX_PIXELS="70000",
         TVETL_MAX_FRAMES="2",
+        TVETL_MAX_MEMBERS="2",
         TVETL_SECONDS="1",
         TVETL_DELIVERY_SECONDS="2",
         AIS_TARGET_URL=recorder.url,
         direct_put="true",
     )
     return World(server, disk, image, recorder)
+
+
+def tarred(content: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
 
 
 def encoded(size: tuple[int, int], kind: str = "PNG", frames: int = 1) -> bytes:
@@ -118,6 +130,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     "damaged_image": lambda w: w.server.put("/src/a.jpg", w.image[: len(w.image) // 2]),
     "too_many_pixels": lambda w: w.server.put("/src/a.jpg", encoded((281, 250))),
     "too_many_frames": lambda w: w.server.put("/src/a.jpg", encoded((50, 50), "GIF", frames=3)),
+    "too_many_members": lambda w: w.server.put("/src/a.tar", tarred({f"{at}.txt": b"." for at in range(3)})),
     "transform_failed": lambda w: w.server.put("/src/a.jpg", encoded((20, 20))),
     "out_of_time": slow,
     "delivery_failed": refused,

@@ -62,6 +62,10 @@ class TooManyFrames(ObjectError):
     """An animation with more frames than the limit."""
 
 
+class TooManyMembers(ObjectError):
+    """A shard with more members than the limit."""
+
+
 class TransformFailed(ObjectError):
     """A step of the pipeline cannot take this image."""
 

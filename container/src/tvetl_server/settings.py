@@ -50,6 +50,10 @@ class Limits:
     """Frames of an animation, pages of a TIFF; 1,000. Only the first is used, but telling how many there
     are walks the file. Set 1 to refuse animations."""
 
+    max_members: int = 100_000
+    """Members of a shard; 100,000. Shards are commonly cut at some thousands of samples of two or three members;
+    each costs a look at its header."""
+
     max_output_pixels: int = _LARGEST_EDGE**2
     """Pixels of a result; 67,108,864 = 8192 x 8192, the largest ``size`` a pipeline may name. Steps such as
     Pad or a Resize of a long thin image reach it without a large ``size``."""
@@ -149,6 +153,7 @@ def _table() -> tuple[Variable, ...]:
         Variable("TVETL_MAX_BYTES", "bytes", str(limits.max_bytes), "largest source"),
         Variable("TVETL_MAX_PIXELS", "pixels", str(limits.max_pixels), "largest source image; Pillow's own limit"),
         Variable("TVETL_MAX_FRAMES", "frames", str(limits.max_frames), "longest animation"),
+        Variable("TVETL_MAX_MEMBERS", "members", str(limits.max_members), "longest shard (.tar)"),
         Variable("TVETL_MAX_OUTPUT_PIXELS", "pixels", str(limits.max_output_pixels), "largest result"),
         Variable("TVETL_SECONDS", "seconds", f"{limits.seconds:g}", "longest time for an object"),
         Variable("TVETL_DELIVERY_SECONDS", "seconds", f"{_DEFAULT.delivery_seconds:g}", "longest time to hand it on"),
@@ -179,6 +184,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
         max_bytes=reader.whole("TVETL_MAX_BYTES", _DEFAULT.limits.max_bytes, 1, 2**40),
         max_pixels=reader.whole("TVETL_MAX_PIXELS", _DEFAULT.limits.max_pixels, 1, 2**40),
         max_frames=reader.whole("TVETL_MAX_FRAMES", _DEFAULT.limits.max_frames, 1, 2**31),
+        max_members=reader.whole("TVETL_MAX_MEMBERS", _DEFAULT.limits.max_members, 1, 2**31),
         max_output_pixels=reader.whole("TVETL_MAX_OUTPUT_PIXELS", _DEFAULT.limits.max_output_pixels, 1, 2**40),
         seconds=reader.seconds("TVETL_SECONDS", _DEFAULT.limits.seconds),
     )

@@ -1,7 +1,6 @@
 """Tar objects as WebDataset users have them: members of one key, one after the other, are one sample.
 
-Read as they are: the server does not transform shards yet, so what is in them was transformed before, or is to be
-transformed by whoever reads it.
+With an ETL their images are transformed on the way, and all else comes as it lies in the shard.
 """
 
 from __future__ import annotations
@@ -24,14 +23,17 @@ class Shards(Stream):
 
     ``a/0001.jpg`` and ``a/0001.cls`` following one another are ``{"__key__": "a/0001", "jpg": ..., "cls": ...}``.
     Images come as uint8 (C, H, W), or with ``pil`` as PIL images; npy and safetensors as tensors; ``cls`` as int; txt
-    and json as str; all else as bytes. Workers and ranks share out whole shards, ``reads`` of which are held in memory
-    in each worker. ``shuffle`` draws the order of the shards, not within them. A damaged shard is an ObjectFailed.
+    and json as str; all else as bytes. An ``etl`` transforms each image in the cluster, drawn by the shard's name and
+    its own; what comes then has the ending of the pipeline's output (``npy``, ``jpg``). Workers and ranks share out
+    whole shards, ``reads`` of which are held in memory in each worker. ``shuffle`` draws the order of the shards, not
+    within them. A damaged shard is an ObjectFailed.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         bucket: str,
+        etl: str = "",
         *,
         prefix: str = "",
         names: Sequence[str] | None = None,
@@ -48,7 +50,7 @@ class Shards(Stream):
         shards = [name for name in chosen if name.endswith(".tar")]
         if not shards:
             raise UsageError(f"none of the {len(chosen)} objects chosen in {bucket!r} is a .tar")
-        reader = Reader(cluster, bucket, "", shards, seed=seed, views=None, on_error=on_error, reads=reads)
+        reader = Reader(cluster, bucket, etl, shards, seed=seed, views=None, on_error=on_error, reads=reads)
         super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=False)
         self._pil = pil
 

@@ -20,7 +20,8 @@ from tvetl.spec import OPS, Arguments, Pipeline, derive_seed, with_arguments
 from tvetl_server.engine.decode import open_source
 from tvetl_server.engine.encode import encode, encode_views, media_type
 from tvetl_server.engine.plan import ExactPlan, Plan, Run, needs_torch, only_torch, run_plan
-from tvetl_server.errors import TransformFailed
+from tvetl_server.engine.shards import is_shard, transform_shard
+from tvetl_server.errors import BadArguments, TransformFailed
 from tvetl_server.own import NONE, OwnOp, settled
 from tvetl_server.settings import Limits
 
@@ -59,11 +60,29 @@ class Engine:
     def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result:
         """Transform one object.
 
-        ``data`` is the object, ``name`` is ``<bucket>/<object>`` (for the seed), ``deadline`` is on
-        time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and
-        tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
+        ``data`` is the object: an image, or a shard (``.tar``) of images. ``name`` is ``<bucket>/<object>``, for the
+        seed; of an image in a shard the member's name follows. ``deadline`` is on time.monotonic(). Raises the classes
+        of :mod:`tvetl_server.errors`, and tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
         """
         pipeline, plan = self._variant(arguments)
+
+        def one(content: bytes, name: str) -> bytes:
+            return self._one(content, name, arguments, pipeline, plan, deadline)
+
+        if not is_shard(data):
+            several = arguments.views is not None
+            return Result(one(data, name), media_type(pipeline.output, several=several))
+        if arguments.views is not None:
+            raise BadArguments("views are of one image; a shard has many. Ask for each view by itself, with view.")
+        body = transform_shard(
+            data, pipeline.output, self._limits.max_members, lambda content, member: one(content, f"{name}/{member}")
+        )
+        return Result(body, "application/x-tar")
+
+    def _one(
+        self, data: bytes, name: str, arguments: Arguments, pipeline: Pipeline, plan: Plan, deadline: float | None
+    ) -> bytes:
+        """One image, in as many views as were asked for."""
         source = open_source(data, self._limits, upright=pipeline.orientation == "apply")
         base = arguments.seed if arguments.seed is not None else pipeline.seed
         views = range(arguments.views) if arguments.views is not None else (arguments.view,)
@@ -72,12 +91,11 @@ class Engine:
             seed = _random_seed() if base is None else derive_seed(base, arguments.epoch, view, name)
             outcomes.append(run_plan(plan, source, Run(seed, self._limits, deadline, again=len(views) > 1)))
         if arguments.views is None:
-            return Result(encode(outcomes[0], pipeline.output), media_type(pipeline.output))
+            return encode(outcomes[0], pipeline.output)
         try:
-            body = encode_views(outcomes, pipeline.output)
+            return encode_views(outcomes, pipeline.output)
         except ValueError as error:
             raise TransformFailed("The views differ in size, so they are no one tensor; resize them.") from error
-        return Result(body, media_type(pipeline.output, several=True))
 
     def self_test(self) -> None:
         """Decode and transform a real JPEG; raises whatever is broken in this process."""

@@ -134,7 +134,9 @@ def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source
     ``upright`` applies EXIF orientation. Raises NotAnImage (not one of the allowed formats), DamagedImage (its
     header cannot be read), TooManyPixels, TooManyFrames.
     """
-    name = _format(data)
+    name = format_of(data)
+    if name is None:
+        raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF: it is {_looks_like(data)}.")
     with _damage():
         image = Image.open(io.BytesIO(data), formats=[name])
         width, height = image.size
@@ -146,11 +148,9 @@ def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source
         return Source(data, image, upright)
 
 
-def _format(data: bytes) -> str:
-    for name, offset, magic in _MAGIC:
-        if data.startswith(magic, offset):
-            return name
-    raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF: it is {_looks_like(data)}.")
+def format_of(data: bytes) -> str | None:
+    """Pillow's name of the allowed format that these bytes begin like; None for all else."""
+    return next((name for name, offset, magic in _MAGIC if data.startswith(magic, offset)), None)
 
 
 def _looks_like(data: bytes) -> str:
