@@ -124,7 +124,7 @@ LOAD ?=
 RUN ?=
 # An image named on the command line, and not build's own default.
 DEPLOYED = $(if $(filter command environment,$(firstword $(origin IMAGE))),--image $(IMAGE))
-# Four CPUs and 6 GB: AIStore asks for 0.35 CPUs and 0.8 GB, each ETL for 0.1 CPUs and 0.25 GB, and works faster with more.
+# Four CPUs and 6 GB: AIStore asks for 0.35 CPUs and 0.8 GB, each ETL for 0.25 CPUs and GB, and works faster with more.
 MINIKUBE = minikube start --driver docker --cpus 4 --memory 6g$(if $(filter minikube-two,$(OVERLAY)), --nodes 2)$(if \
 	$(filter gpu,$(OVERLAY)), --container-runtime docker --gpus all)
 

@@ -56,8 +56,9 @@ _SECURITY = {
 class Resources:
     """What the pod asks of its node, in Kubernetes' own words; an empty string leaves one out.
 
-    The requests are small, so that several ETLs fit beside the rest of a two-CPU Minikube: a pod that does not fit
-    stays pending, and AIStore then waits out its whole time for a start, and gives no reason. The memory limit leaves
+    The requests are small, so that three ETLs fit beside the rest of a two-CPU Minikube: a pod that does not fit stays
+    pending, and AIStore then waits out its whole time for a start, and gives no reason. They are also its share where
+    a node is busy: ask for more where much else runs. The memory limit leaves
     room for two workers with torch (0.74 GB each, measured) and large photographs. There is no limit on the processor:
     a limit throttles a pod in the middle of an object.
 
@@ -66,7 +67,7 @@ class Resources:
     slice of it.
     """
 
-    cpu: str = "100m"
+    cpu: str = "250m"
     memory: str = "256Mi"
     cpu_limit: str = ""
     memory_limit: str = "4Gi"
