@@ -13,7 +13,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from tvetl.spec import Form, Op, Pipeline, Step, forms
+from tvetl.spec import Op, Pipeline, Step, forms
+from tvetl.spec.forms import FormKind
 from tvetl.spec.ops import is_own
 from tvetl_server.engine import exact
 from tvetl_server.engine.decode import Source
@@ -101,24 +102,22 @@ def _stages(pipeline: Pipeline) -> Iterator[Step | Table]:
         yield Table(inside, form.channels)
 
 
+def _known(step: Step, form: FormKind) -> bool:
+    """Whether a step is done without torch, on what it is given."""
+    here = exact.can_draw(step) if form == "pil" else is_pointwise(step)
+    return here or step.op in OPENS or is_own(step.op)
+
+
 def needs_torch(pipeline: Pipeline) -> list[int]:
     """The places of the steps that only torchvision itself does; empty where none is."""
-
-    def known(step: Step, form: Form) -> bool:
-        here = exact.can_draw(step) if form.kind == "pil" else is_pointwise(step)
-        return here or step.op in OPENS or is_own(step.op)
-
-    return [
-        i for i, (step, form) in enumerate(zip(pipeline.steps, forms(pipeline), strict=False)) if not known(step, form)
-    ]
+    steps = zip(pipeline.steps, forms(pipeline), strict=False)  # the form before each step
+    return [place for place, (step, form) in enumerate(steps) if not _known(step, form.kind)]
 
 
 def only_torch(op: Op) -> bool:
-    """Whether torchvision is needed for this op with its default parameters, where a pipeline starts: on an image."""
-    if "pil" not in op.takes:
-        return not is_pointwise(Step(op.name, {}))
+    """Whether torchvision is needed for this op with its default parameters, on an image where it takes one."""
     step = Step(op.name, {name: param.default for name, param in op.params.items()})
-    return step.op not in OPENS and not exact.can_draw(step)
+    return not _known(step, "pil" if "pil" in op.takes else op.takes[0])
 
 
 def run_plan(plan: Plan, source: Source, run: Run) -> Outcome:
