@@ -8,12 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -25,17 +19,11 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pytest
 from PIL import Image
+from serving import start
 
-PIPELINE = '{"steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}}'
 #: The exchanges of the recording that are requests to a pod.
 REQUESTS = 54
 SECRET_PATH = "/v1/etl/_object/rec-etl/WcdUQwywdU"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -89,36 +77,16 @@ class Pod:
 def pod(other_target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     """One server plays every pod of the recording; it is its own next stage."""
     disk = tmp_path_factory.mktemp("disk")
-    log = (disk.parent / "server.log").open("wb+")
-    port = free_port()
-    env = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TVETL_PIPELINE": PIPELINE,
-        "TVETL_ROOTS": str(disk),
-        "TVETL_WORKERS": "1",
-        "TVETL_HOST": "127.0.0.1",
-        "PORT": str(port),
-        "AIS_TARGET_URL": f"http://127.0.0.1:{other_target.port}{SECRET_PATH}",
-        "direct_put": "true",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "tvetl_server.wsgi"], env=env, stdout=log, stderr=log)
-    end = time.monotonic() + 60
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < end, "the server did not start"
-            time.sleep(0.05)
-    yield Pod(port, disk)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    log.seek(0)
-    written = log.read()
-    log.close()
-    assert b"Traceback" not in written, written.decode()
-    assert b"WcdUQwywdU" not in written, "the write secret stays out of the log"
+    server = start(
+        disk.parent / "server.log",
+        TVETL_ROOTS=str(disk),
+        AIS_TARGET_URL=f"http://127.0.0.1:{other_target.port}{SECRET_PATH}",
+        direct_put="true",
+    )
+    yield Pod(server.port, disk)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log, server.log
+    assert "WcdUQwywdU" not in server.log, "the write secret stays out of the log"
 
 
 @pytest.fixture(scope="module")
