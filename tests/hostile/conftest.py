@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,9 @@ _found: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
-def figure() -> Iterator[Callable[[str, str], None]]:
+def figure() -> Callable[[str, str], None]:
     """Note one figure: ``figure("what was done", "what was found, with its unit")``."""
-    yield _found.__setitem__
+    return _found.__setitem__
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
