@@ -161,9 +161,10 @@ class Files:
         self._roots = sorted({*found, *given}, key=lambda root: len(root.parts), reverse=True)
         self._warned = False
 
-    def read(self, fqn: str) -> bytes:
-        """The file's bytes.
+    def open(self, fqn: str) -> tuple[int, int]:
+        """A descriptor of the named file, to be closed by the caller, and the file's size in bytes.
 
+        What was opened is what was checked: a regular file below a root, reached over no link, within the limit.
         Raises OutsideRoots, UnreadableFile, TooManyBytes, and FileGone where the file is not there and the
         folder of its bucket is.
         """
@@ -175,7 +176,16 @@ class Files:
                 raise UnreadableFile("The named file is not a regular file.")
             if status.st_size > self._limit:
                 raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {self._limit}.")
-            return _read_all(descriptor, status.st_size, self._limit)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, status.st_size
+
+    def read(self, fqn: str) -> bytes:
+        """The file's bytes. Raises what :meth:`open` raises; also where the file grew or broke since."""
+        descriptor, size = self.open(fqn)
+        try:
+            return _read_all(descriptor, size, self._limit)
         except OSError as error:
             raise UnreadableFile(f"The object's file could not be read: {error.strerror}.") from error
         finally:
