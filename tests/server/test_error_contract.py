@@ -102,18 +102,18 @@ def gone(world: World) -> Any:
     return world.server.put(world.disk.push("dir/gone.jpg"))
 
 
-def refused(world: World) -> Any:
-    """Direct put of a file's result to a port where nobody listens: we try again, then give up."""
+def refused(world: World, *, by_name: bool = True) -> Any:
+    """Direct put to a port where nobody listens: we try again, then give up, where the object was a file."""
+    target = world.disk.add("a.jpg", world.image) if by_name else "/src/a.jpg"
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/ais%2F@%23%2Fdst%2Fa.jpg"
-        return world.node(url, world.disk.add("a.jpg", world.image), b"")
+        return world.node(url, target, b"" if by_name else None)
 
 
-def hung_up(world: World) -> Any:
-    """The other target hangs up; the object came in the request, so its sender shall repeat it."""
-    world.recorder.replies.append((0, {}, b""))
-    return world.node(f"http://{world.recorder.host}/ais%2F@%23%2Fdst%2Fa.jpg")
+def unreachable(world: World) -> Any:
+    """The same, but the object came in the request, so its sender shall repeat it."""
+    return refused(world, by_name=False)
 
 
 CASES: dict[str, Callable[[World], Any]] = {
@@ -134,7 +134,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     "transform_failed": lambda w: w.server.put("/src/a.jpg", encoded((20, 20))),
     "out_of_time": slow,
     "delivery_failed": refused,
-    "delivery_retry": hung_up,
+    "delivery_retry": unreachable,
 }
 
 
@@ -175,7 +175,7 @@ def test_only_delivery_is_worth_repeating() -> None:
 
 
 def test_a_retry_is_asked_for_by_its_header(world: World) -> None:
-    reply = hung_up(world)
+    reply = unreachable(world)
     assert (reply.status, reply.headers["Ais-Etl-Retry-Reason"]) == (503, "direct-put-transient")
     failed = refused(world)
     assert (failed.status, "Ais-Etl-Retry-Reason" in failed.headers) == (502, False)

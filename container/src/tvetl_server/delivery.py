@@ -11,11 +11,10 @@ import re
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import SplitResult, unquote, urlencode, urlsplit
-
-import urllib3
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from .errors import BadNodeUrl, DeliveryFailed, DeliveryRetry, HostNotAllowed
+from .peers import Broken, NotSent, Peers, Reply, TooLong
 from .settings import Settings, TargetUrl
 
 __all__ = ["LENGTH_HEADER", "NODE_URL_HEADER", "RETRY_HEADER", "RETRY_REASON", "Answer", "Delivery", "Route"]
@@ -28,8 +27,20 @@ RETRY_REASON = "direct-put-transient"
 #: Pauses before trying again, in seconds, where nobody else can: a target that restarts a listener is back
 #: within a second; one that is gone is not worth holding a thread for.
 _PAUSES = (0.1, 0.4, 1.0)
-#: Seconds for a connection within a cluster.
-_CONNECT = 3.0
+#: Connections that are kept. Each thread uses one at a time; a few hundred targets are a large cluster.
+_KEPT = 256
+#: Entries of Ais-Node-Url. Each stage waits for all those behind it, and all within one time limit.
+_STAGES = 32
+#: Bytes of another node's words that are looked at to quote some.
+_QUOTED = 4096
+
+#: What a request line may have; %XX stays as it is.
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+_HEADER = re.compile(r"[\x20-\x7e]{1,200}")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+#: The labels of a name or an IPv4 address. An IPv6 address stands in brackets.
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_NETLOC = re.compile(rf"(\[[0-9A-Fa-f:.]{{2,45}}\]|{_LABEL}(\.{_LABEL}){{0,63}}\.?)(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,7 @@ class Delivery:
         self._seconds = settings.delivery_seconds
         self._limit = settings.limits.max_bytes
         self._hosts = _Hosts(settings)
-        # urllib3: a pool safe for threads that sees connections the other side has closed, time-outs for
-        # each step, and nothing else (retries and redirects are ours to decide).
-        self._pool = urllib3.PoolManager(num_pools=32, maxsize=settings.threads, retries=False)
+        self._peers = Peers(_KEPT)
 
     def route(self, header: str | None) -> Route | None:
         """Where the result shall go; None: answer it. Told before the work is done, so that a bad one costs none.
@@ -76,10 +85,12 @@ class Delivery:
         """
         if header is None or not header.strip():
             return None
-        first, _, rest = header.strip().partition(",")
-        if any(not entry.strip() for entry in header.split(",")):
-            raise BadNodeUrl("Ais-Node-Url has an empty entry.")
-        route = Route(_node_url(first.strip()), rest.strip())
+        entries = [entry.strip() for entry in header.split(",")]
+        if len(entries) > _STAGES:
+            raise BadNodeUrl(f"Ais-Node-Url has {len(entries)} entries, more than {_STAGES}.")
+        # All are looked at: the next stage may be one that trusts us.
+        first, *_ = [_node_url(entry) for entry in entries]
+        route = Route(first, ",".join(entries[1:]))
         if route.direct and (self._target is None or not self._direct_put):
             return None  # AIStore asks even where direct put is not registered, and then takes the bytes
         if not self._hosts.allowed(route.url.hostname or ""):
@@ -94,93 +105,84 @@ class Delivery:
     ) -> Answer:
         """PUT ``data`` to where ``route`` leads; ``path`` is the object's, as it came.
 
-        ``from_body``: the object came in the request, so that the target can send it again; then one failure
-        raises DeliveryRetry. Else we try again ourselves. Raises DeliveryFailed where it will not get better.
+        ``from_body``: the object came in the request, so that the target can send it again, which makes a new
+        result; DeliveryRetry asks for that, and only where nothing of this one can have arrived. Else we try again
+        ourselves, with these very bytes. Raises DeliveryFailed where it will not get better.
         """
-        url, headers = self._request(route, path, etl_args)
+        node, target, headers = self._request(route, path, etl_args)
         headers["Content-Type"] = content_type
         deadline = time.monotonic() + self._seconds
+        host = route.url.hostname
+        arrived = False  # it may have: a peer that hangs up has perhaps stored it first
         for pause in (*_PAUSES, None):
             try:
-                response = self._put(url, data, headers, deadline)
-            except (TimeoutError, urllib3.exceptions.TimeoutError) as error:
-                # A ConnectTimeoutError or a reply that does not come: the time is gone.
-                raise DeliveryFailed(f"{route.url.hostname} did not answer in time.") from _plain(error)
-            except urllib3.exceptions.HTTPError as error:
-                if from_body:
-                    raise DeliveryRetry(f"{route.url.hostname} cannot be reached just now.") from _plain(error)
-                if pause is None or time.monotonic() + pause > deadline:
-                    raise DeliveryFailed(f"{route.url.hostname} cannot be reached.") from _plain(error)
+                reply = self._peers.put(node, target, data, headers, deadline, self._limit)
+            except TimeoutError:
+                raise DeliveryFailed(f"{host} did not answer in time.") from None
+            except TooLong:
+                raise DeliveryFailed(f"The next stage answered with more than {self._limit} bytes.") from None
+            except NotSent:
+                reason = f"{host} cannot be reached"
+            except Broken:
+                reason = f"{host} broke off"
+                arrived = True
+                if not route.direct and route.rest:
+                    # What it may have put elsewhere is not ours to repeat: a random one would put another result.
+                    raise DeliveryFailed(f"{host} broke off, and may have put a result elsewhere.") from None
             else:
-                if not response.transient:
-                    return self._answer(route, response, len(data))
-                if from_body:
-                    raise DeliveryRetry("The next stage could not deliver just now.")
-                if pause is None or time.monotonic() + pause > deadline:
-                    raise DeliveryFailed("The next stage could not deliver.")
+                if not _is_transient(reply):
+                    return self._answer(route, reply, len(data))
+                reason = "The next stage could not deliver"
+            if from_body and not arrived:
+                raise DeliveryRetry(f"{reason} just now.")
+            if pause is None or time.monotonic() + pause > deadline:
+                raise DeliveryFailed(f"{reason}.")
             time.sleep(pause)
         raise AssertionError("the last pause is None")
 
-    def _request(self, route: Route, path: str, etl_args: str | None) -> tuple[str, dict[str, str]]:
+    def _request(self, route: Route, path: str, etl_args: str | None) -> tuple[SplitResult, str, dict[str, str]]:
+        """The node, the request target and the headers."""
         if route.direct and self._target is not None:
             # The secret goes by the scheme that AIStore named for it: https is never made http.
-            return _put_url(self._target, route.url), {}
+            return route.url._replace(scheme=self._target.scheme), _put_target(self._target, route.url), {}
         query = f"?{urlencode({'etl_args': etl_args})}" if etl_args is not None else ""
         headers = {NODE_URL_HEADER: route.rest} if route.rest else {}
-        return f"{route.url.scheme}://{route.url.netloc}{path}{query}", headers
+        # As it came, but for bytes that no request line may have.
+        return route.url, quote(path, safe=_PRINTABLE, encoding="latin-1") + query, headers
 
-    def _put(self, url: str, data: bytes, headers: dict[str, str], deadline: float) -> _Response:
-        left = max(0.1, deadline - time.monotonic())
-        response = self._pool.request(
-            "PUT",
-            url,
-            body=data,
-            headers=headers,
-            redirect=False,
-            preload_content=False,
-            timeout=urllib3.Timeout(connect=min(_CONNECT, left), read=left),
-        )
-        try:
-            body = _read(response, self._limit, deadline)
-        except BaseException:
-            response.close()
-            raise
-        response.release_conn()
-        transient = response.status == 503 and response.headers.get(RETRY_HEADER) == RETRY_REASON
-        kind = response.headers.get("Content-Type", "application/octet-stream")
-        return _Response(response.status, body, kind, response.headers.get(LENGTH_HEADER), transient)
-
-    def _answer(self, route: Route, response: _Response, sent: int) -> Answer:
-        status = response.status
-        if status == 204 or (status == 200 and route.direct):
+    def _answer(self, route: Route, reply: Reply, sent: int) -> Answer:
+        status, body = reply.status, reply.body
+        kind = reply.headers.get("content-type", "")
+        if not _HEADER.fullmatch(kind):
+            kind = "application/octet-stream"
+        if status == 204 or (status == 200 and route.direct and not body):
             # A target says 200 with nothing: what it got is what we sent. A further stage tells what it put.
-            told = response.length if re.fullmatch(r"[0-9]{1,18}", response.length or "") else None
-            return Answer(204, length=int(told) if told else sent if route.direct else None)
-        if status == 200 and response.body:
-            return Answer(200, response.body, response.content_type)
+            told = reply.headers.get(LENGTH_HEADER.lower(), "")
+            length = int(told) if _LENGTH.fullmatch(told) else sent if route.direct else None
+            return Answer(204, length=length)
+        if status == 200 and route.direct:
+            raise DeliveryFailed(f"{route.url.hostname} answered 200 with {len(body)} bytes, which no target does.")
+        if status == 200 and body:
+            return Answer(200, body, kind)
         if status == 200:
             raise DeliveryFailed("The next stage answered with nothing; that would be stored as an empty object.")
         # 404 would tell a job that the object is gone, and a 3xx would be followed by someone.
-        if route.direct or status < 400 or status == 404:
-            words = self._without_secret(response.body) or "(nothing)"
+        if route.direct or not 400 <= status < 600 or status == 404:
+            words = self._without_secret(body) or "(nothing)"
             raise DeliveryFailed(f"{route.url.hostname} answered {status}: {words}")
-        return Answer(status, response.body or b"{}", response.content_type)
+        return Answer(status, body or b"{}", kind)
 
     def _without_secret(self, body: bytes) -> str:
         """The start of what another node said, as one line; AIStore quotes the URL in some of its errors."""
-        words = body.decode("utf-8", "replace")
+        words = body[:_QUOTED].decode("utf-8", "replace")
         if self._target is not None:
             words = words.replace(self._target.secret, "...")
-        return " ".join(words.split())[:200]
+        # Nothing that a terminal showing the log would obey.
+        return " ".join("".join(char if char.isprintable() else " " for char in words).split())[:200]
 
 
-@dataclass(frozen=True)
-class _Response:
-    status: int
-    body: bytes
-    content_type: str
-    length: str | None
-    transient: bool
+def _is_transient(reply: Reply) -> bool:
+    return reply.status == 503 and reply.headers.get(RETRY_HEADER.lower()) == RETRY_REASON
 
 
 class _Hosts:
@@ -204,7 +206,9 @@ class _Hosts:
 
     def allowed(self, host: str) -> bool:
         name = _normal(host)
-        return name in self._names or (bool(self._domains) and name.endswith(self._domains) and not _address(name))
+        # A name that ends in a number is an IPv4 address to the system, however it is written (0x7f.0.0.1).
+        numeric = name.rpartition(".")[2][:1].isdigit()
+        return name in self._names or (bool(self._domains) and name.endswith(self._domains) and not numeric)
 
 
 def _normal(host: str) -> str:
@@ -234,7 +238,7 @@ def _node_url(text: str) -> SplitResult:
         raise BadNodeUrl("Ais-Node-Url is not http://<host>:<port>...")
     if "@" in url.netloc or url.fragment:
         raise BadNodeUrl("Ais-Node-Url has a user or a fragment.")
-    if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\](:[0-9]+)?|[A-Za-z0-9._-]+(:[0-9]+)?", url.netloc):
+    if not _NETLOC.fullmatch(url.netloc):
         raise BadNodeUrl("Ais-Node-Url has no plain host.")
     # The path is put behind the secret: it must not climb out of there, neither plainly nor once or twice quoted.
     path = url.path
@@ -245,24 +249,6 @@ def _node_url(text: str) -> SplitResult:
     return url
 
 
-def _put_url(target: TargetUrl, url: SplitResult) -> str:
+def _put_target(target: TargetUrl, url: SplitResult) -> str:
     query = f"?{url.query}" if url.query else ""
-    return f"{target.scheme}://{url.netloc}{target.path}/{url.path.lstrip('/')}{query}"
-
-
-def _read(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:
-    parts: list[bytes] = []
-    got = 0
-    for part in response.stream(1 << 20, decode_content=False):
-        parts.append(part)
-        got += len(part)
-        if got > limit:
-            raise DeliveryFailed(f"The next stage answered with more than {limit} bytes.")
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return b"".join(parts)
-
-
-def _plain(error: BaseException) -> BaseException:
-    """The cause for the log, by its kind only: urllib3's messages quote the URL, and with it the secret."""
-    return RuntimeError(type(error).__name__)
+    return f"{target.path}/{url.path.lstrip('/')}{query}"
