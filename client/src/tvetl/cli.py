@@ -18,7 +18,19 @@ import typer
 
 from tvetl import config
 from tvetl.errors import NotReachable, TvetlError, UsageError
-from tvetl.terminal import complain, err, out, progress, say, say_json, say_table, tell, tell_estimate, told
+from tvetl.terminal import (
+    complain,
+    err,
+    out,
+    progress,
+    say,
+    say_json,
+    say_table,
+    tell,
+    tell_conformance,
+    tell_estimate,
+    told,
+)
 
 if TYPE_CHECKING:
     from tvetl.cluster import Cluster
@@ -423,6 +435,69 @@ def doctor(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def conformance(
+    url: Annotated[
+        str, typer.Argument(help="Where the server listens: http://127.0.0.1:8000", show_default=False)
+    ] = "",
+    root: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A folder that the server may read by file name, and we may write; else no such cases."),
+    ] = None,
+    seen_as: Annotated[str, typer.Option(help="That folder's name as the server sees it, if it has another.")] = "",
+    target_url: Annotated[
+        str, typer.Option(help="The AIS_TARGET_URL it was started with, its host one of ours; else no direct puts.")
+    ] = "",
+    sample: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--object", help="An object that the server transforms; else a small JPEG."),
+    ] = None,
+    args: Annotated[str, typer.Option(help="Arguments that it takes; else a seed and an epoch.")] = "",
+    ready: Annotated[str, typer.Option(help="Its readiness path.")] = "/health",
+    case: Annotated[Optional[list[str]], typer.Option(help="Only this case; may be repeated.")] = None,  # noqa: UP045
+    must: Annotated[bool, typer.Option("--must", help="Only what AIStore cannot do without.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Only list the cases; asks no server.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=1)] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Check any hpush server against AIStore's protocol, case by case; status 1 where one fails."""
+    from tvetl import conformance as kit
+
+    unknown = set(case or ()) - {each.name for each in kit.CASES}
+    if unknown:
+        raise UsageError(f"no such case: {', '.join(sorted(unknown))}", hint="--list tells their names.")
+    cases = [each for each in kit.CASES if (not case or each.name in case) and (not must or each.severity == "must")]
+    if show:
+        rows = [(each.name, each.severity, each.promise) for each in cases]
+        if as_json:
+            say_json([dict(zip(("name", "severity", "promise"), row, strict=True)) for row in rows])
+        else:
+            say_table(("case", "severity", "promise"), rows)
+        return
+    if not url:
+        raise UsageError(
+            "name the server to check, or ask for the --list", hint="tvetl conformance http://127.0.0.1:8000"
+        )
+    subject = kit.Subject(
+        url,
+        root=root,
+        seen_as=seen_as,
+        target_url=target_url,
+        sample=_read_bytes(sample) if sample else None,
+        args=args or kit.ARGS,
+        ready=ready,
+        seconds=timeout,
+    )
+    with progress("cases", len(cases)) as advance:
+        report = kit.check(subject, cases, advance)
+    if as_json:
+        say_json(asdict(report))
+    else:
+        tell_conformance(report)
+    if report.count("failed"):
+        raise typer.Exit(TvetlError.exit_code)
+
+
+@app.command()
 def local(
     root: Annotated[Path, typer.Option(help="A folder for buckets; made if missing.")] = Path("tvetl-local"),
     port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free one.")] = 8080,
@@ -449,6 +524,13 @@ def _read(path: str) -> str:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path!r} cannot be read: {error}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _pipeline(path: str) -> Pipeline:

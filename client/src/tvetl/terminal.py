@@ -20,6 +20,7 @@ from tvetl.errors import ArgumentsError, PipelineError, TvetlError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
+    from tvetl.conformance import Report as Conformance
     from tvetl.report import Estimate, JobProgress, Report
 
 out = Console(soft_wrap=True, highlight=False)
@@ -145,6 +146,16 @@ def tell_estimate(found: Estimate) -> None:
         err.print(f"  {error.object}: {error.message} ({error.code})", markup=False)
     if found.seconds is not None and found.bytes is not None:
         say(f"all of them: about {duration(found.seconds)} at the speed seen here, {size_of(found.bytes)} of results")
+
+
+def tell_conformance(report: Conformance) -> None:
+    """A table of all cases, and their count."""
+    cases = report.verdicts
+    say_table(("case", "severity", "", "why"), [(c.name, c.severity, c.result, c.reason) for c in cases])
+    counts = [f"{report.count(result)} {result}" for result in ("passed", "failed", "skipped")]
+    err.print(f"{len(cases)} cases: {', '.join(counts)}")
+    if not report.comparable:
+        err.print("The server answers the same request differently each time, so its bytes were not compared.")
 
 
 def complain(error: TvetlError, *, as_json: bool = False) -> None:
