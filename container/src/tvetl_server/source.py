@@ -7,11 +7,13 @@ what was opened is what is read. See PROTOCOL.md, section 2.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
 import re
 import stat
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,6 +147,36 @@ def mounts(table: Path = Path("/proc/self/mountinfo")) -> tuple[Path, ...]:
     return tuple(disk for disk in disks if disk.is_dir())
 
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+#: O_NONBLOCK: a FIFO would wait for a writer for ever. It changes nothing for a regular file.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class _How(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_NUMBER = 437  # of openat2, on all architectures that have a container of ours
+_NO_SYMLINKS, _BENEATH = 0x04, 0x08
+_HOW = _How(_FILE, 0, _NO_SYMLINKS | _BENEATH)
+_LONG, _POINTER = ctypes.c_long, ctypes.POINTER(_How)
+_syscall = (
+    ctypes.CFUNCTYPE(_LONG, _LONG, _LONG, ctypes.c_char_p, _POINTER, ctypes.c_size_t)(("syscall", ctypes.CDLL(None)))
+    if sys.platform == "linux"
+    else None
+)
+
+
+def _open_beneath(folder: int, name: bytes) -> int | None:
+    """A descriptor of the file ``name`` leads to without leaving ``folder`` or following a link; None: it failed."""
+    if _syscall is None:
+        return None
+    descriptor: int = _syscall(_NUMBER, folder, name, ctypes.byref(_HOW), ctypes.sizeof(_HOW))
+    return descriptor if descriptor >= 0 else None
+
+
 class Files:
     """Reads objects by file name, inside ``roots`` only.
 
@@ -198,6 +230,8 @@ class Files:
         names = [name for name in fqn.split("/") if name not in ("", ".")]
         if ".." in names:
             raise OutsideRoots("The file name has .. in it.")
+        if names[:1] in (["proc"], ["sys"]):  # were / a root: the secret stands in /proc/<id>/environ
+            raise OutsideRoots("The file name is one of the kernel's own.")
         for root in self._roots:
             depth = len(root.parts) - 1
             if tuple(names[:depth]) == root.parts[1:] and len(names) > depth:
@@ -215,18 +249,24 @@ class Files:
         raise OutsideRoots("The file name is not that of an object in one of the target's mounts.")
 
     def _open(self, root: Path, parts: list[str], bucket: int) -> int:
-        """Open ``root`` and then each name in the folder opened before: no link, no race. Gives a descriptor."""
-        folder_flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        # O_NONBLOCK: a FIFO would wait for a writer for ever. It changes nothing for a regular file.
-        file_flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        """Open what ``parts`` lead to below ``root``: no link, no race. Gives a descriptor.
+
+        The kernel does it in one call. Where that fails, or there is no such call (Linux before 5.6, some sandboxes),
+        each name is opened in the folder opened before, which tells why.
+        """
+        whole = os.fsencode("/".join(parts))
         try:
-            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder = os.open(root, _FOLDER)
         except OSError as error:
             self._fail(error, bucket_is_there=False)
+        descriptor = _open_beneath(folder, whole)
+        if descriptor is not None:
+            os.close(folder)
+            return descriptor
         for depth, name in enumerate(parts):
             last = depth == len(parts) - 1
             try:
-                opened = os.open(name, file_flags if last else folder_flags, dir_fd=folder)
+                opened = os.open(name, (_FILE if last else _FOLDER) | os.O_NOFOLLOW, dir_fd=folder)
             except OSError as error:
                 self._fail(error, bucket_is_there=depth >= bucket)
             finally:
