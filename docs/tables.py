@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import typer
 
 from tvetl.cli import app
+from tvetl.conformance import CASES
 from tvetl.spec import OPS
 from tvetl.spec.arguments import ARGUMENTS
 from tvetl.spec.ops import Param
@@ -118,6 +120,18 @@ def _first_line_of(help: str | None) -> str:
     return (help or "").strip().split("\n", 1)[0].replace("<", "&lt;")
 
 
+def conformance() -> str:
+    """Every case of the protocol, and which servers passed it when they were last run."""
+    found = json.loads((REPOSITORY / "docs" / "conformance.json").read_text(encoding="utf-8"))
+    said = {"passed": "yes", "failed": "no", "skipped": "-"}
+    rows = [
+        (f"`{case.name}`", case.severity, case.promise, *(said[cases[case.name]] for cases in found.values()))
+        for case in CASES
+    ]
+    passed = [str(sum(result == "passed" for result in cases.values())) for cases in found.values()]
+    return _table(("case", "severity", "promise", *found), [*rows, ("passed", "", f"of {len(CASES)}", *passed)])
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(" ".join(line.split()) for line in lines)
@@ -127,6 +141,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"ops": ops},
     "docs/server.md": {"settings": settings, "problems": problems},
+    "docs/conformance.md": {"conformance": conformance},
     "docs/reference.md": {"parameters": parameters, "outputs": outputs, "arguments": arguments, "commands": commands},
 }
 

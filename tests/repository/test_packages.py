@@ -53,7 +53,8 @@ def test_the_wheel_ships_types_and_every_module(repository: Path, tmp_path: Path
     subprocess.run([*pip, str(tmp_path), str(repository / folder)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     source = repository / folder / "src"
-    expected = {path.relative_to(source).as_posix() for path in (source / package).rglob("*.py")}
+    files = [path for kind in ("*.py", "*.yaml") for path in (source / package).rglob(kind)]
+    expected = {path.relative_to(source).as_posix() for path in files}
     assert {*expected, f"{package}/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
 
 

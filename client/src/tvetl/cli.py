@@ -459,7 +459,16 @@ def conformance(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=1)] = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """Check any hpush server against AIStore's protocol, case by case; status 1 where one fails."""
+    """Check any hpush server against AIStore's protocol, case by case; status 1 where one fails.
+
+    Cases by file name need --root: a folder that the server reads under the
+    same name, or under the one that --seen-as gives.
+
+    Cases with other targets and next stages need --target-url: start the server
+    with direct_put=true and an AIS_TARGET_URL, and give the same URL here, like
+    http://127.0.0.1:9/v1/etl/_object/an-etl/secret. Nothing needs to listen
+    there: other targets and stages are played at free ports of that host.
+    """
     from tvetl import conformance as kit
 
     unknown = set(case or ()) - {each.name for each in kit.CASES}

@@ -244,8 +244,11 @@ class _Run:
         connection = self._connect()
         try:
             connection.send(b"".join(one.data(self._headers, self._contents) for one in sent))
-            for one in sent:
-                yield one, connection.receive(one.request.method)
+            for at, one in enumerate(sent, 1):
+                answer = connection.receive(one.request.method)
+                yield one, answer
+                if answer.closing and at < len(sent):
+                    raise Skipped("the server keeps no connection, and says so")
         finally:
             connection.close()
 
