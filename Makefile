@@ -29,7 +29,7 @@ demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ 
 test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in again with aistore 1.x (ARGS=<pytest's>)
 	.venv/bin/python -m pytest $(ARGS)
 ifeq ($(ARGS),)
-	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e
+	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py
 endif
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom
