@@ -193,10 +193,17 @@ class Api:
         lines = []
         for entry in page:
             line: dict[str, object] = {"n": entry.name}
-            if "checksum" in props and not entry.flags & 128:
-                line["cs"] = self._store.checksum(self._store.stat(bucket, entry.name))
-            if "version" in props and not entry.flags & 128:
-                line["v"] = str(self._store.stat(bucket, entry.name).version)
+            try:
+                if "checksum" in props and not entry.flags & 128:
+                    stat, file = self._store.open(bucket, entry.name)
+                    file.close()
+                    line["cs"] = stat.checksum
+                if "version" in props and not entry.flags & 128:
+                    line["v"] = str(self._store.stat(bucket, entry.name).version)
+            except ApiError as error:
+                if error.status == 404:  # deleted since we looked
+                    continue
+                raise
             if "size" in props and entry.size:
                 line["s"] = entry.size
             lines.append(line | {"f": entry.flags})
@@ -319,10 +326,11 @@ class Api:
             if status != 204 and not dry:
                 self._store.put(*to, BytesBlocks(answer.body))
         else:
-            stat = self._store.stat(*source, f"{target.label}: ")
+            stat, file = self._store.open(*source, f"{target.label}: ")
             status, size = 200, stat.size
-            if not dry:
-                self._store.put(*to, FileBlocks(stat.path.open("rb")))
+            with file:
+                if not dry:
+                    self._store.put(*to, FileBlocks(file))
         if job:
             job.count(target, "loc" if home is target else "out", size)
             if home is not target and status != 204:
@@ -424,7 +432,7 @@ class Api:
             stat = self._store.stat(bucket, name, f"{node.label}: ")
             return Reply(200, self._store.member(stat, query["archpath"]), headers)
         stat, file = self._store.open(bucket, name, f"{node.label}: ")
-        headers |= self._about(stat)
+        headers |= _about(stat)
         span = _span(request.headers.get("Range"), stat.size)
         if span is None:
             return Reply(200, headers=headers, file=file, length=stat.size)
@@ -434,8 +442,9 @@ class Api:
 
     def _object_head(self, node: NodeServer, request: Request, rest: str) -> Reply:
         bucket, name = _bucket_and_object(rest)
-        stat = self._store.stat(bucket, name, f"{node.label}: ")
-        about, root = self._about(stat), str(self._store.root)
+        stat, file = self._store.open(bucket, name, f"{node.label}: ")
+        file.close()
+        about, root = _about(stat), str(self._store.root)
         about |= {"Ais-Location": f"{node.label}:mp[{root}]", "Ais-Mirror-Copies": "1"}
         headers = {"Ais-Present": "true"}
         if "props" not in request.query:
@@ -461,7 +470,7 @@ class Api:
             return Reply(status, headers=odd if status == 204 else {})
         if set(query) & {"append_type", "archpath", "uploads", "uploadId"}:
             raise ApiError(501, "the stand-in for AIStore stores whole objects only: no appending, no parts")
-        return Reply(headers=self._about(self._store.put(bucket, name, request)))
+        return Reply(headers=_about(self._store.put(bucket, name, request)))
 
     def _object_delete(self, node: NodeServer, request: Request, rest: str) -> Reply:
         bucket, name = _bucket_and_object(rest)
@@ -503,11 +512,12 @@ class Api:
                 return f"__404__/{shown}", b""
             raise
 
-    def _about(self, stat: Stat) -> dict[str, str]:
-        return {
-            "Ais-Atime": str(stat.time), "Ais-Checksum-Type": "xxhash2",
-            "Ais-Checksum-Value": self._store.checksum(stat), "Ais-Version": str(stat.version),
-        }  # fmt: skip
+
+def _about(stat: Stat) -> dict[str, str]:
+    return {
+        "Ais-Atime": str(stat.time), "Ais-Checksum-Type": "xxhash2",
+        "Ais-Checksum-Value": stat.checksum, "Ais-Version": str(stat.version),
+    }  # fmt: skip
 
 
 def _daemon(node: NodeServer, kind: str) -> dict[str, object]:

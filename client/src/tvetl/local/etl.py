@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-from tvetl.local.http import ApiError, NodeServer
+from tvetl.local.http import ApiError, NodeServer, disk_error
 from tvetl.local.names import go_request_target, go_segment
 from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
@@ -122,13 +122,17 @@ class Etls:
         reason: str | None = None
         try:
             argv = command(etl.plan.image, self._server, self._allow)
-            etl.pods = {target.id: self._pod(etl, target, argv) for target in self._targets}
+            etl.pods = {}
+            for target in self._targets:
+                etl.pods[target.id] = self._pod(etl, target, argv)
             for target in self._targets:
                 reason = etl.pods[target.id].ready(etl.plan.probe, deadline, etl.cancelled)
                 if reason:
                     break
         except ApiError as error:
             reason = error.message
+        except OSError as error:  # no room for a log, no more processes
+            reason = disk_error(error).message
         if reason or etl.cancelled.is_set():
             self._fail(etl, target, reason or "context canceled")
         etl.stage = "Running"
@@ -187,7 +191,10 @@ class Etls:
         onward += [destination] if destination else []
         headers = {"User-Agent": "Go-http-client/1.1"} | ({"Ais-Node-Url": ",".join(onward)} if onward else {})
         url = go_request_target(f"/{bucket}/{name}", query)
-        answer = self._push(etl, etl.pods[target.id], url, headers, stat.path if latest else None)
+        try:
+            answer = self._push(etl, etl.pods[target.id], url, headers, stat.path if latest else None)
+        except FileNotFoundError:
+            raise ApiError(404, f"{target.label}: ais://{bucket}/{name} does not exist", "ErrNotFound") from None
         with self._lock:
             etl.objects += 1
             etl.in_bytes += stat.size

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import html
-import os
-import shutil
+import re
 import socket
 import threading
 import traceback
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -22,6 +23,9 @@ Message = TypeVar("Message")
 
 _BLOCK = 1 << 18  # bytes a read: large enough that system calls do not count, small enough for many at once
 _LONGEST_MESSAGE = 64 << 20  # bytes of a JSON body; a list of a million names fits
+_PATIENCE = 300.0  # seconds that a connection may say nothing, or take nothing of what it is sent
+#: What the operating system says of a disk, or of a quota or limit on it, that holds no more.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class ApiError(Exception):
@@ -46,6 +50,12 @@ class ApiError(Exception):
         if request.method == "HEAD":
             return Reply(self.status, headers=headers | {"Hdr-Error": text.decode()})
         return Reply(self.status, text + b"\n", headers)
+
+
+def disk_error(error: OSError) -> ApiError:
+    """What the disk refused, in the words of the operating system and with the file: 507 where it is full, else 500."""
+    where = f": {error.filename}" if error.filename else ""
+    return ApiError(507 if error.errno in _FULL else 500, f"{error.strerror or error}{where}")
 
 
 @dataclass
@@ -100,7 +110,10 @@ class Request:
     def read(self) -> bytes:
         """At most `_BLOCK` bytes of the body; empty at its end. Raises ConnectionError where it breaks off."""
         if self._chunked and not self._left:
-            self._left = int(self._file.readline(32).split(b";")[0] or b"0", 16)
+            size = self._file.readline(32).split(b";")[0].strip()
+            if not re.fullmatch(rb"[0-9A-Fa-f]+", size):  # nothing is no zero: the connection ended before the body
+                raise ConnectionError("the body broke off between two chunks")
+            self._left = int(size, 16)
             if not self._left:
                 while self._file.readline(1024).strip():
                     pass
@@ -140,12 +153,25 @@ class _Chunks:
         return len(data)
 
 
+class _Lines:
+    """A file of which the last line read is known."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self.last = b""
+
+    def readline(self, most: int = -1) -> bytes:
+        self.last = self._file.readline(most)
+        return self.last
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection to one node; every method goes to the node's ``answer``."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16  # headers and a small body leave in one packet
+    timeout = _PATIENCE
     server: NodeServer
 
     def setup(self) -> None:
@@ -155,6 +181,18 @@ class Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         self.server.connections.discard(self.connection)
         super().finish()
+
+    def parse_request(self) -> bool:
+        """Refuse headers that break off: the standard library takes the end of the connection for theirs."""
+        lines = _Lines(self.rfile)
+        self.rfile, whole = lines, self.rfile  # type: ignore[assignment]
+        try:
+            understood = super().parse_request()
+        finally:
+            self.rfile = whole
+        complete = lines.last in (b"\r\n", b"\n")
+        self.close_connection |= not complete
+        return understood and complete
 
     def handle_any(self) -> None:
         try:
@@ -173,8 +211,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.server.answer(self.server, request)
         except ApiError as error:
             return error.reply(request, self.server.label)
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             raise
+        except OSError as error:
+            return disk_error(error).reply(request, self.server.label)
         except Exception as error:  # noqa: BLE001 - a bug of ours is an answer too, and a trace for us
             traceback.print_exc()
             return ApiError(500, f"{type(error).__name__}: {error}").reply(request, self.server.label)
@@ -200,13 +240,13 @@ class Handler(BaseHTTPRequestHandler):
         if reply.stream:
             reply.stream(_Chunks(self.wfile))  # type: ignore[arg-type]
             self.wfile.write(b"0\r\n\r\n")
-        elif reply.file and reply.length == os.fstat(reply.file.fileno()).st_size:
-            shutil.copyfileobj(reply.file, self.wfile, _BLOCK)
         elif reply.file:
             left = reply.length or 0
             while left and (block := reply.file.read(min(left, _BLOCK))):
                 self.wfile.write(block)
                 left -= len(block)
+            if left:  # a hand cut the file short; whoever waits for the rest of it learns so by the connection's end
+                raise ConnectionError("the file is shorter than was promised")
         elif reply.status != 204:
             self.wfile.write(reply.body)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tvetl.local.http import ApiError, NodeServer
+from tvetl.local.http import ApiError, NodeServer, disk_error
 
 WORKERS = 4  # objects of a job at once for each target; a transformer has two workers by default
 _ERRORS_KEPT = 128  # errors of single objects for each target (recorded)
@@ -152,8 +152,10 @@ class Jobs:
                     if name is None:
                         break
                     work(job, name)
-            except (OSError, ApiError) as error:  # a full disk, a bucket deleted meanwhile
-                job.stop(str(error))
+            except OSError as error:  # a full disk is no one object's failure
+                job.stop(disk_error(error).message)
+            except ApiError as error:  # a bucket deleted meanwhile
+                job.stop(error.message)
             finally:
                 job.done(finishes=not listed)
 

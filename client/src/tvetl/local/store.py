@@ -6,6 +6,7 @@ bytes when first asked for. All targets share the folders; which of them an obje
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO, Protocol
 
 import xxhash
@@ -28,6 +30,7 @@ OURS = ".tvetl"
 #: An attribute of a bucket's folder: when the bucket was made. No time that a file system keeps says so.
 _IDENTITY = "user.tvetl.made"
 _BLOCK = 1 << 18
+_COLLISION = 'cannot store "{}": here a bucket is a folder, where "a" and "a/b" cannot both be objects'
 
 
 class Blocks(Protocol):
@@ -38,12 +41,16 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class Stat:
-    """An object: ``size`` in bytes, ``time`` in nanoseconds since 1970, ``version`` from 1."""
+    """An object: ``size`` in bytes, ``time`` in nanoseconds since 1970, ``version`` from 1.
+
+    ``checksum`` is there where it was written or asked for, see :meth:`Store.checksum`.
+    """
 
     path: Path
     size: int
     time: int
     version: int
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Store:
         (root / OURS / "tmp").mkdir(parents=True)
         self.root = root.resolve()
         self._versions: dict[Path, int] = {}
-        self._checksums: dict[Path, tuple[int, int, str]] = {}
+        self._checksums: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._lock = threading.Lock()  # making folders and taking empty ones away must not cross
         self._serial = 0
 
@@ -83,6 +90,7 @@ class Store:
     # -- buckets ------------------------------------------------------------------------------------------------
 
     def buckets(self) -> list[str]:
+        self._still_there()
         return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
 
     def has(self, bucket: str) -> bool:
@@ -91,10 +99,12 @@ class Store:
     def bucket(self, bucket: str) -> Path:
         """The bucket's folder, or 404."""
         if not self.has(bucket):
+            self._still_there()
             raise ApiError(404, f'bucket "ais://{bucket}" does not exist', "ErrBckNotFound")
         return self.root / bucket
 
     def create(self, bucket: str) -> None:
+        self._still_there()
         try:
             (self.root / check_bucket(bucket)).mkdir()
         except FileExistsError:
@@ -121,6 +131,13 @@ class Store:
                     del known[path]
         shutil.rmtree(doomed)
 
+    def _still_there(self) -> None:
+        """Refuse to work on a root that was taken away, or replaced by another folder, which is not locked by us."""
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._held), self.root.stat()):
+                return
+        raise ApiError(500, f"the folder of the buckets, {self.root}, is gone: put it back, or start the cluster anew")
+
     # -- objects ------------------------------------------------------------------------------------------------
 
     def path(self, bucket: str, name: str) -> Path:
@@ -134,18 +151,27 @@ class Store:
         path = self.path(bucket, name)
         try:
             found = path.stat()
-            if not path.is_file() or os.path.realpath(path) != str(path):
+            if not S_ISREG(found.st_mode) or os.path.realpath(path) != str(path):
                 raise FileNotFoundError
+        except PermissionError:  # that nobody may look is another thing than that nothing is there
+            raise
         except OSError:
             raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
         return Stat(path, found.st_size, found.st_mtime_ns, self._versions.get(path, 1))
 
     def open(self, bucket: str, name: str, node: str = "") -> tuple[Stat, BinaryIO]:
-        """The object and its bytes, of one moment even while it is written over; the caller closes the file."""
+        """The object and its bytes, of one moment even while it is written over; the caller closes the file.
+
+        With the checksum of these very bytes.
+        """
         stat = self.stat(bucket, name, node)
-        file = stat.path.open("rb")
+        try:
+            file = stat.path.open("rb")
+        except FileNotFoundError:  # deleted between the two looks
+            raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
         found = os.fstat(file.fileno())
-        return replace(stat, size=found.st_size, time=found.st_mtime_ns), file
+        checksum = self.checksum(stat.path, file)
+        return replace(stat, size=found.st_size, time=found.st_mtime_ns, checksum=checksum), file
 
     def put(self, bucket: str, name: str, body: Blocks) -> Stat:
         """Store a body: all of it under its name at once, or (where it breaks off) nothing."""
@@ -158,15 +184,16 @@ class Store:
                     file.write(block)
                     digest.update(block)
                     size += len(block)
-            stamp = temporary.stat().st_mtime_ns
+            written = temporary.stat()
             with self._lock:
                 self._place(temporary, path, name)
                 version = self._versions.get(path, 0) + 1
                 self._versions[path] = version
-                self._checksums[path] = (stamp, size, digest.hexdigest())
+                self._checksums[path] = (_identity(written), digest.hexdigest())
         finally:
-            temporary.unlink(missing_ok=True)
-        return Stat(path, size, stamp, version)
+            with suppress(OSError):  # it must not hide why it is there still
+                temporary.unlink()
+        return Stat(path, size, written.st_mtime_ns, version, digest.hexdigest())
 
     def _place(self, temporary: Path, path: Path, name: str) -> None:
         existed = path.exists()
@@ -176,13 +203,18 @@ class Store:
                 self._versions.pop(path, None)
             elif path not in self._versions:
                 self._versions[path] = 1  # stored before this process began
+            if path.is_dir():  # folders without an object: a write that came to nothing left them
+                for folder, _, _ in os.walk(path, topdown=False):
+                    Path(folder).rmdir()
             temporary.replace(path)
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-            raise ApiError(
-                409, f'cannot store "{name}": here a bucket is a folder, where "a" and "a/b" cannot both be objects'
-            ) from error
+            raise ApiError(409, _COLLISION.format(name)) from error
         except OSError as error:
-            raise ApiError(400, f'cannot store "{name}": {error.strerror}') from error
+            if error.errno == errno.ENOTEMPTY:
+                raise ApiError(409, _COLLISION.format(name)) from error
+            if error.errno == errno.ENAMETOOLONG:
+                raise ApiError(400, f'cannot store "{name}": {error.strerror}') from error
+            raise
 
     def delete(self, bucket: str, name: str) -> int:
         """Delete the object and the folders that it leaves empty; its size. 404 where there is none."""
@@ -198,22 +230,29 @@ class Store:
                     break
         return stat.size
 
-    def checksum(self, stat: Stat) -> str:
-        """The xxhash64 of the object's bytes in hex (AIStore's ``xxhash2``), read once for each time it is written."""
-        known = self._checksums.get(stat.path)
-        if known and known[:2] == (stat.time, stat.size):
-            return known[2]
+    def checksum(self, path: Path, file: BinaryIO) -> str:
+        """The xxhash64 in hex (AIStore's ``xxhash2``) of an object's open file, read once for each time it is written.
+
+        Of the file and not of its name, where another object may lie by now. Leaves the file at its beginning.
+        """
+        identity = _identity(os.fstat(file.fileno()))
+        known = self._checksums.get(path)
+        if known and known[0] == identity:
+            return known[1]
         digest = xxhash.xxh64()
-        with stat.path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        self._checksums[stat.path] = (stat.time, stat.size, digest.hexdigest())
+        while block := file.read(_BLOCK):
+            digest.update(block)
+        file.seek(0)
+        self._checksums[path] = (identity, digest.hexdigest())
         return digest.hexdigest()
 
     def _temporary(self) -> Path:
+        folder = self.root / OURS / "tmp"
+        self._still_there()
+        folder.mkdir(parents=True, exist_ok=True)  # someone tidied up
         with self._lock:
             self._serial += 1
-            return self.root / OURS / "tmp" / f"{os.getpid()}-{time.time_ns()}-{self._serial}"
+            return folder / f"{os.getpid()}-{time.time_ns()}-{self._serial}"
 
     # -- listings and archives ----------------------------------------------------------------------------------
 
@@ -263,6 +302,11 @@ class Store:
         except (tarfile.TarError, EOFError) as error:
             raise ApiError(400, f"{stat.path.name} is no tar archive: {error}") from error
         raise ApiError(404, f"file {path!r} not found in archive {stat.path.name!r}", "ErrNotFound")
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    """What tells one writing of a file from the next: of two within a tick of the clock, time and size may be equal."""
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class FileBlocks:
