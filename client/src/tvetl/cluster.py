@@ -17,33 +17,35 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 from urllib.parse import urlsplit
 
 import requests
 from aistore.sdk import Bucket, Client, Etl
-from aistore.sdk.errors import AISError
+from aistore.sdk.errors import AISError, InvalidBckProvider
 from aistore.sdk.etl import ETLConfig
+from aistore.sdk.request_client import RequestClient
 from aistore.sdk.retry_config import RetryConfig
 from aistore.sdk.types import BucketModel, JobSnap
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 from urllib3.util.retry import Retry
 
 from tvetl.errors import (
-    ClusterError,
     NameTaken,
+    NotAIStore,
     NotFound,
-    NotReachable,
     ObjectFailed,
     RegistrationError,
-    TimedOut,
     TvetlError,
+    Unavailable,
     UsageError,
 )
 from tvetl.pod import Container, PodSpec, check_name, container_of
+from tvetl.refusals import GARBLED, garbled, job_id, not_reached, object_error, refused, row, rows, sentence, too_late
+from tvetl.refusals import Json as Json
+from tvetl.refusals import ObjectError as ObjectError
 
 Form = Literal["auto", "spec", "runtime"]
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 #: Seconds to connect, as the SDK; seconds to wait for bytes: longer than any object may take (45 s by default), so
 #: that the cluster's reason arrives and not our own time-out.
@@ -52,24 +54,9 @@ _TIMEOUT = (3.0, 120.0)
 _GRACE = 30.0
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
-_ETL_ERROR = "ETL error: "
-#: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",service="..."] ``.
-_NODE = re.compile(r"^(?:[pt]\[\w+\]: |\[t\[\w+\],[^\]]*\] )")
+#: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
+_LAST_WORDS = re.compile(r"tvetl-server: \w+: ")
 _MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the spec form."
-
-
-@dataclass(frozen=True)
-class ObjectError:
-    """Why one object failed: ``object`` without its bucket, the server's ``code`` and sentence, the HTTP status.
-
-    ``size`` is that of the object in the source, in bytes, where it is known.
-    """
-
-    object: str
-    code: str
-    message: str
-    status: int = 0
-    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ class Cluster:
         self.endpoint = _checked(endpoint)
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
         self._reads = _client(self.endpoint, 3, patience, connections)
-        self._acts = _client(self.endpoint, 1)
+        self._acts = _client(self.endpoint, 1, _TIMEOUT[1])
 
     # ETLs
 
@@ -164,17 +151,20 @@ class Cluster:
 
     def etls(self) -> list[EtlInfo]:
         """All ETLs of the cluster, by name."""
-        rows = _rows(self._json("etl"))
-        found = (EtlInfo(str(r["id"]), str(r.get("stage", "")), int(str(r.get("obj_count", 0)))) for r in rows)
+        with self._explained():
+            told = rows(self._json("etl"))
+            found = [EtlInfo(str(r["id"]), str(r.get("stage", "")), int(str(r.get("obj_count", 0)))) for r in told]
         return sorted(found, key=lambda etl: etl.name)
 
     def show(self, name: str) -> Container | None:
         """Image, command and environment of a running ETL. Raises NotFound, for a stopped one too."""
-        return container_of(_row(_row(self._json(f"etl/{name}")).get("init_msg")))
+        with self._explained():
+            return container_of(row(row(self._json(f"etl/{name}")).get("init_msg")))
 
     def object_seconds(self, name: str) -> float:
         """How long the cluster gives this ETL for one object (``obj_timeout``); AIStore's 45 where it does not say."""
-        told = str(_row(_row(self._json(f"etl/{name}")).get("init_msg")).get("obj_timeout", ""))
+        with self._explained():
+            told = str(row(row(self._json(f"etl/{name}")).get("init_msg")).get("obj_timeout", ""))
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", told)  # Go writes 45s, 2m, 1m30s
         return sum(float(n) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit] for n, unit in parts) or 45.0
 
@@ -183,8 +173,9 @@ class Cluster:
 
         Raises NotFound once the ETL is stopped.
         """
-        rows = _rows(_row(self._json(f"etl/{name}", uuid=job)).get("obj_errors"))
-        return [_object_error(str(r["obj_name"]), str(r["msg"]), int(str(r.get("ecode") or 0))) for r in rows]
+        with self._explained():
+            told = rows(row(self._json(f"etl/{name}", uuid=job)).get("obj_errors"))
+            return [object_error(str(r["obj_name"]), str(r["msg"]), int(str(r.get("ecode") or 0))) for r in told]
 
     def logs(self, name: str) -> dict[str, str]:
         """What the ETL's pods wrote, by target. Raises NotFound once the ETL is stopped."""
@@ -208,8 +199,7 @@ class Cluster:
     def bucket_id(self, bucket: str) -> str:
         """What another bucket of the same name, made later, does not have. Raises NotFound."""
         with self._explained():
-            headers = self._bucket(bucket).head()
-        return str(_row(json.loads(headers.get("Ais-Bucket-Props", "{}"))).get("bid", ""))
+            return str(row(json.loads(self._bucket(bucket).head()["Ais-Bucket-Props"])).get("bid", ""))
 
     def objects(self, bucket: str, prefix: str = "") -> list[str]:
         """The names of the bucket's objects, in order. Raises NotFound."""
@@ -269,7 +259,7 @@ class Cluster:
     ) -> str:
         """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id."""
         with self._explained():
-            return str(
+            return job_id(
                 self._bucket(source, self._acts).transform(
                     etl_name=etl,
                     to_bck=self._bucket(destination),
@@ -293,7 +283,7 @@ class Cluster:
     ) -> str:
         """Begin to transform objects by name; gives the job's id, which may be that of an idle job taken up again."""
         with self._explained():
-            return str(
+            return job_id(
                 self._bucket(source, self._acts)
                 .objects(obj_names=[*names])
                 .transform(
@@ -341,11 +331,14 @@ class Cluster:
     @staticmethod
     def _etl(name: str, client: Client) -> Etl:
         check_name(name)
-        return client.etl(name)
+        return Etl(_Requests(client.cluster().client), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
         provider, _, name = bucket.rpartition("://")
-        return (client or self._reads).bucket(name.rstrip("/"), provider=provider or "ais")
+        try:
+            return (client or self._reads).bucket(name.rstrip("/"), provider=provider or "ais")
+        except InvalidBckProvider as error:
+            raise UsageError(f"AIStore knows no provider {provider!r}", hint="ais, s3, gs and others do.") from error
 
     def _json(self, path: str, **params: str) -> Json:
         with self._explained():
@@ -357,14 +350,21 @@ class Cluster:
         """Turn what the SDK and the network raise into our kinds, each with what to try."""
         try:
             yield
+        except TvetlError:
+            raise
         except AISError as error:
-            raise _explain(error) from error
-        except (requests.ReadTimeout, TimeoutError) as error:
-            hint = "It may still be at work; `tvetl list` shows what runs."
-            raise TimedOut(f"{self.endpoint} did not answer in time", hint=hint) from error
+            raise self._refused(error) from error
         except requests.RequestException as error:
-            hint = "Is it up? `tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
-            raise NotReachable(f"nobody answers at {self.endpoint} ({_cause(error)})", hint=hint) from error
+            raise not_reached(self.endpoint, error) from error
+        except TimeoutError as error:
+            raise too_late(self.endpoint) from error
+        except GARBLED as error:
+            raise garbled(self.endpoint, error) from error
+
+    def _refused(self, error: AISError) -> TvetlError:
+        token = self._reads.cluster().client.token  # which some servers quote, when they say what they were asked
+        text = str(error.message)
+        return refused(self.endpoint, error.status_code, text.replace(token, "***") if token else text)
 
     # Registering
 
@@ -375,27 +375,31 @@ class Cluster:
             except AISError as error:
                 if error.status_code == 409:
                     raise _Taken from error
-                reason = _message(error)
+                told = self._refused(error)
+                if isinstance(told, (Unavailable, NotAIStore)):
+                    raise told from error
+                reason = sentence(error.status_code, str(error.message))[0]
                 cause: Exception = error
             except requests.ReadTimeout as error:
                 reason = f"AIStore did not answer within {pod.start_timeout + _GRACE:.0f} s"
                 cause = error
-            except requests.RequestException:
+            except (requests.RequestException, *GARBLED) as error:
                 with self._explained():
-                    raise
+                    raise error
             except BaseException:  # Ctrl-C: do not leave half an ETL behind
                 self._free(pod.name)
                 raise
             seen = watch.finish()
         freed = self._free(pod.name)
-        # The server may have quoted the pod's last line itself.
-        said = "; ".join([reason, *(line for line in seen if line not in reason)])
+        # The server may have quoted the pod's last line itself. That we ended the wait is no reason of its own.
+        reasons = [] if watch.ended else [reason]
+        said = "; ".join(reasons + [line for line in seen if line not in reason])
         hint = _start_hint(pod, said) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
         raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=hint) from cause
 
     def _send(self, pod: PodSpec, form: Form) -> str:
         """Ask AIStore for the ETL; returns the form it took."""
-        patient = _Patient(self._acts.cluster().client, pod.start_timeout + _GRACE)
+        patient = _Requests(self._acts.cluster().client, pod.start_timeout + _GRACE)
         etl = Etl(patient, pod.name)
         timeouts = {"init_timeout": f"{pod.start_timeout}s", "obj_timeout": f"{pod.object_timeout}s"}
         if form in ("auto", "spec"):
@@ -435,23 +439,31 @@ class _Taken(Exception):
     """AIStore answered 409: the name exists."""
 
 
-class _Patient:
-    """The SDK's request client, waiting longer.
+class _Requests:
+    """The SDK's request client for ETLs, which waits longer where it is told to, and knows an answer of AIStore's.
 
     ``Etl.init*`` use the server's own time-out for the HTTP request, so that the caller gets a bare read time-out
-    just before the server answers with the reason.
+    just before the server answers with the reason. What starts, stops or deletes answers at most an id: to take the
+    page of some other server for it would be to call done what nobody did.
     """
 
-    def __init__(self, inner: object, seconds: float) -> None:
+    def __init__(self, inner: RequestClient, seconds: float | None = None) -> None:
         self._inner = inner
         self._seconds = seconds
 
-    def request(self, method: str, path: str, **kwargs: object) -> object:
-        kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
-        return self._inner.request(method, path=path, **kwargs)  # type: ignore[attr-defined]
+    def request(self, method: str, path: str, **kwargs: object) -> requests.Response:
+        if self._seconds is not None:
+            kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
+        answer: requests.Response = self._inner.request(method, path=path, **kwargs)
+        if method != "GET":
+            job_id(answer.text or "none")
+        return answer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
 
 
-def _send_spec(client: _Patient, pod: PodSpec, timeouts: Mapping[str, str]) -> str:
+def _send_spec(client: _Requests, pod: PodSpec, timeouts: Mapping[str, str]) -> str:
     if hasattr(Etl, "init_spec"):
         with warnings.catch_warnings():
             # It says that AIStore 5.1 drops it. "auto" then takes the runtime form, so nobody need be told.
@@ -467,7 +479,8 @@ class _Watch:
     """What the pods say while AIStore waits for them: afterwards they are gone, and with them the reason.
 
     Looks once a second from a thread of its own, and keeps the last line of each log, or what stands in its place
-    ("image can't be pulled").
+    ("image can't be pulled"). Where our own server has said twice why it ended, it would say so each time that it is
+    started again: we free the name, and AIStore's answer comes then (recorded), not at the end of the start's time.
     """
 
     def __init__(self, cluster: Cluster, name: str) -> None:
@@ -475,6 +488,8 @@ class _Watch:
         self._name = name
         self._done = threading.Event()
         self._seen: dict[str, None] = {}
+        self._ending = 0
+        self.ended = False
         self._thread = threading.Thread(target=self._look_on, daemon=True)
 
     def __enter__(self) -> _Watch:
@@ -493,6 +508,11 @@ class _Watch:
     def _look_on(self) -> None:
         while not self._done.wait(1.0):
             self._look()
+            self._ending = self._ending + 1 if any(map(_LAST_WORDS.match, self._seen)) else 0
+            if self._ending == 2:
+                self.ended = True
+                self._cluster._free(self._name)
+                return
 
     def _look(self) -> None:
         try:
@@ -505,7 +525,7 @@ class _Watch:
             self._seen = dict.fromkeys(sorted(lines))
 
 
-def _client(endpoint: str, attempts: int, patience: float = _TIMEOUT[1], connections: int = 10) -> Client:
+def _client(endpoint: str, attempts: int, patience: float, connections: int = 10) -> Client:
     """An SDK client that gives up soon: the SDK's own repeats 5xx for 93 s and then loses the reason.
 
     429 and 503 are repeated for 1.5 s in all, and then returned with their body.
@@ -554,48 +574,21 @@ def _plain(bucket: str) -> str:
 
 
 def _checked(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(endpoint)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if "@" in endpoint:  # not repeated, as it may be a password
+        raise UsageError("an endpoint has no user and no password in it", hint="AIS_AUTHN_TOKEN has AIStore's token.")
+    if not good:
         raise UsageError(f"{endpoint!r} is not an endpoint", hint="It looks like http://192.168.49.2:8080.")
     return endpoint.rstrip("/")
 
 
-def _explain(error: AISError) -> TvetlError:
-    status, message = error.status_code, _message(error)
-    if message.startswith(_ETL_ERROR):
-        failed = _object_error("", message, status)
-        return ObjectFailed(failed.message, code=failed.code, status=status)
-    if status == 404:
-        hint = "`tvetl list` shows the ETLs, and whether they run." if "etl" in message.lower() else ""
-        return NotFound(message, hint=hint)
-    return ClusterError(f"{message} (HTTP {status})")
-
-
-def _message(error: AISError) -> str:
-    """The sentence in an answer of AIStore: {"message": "p[...]: etl job x does not exist", "status": 404, ...}.
-
-    Without the node that says it, and without the advice to use AIStore's own API.
-    """
-    text = str(error.message).strip()
-    with suppress(ValueError):
-        text = str(_row(json.loads(text)).get("message", text))
-    return _NODE.sub("", text).partition(" - try starting new ETL")[0].strip() or f"HTTP {error.status_code}"
-
-
-def _object_error(name: str, text: str, status: int) -> ObjectError:
-    """Read ``ETL error: {"error": code, "message": sentence, ...}``; whatever else it is stays as it is."""
-    name = name.split("://", 1)[-1].partition("/")[2] if "://" in name else name
-    body = text[len(_ETL_ERROR) :] if text.startswith(_ETL_ERROR) else text
-    with suppress(ValueError):
-        said = _row(json.loads(body))
-        if "error" in said:
-            return ObjectError(name, str(said["error"]), str(said.get("message", said["error"])), status)
-    return ObjectError(name, "not_found" if text == "object not found" else "etl_error", body.strip(), status)
-
-
 def _wants_runtime(error: AISError) -> bool:
     """Whether the cluster no longer knows pod specs: it asks for an image, and says nothing of the spec."""
-    message = _message(error)
+    message, _ = sentence(error.status_code, str(error.message))
     return error.status_code == 400 and "runtime.image" in message and "InitSpecMsg" not in message
 
 
@@ -605,19 +598,5 @@ def _start_hint(pod: PodSpec, said: str) -> str:
     return f"`tvetl validate` checks a pipeline; --timeout (now {pod.start_timeout} s) gives a slow start its time."
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason, as the operating system words it: "Connection refused"."""
-    text = str(error)
-    return text.rsplit("] ", 1)[-1].rstrip("')\" ") if "] " in text else type(error).__name__
-
-
 def _last_line(log: str) -> str:
     return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
-
-
-def _row(value: Json) -> Mapping[str, Json]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _rows(value: Json) -> list[Mapping[str, Json]]:
-    return [_row(row) for row in value] if isinstance(value, (list, tuple)) else []

@@ -65,9 +65,17 @@ class NotFound(ClusterError):
 
 
 class NotReachable(TvetlError):
-    """Nobody answers at the endpoint."""
+    """Nobody answers at the endpoint, or not to the end."""
 
     exit_code = 5
+
+
+class NotAIStore(NotReachable):
+    """Something answers at the endpoint, and not as AIStore does."""
+
+
+class Unavailable(ClusterError):
+    """The cluster says that it cannot answer now: it is starting, or has too much to do."""
 
 
 class TimedOut(TvetlError):

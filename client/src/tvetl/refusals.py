@@ -1,0 +1,181 @@
+"""What went wrong between us and a cluster, as our errors: nobody there, too late, broken off, refused, or no AIStore.
+
+Knows AIStore's words and what `requests` raises, and asks nobody. An answer that is not AIStore's is told in a line,
+with what it looks like; a page of some other server is no reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import requests
+from msgspec import MsgspecError
+from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
+
+from tvetl.errors import (
+    ClusterError,
+    NotAIStore,
+    NotFound,
+    NotReachable,
+    ObjectFailed,
+    TimedOut,
+    TvetlError,
+    Unavailable,
+)
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+#: What answers of another kind than AIStore's do to the SDK and to us. Should it be a bug of ours, the cause tells.
+GARBLED = (ValueError, LookupError, TypeError, AttributeError, MsgspecError)
+
+#: AIStore's own sentences, which quote a pod's, are told up to this many characters.
+_LONGEST = 5000
+#: HTTP's ways to say "not now".
+_NOT_NOW = (429, 502, 503, 504)
+_ETL_ERROR = "ETL error: "
+#: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",service="..."] ``.
+_NODE = re.compile(r"^(?:[pt]\[\w+\]: |\[t\[\w+\],[^\]]*\] )")
+_HINTS = {
+    401: "AIS_AUTHN_TOKEN must hold a token that AIStore takes.",
+    403: "AIS_AUTHN_TOKEN must hold a token that may do this.",
+    507: "Make space on the cluster's disks; the same again then goes on.",
+}
+_WHERE = "Is it up? `tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
+
+
+@dataclass(frozen=True)
+class ObjectError:
+    """Why one object failed: ``object`` without its bucket, the server's ``code`` and sentence, the HTTP status.
+
+    ``size`` is that of the object in the source, in bytes, where it is known.
+    """
+
+    object: str
+    code: str
+    message: str
+    status: int = 0
+    size: int = 0
+
+
+def refused(endpoint: str, status: int, text: str) -> TvetlError:
+    """What an answer with this status says: AIStore's own words, or those of who else answered."""
+    message, its_own = sentence(status, text)
+    if message.startswith(_ETL_ERROR):
+        failed = object_error("", message, status)
+        return ObjectFailed(failed.message, code=failed.code, status=status)
+    if status in _NOT_NOW:
+        hint = "It may be starting, or have too much to do: try again. `tvetl doctor` looks closer."
+        return Unavailable(f"{message} (HTTP {status})", hint=hint)
+    if not its_own:
+        return not_aistore(endpoint, f"HTTP {status}, {message}")
+    if status == 404:
+        hint = "`tvetl list` shows the ETLs, and whether they run." if "etl" in message.lower() else ""
+        return NotFound(message, hint=hint)
+    return ClusterError(f"{message} (HTTP {status})", hint=_HINTS.get(status, ""))
+
+
+def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
+    """Nobody there, nobody answering in time, an answer that broke off, or one that HTTP does not know."""
+    causes = [*_causes(error)]
+    said = f"({_cause(causes[-1])})"
+    if any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes):
+        return NotReachable(f"nobody answers at {endpoint} {said}", hint=_WHERE)
+    if any(isinstance(cause, (requests.ReadTimeout, ReadTimeoutError, TimeoutError)) for cause in causes):
+        return too_late(endpoint)
+    if isinstance(error, requests.TooManyRedirects):
+        return not_aistore(endpoint, "it redirects without end")
+    if isinstance(error, requests.JSONDecodeError) or not any(
+        isinstance(c, (ProtocolError, OSError)) for c in causes[1:]
+    ):
+        return garbled(endpoint, error)
+    hint = "What was asked for may be done all the same; to ask again is safe. `tvetl doctor` looks closer."
+    return NotReachable(f"{endpoint} broke off its answer {said}", hint=hint)
+
+
+def too_late(endpoint: str) -> TimedOut:
+    """No answer in time."""
+    hint = "It may still be at work; `tvetl list` shows what runs."
+    return TimedOut(f"{endpoint} did not answer in time", hint=hint)
+
+
+def garbled(endpoint: str, error: Exception) -> NotAIStore:
+    """An answer that cannot be understood, for what it raised when we tried."""
+    return not_aistore(endpoint, f"{type(error).__name__}, {_excerpt(str(error))}")
+
+
+def not_aistore(endpoint: str, what: str) -> NotAIStore:
+    """Somebody else answers."""
+    hint = "Does the endpoint name AIStore's gateway itself? `tvetl doctor` tells what is there."
+    return NotAIStore(f"what answers at {endpoint} does not answer as AIStore does: {what}", hint=hint)
+
+
+def sentence(status: int, text: str) -> tuple[str, bool]:
+    """What an answer says, {"message": "p[...]: etl job x does not exist", "status": 404, ...}, and whether it is
+    AIStore that says it: in JSON, or with nothing at all, as to HEAD.
+
+    Without the node's name, and without the advice to use AIStore's own API.
+    """
+    text = text.strip()
+    try:
+        told = str(row(json.loads(text))["message"]) if text else f"HTTP {status}"
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return _excerpt(text), False
+    return _NODE.sub("", told).partition(" - try starting new ETL")[0].strip()[:_LONGEST], True
+
+
+def object_error(name: str, text: str, status: int) -> ObjectError:
+    """Read ``ETL error: {"error": code, "message": sentence, ...}``; whatever else it is stays as it is."""
+    name = name.split("://", 1)[-1].partition("/")[2] if "://" in name else name
+    body = text[len(_ETL_ERROR) :] if text.startswith(_ETL_ERROR) else text
+    with suppress(ValueError, TypeError, RecursionError):
+        said = row(json.loads(body))
+        if "error" in said:
+            return ObjectError(name, str(said["error"]), str(said.get("message", said["error"])), status)
+    return ObjectError(name, "not_found" if text == "object not found" else "etl_error", body.strip(), status)
+
+
+def job_id(text: object) -> str:
+    """The id that AIStore answers to what it begins. Raises ValueError for anything else."""
+    if not re.fullmatch(r"[\w.,-]{1,200}", str(text).strip()):
+        raise ValueError(f"this is no id: {str(text)[:_LONGEST]}")
+    return str(text).strip()
+
+
+def row(value: Json) -> Mapping[str, Json]:
+    """A JSON object, empty for null. Raises TypeError for anything else."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {str(value)[:_LONGEST]}")
+    return value or {}
+
+
+def rows(value: Json) -> list[Mapping[str, Json]]:
+    """A JSON array of objects, empty for null. Raises TypeError for anything else."""
+    if value is not None and not isinstance(value, list):
+        raise TypeError(f"expected an array, got {str(value)[:_LONGEST]}")
+    return [row(each) for each in value or ()]
+
+
+def _excerpt(text: str) -> str:
+    """What some other server says, in a line: its page's title, or how it begins."""
+    title = re.search(r"<title[^>]*>(.*?)</title>", text[:_LONGEST], re.DOTALL | re.IGNORECASE)
+    line = " ".join((title[1] if title else text[:_LONGEST]).split())
+    return repr(line[:100] + ("..." if len(line) > 100 else ""))
+
+
+def _causes(error: object) -> Iterator[BaseException]:
+    """The error, and what led to it: requests and urllib3 put that into their arguments, or into ``reason``."""
+    if isinstance(error, BaseException):
+        yield error
+        for inner in [*error.args, getattr(error, "reason", None)]:
+            yield from _causes(inner)
+
+
+def _cause(innermost: BaseException) -> str:
+    """As the operating system words it: "Connection refused"."""
+    told = innermost.strerror if isinstance(innermost, OSError) else ""
+    return told or " ".join(str(innermost).split())[:100] or type(innermost).__name__
