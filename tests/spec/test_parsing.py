@@ -194,9 +194,12 @@ def test_at_most_64_steps() -> None:
 
 
 def test_a_long_list_of_problems_ends_with_a_count() -> None:
-    found = problems({"steps": [], **{f"key{n}": n for n in range(150)}})
+    found = problems({"steps": [{"op": "ToTensor", "a": 1, "b": 2, "c": 3}] * 50})
     assert len(found) == 101
-    assert found[-1] == "$: and 50 more problems"
+    assert found[-1] == "$: and 51 more problems"
+    found = problems({"steps": [], **{f"key{n}": n for n in range(150)}})
+    assert len(found) == 11
+    assert found[-1] == "$: and 140 more unknown keys"
 
 
 def test_the_v1_name_of_a_transform_is_understood() -> None:

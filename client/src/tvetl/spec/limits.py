@@ -14,6 +14,8 @@ NODES = 64 * 1024
 STEPS = 64
 #: Problems listed in one error; the rest are counted.
 PROBLEMS = 100
+#: Unknown keys of one object that are named, each with the one it resembles; the rest are counted.
+UNKNOWN = 10
 #: Pixels along one edge, and the width of a border: 8192 x 8192 RGB is 200 MB.
 EDGE = 8192
 #: Repetitions inside one step (operations of RandAugment, chains of AugMix): each is a pass over the image.

@@ -75,11 +75,13 @@ def read_params(
 
 
 def unknown_keys(data: Mapping[str, object], known: Collection[str], path: str, problems: Problems) -> None:
-    """Report keys that nobody would read."""
-    for key in data:
-        if key not in known:
-            instead = _did_you_mean(key, known) or (f"; expected one of {', '.join(known)}" if known else "")
-            problems.add(path, f"unknown key {show(key)}{instead}")
+    """Report keys that nobody would read; the long tail is only counted, as looking for what was meant takes time."""
+    unknown = [key for key in data if key not in known]
+    for key in unknown[: limits.UNKNOWN]:
+        instead = _did_you_mean(key, known) or (f"; expected one of {', '.join(known)}" if known else "")
+        problems.add(path, f"unknown key {show(key)}{instead}")
+    if len(unknown) > limits.UNKNOWN:
+        problems.add(path, f"and {len(unknown) - limits.UNKNOWN} more unknown keys")
 
 
 def _did_you_mean(word: object, known: Collection[str]) -> str:
