@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec import OPS, Arguments, Pipeline, derive_seed, with_arguments
@@ -26,6 +26,9 @@ from tvetl_server.own import NONE, OwnOp, settled
 from tvetl_server.settings import Limits
 
 __all__ = ["Engine", "Result", "runnable"]
+
+#: Bytes of text in a PNG, inflated; beyond it is refused as damaged. XMP and the longest prompts take a tenth.
+_TEXT = 8 * 2**20
 
 #: Plans for a ``size`` that requests asked for, kept ready.
 _PLANS = 64
@@ -51,6 +54,7 @@ class Engine:
         self._own = own
         self._pipeline = pipeline = settled(pipeline, own)
         Image.MAX_IMAGE_PIXELS = None  # the limit is ours, from the header, as an error and not a warning
+        PngImagePlugin.MAX_TEXT_MEMORY = _TEXT  # Pillow keeps 64 MiB of what we never look at
         # Pillow warns of damage that it survives, torchvision that ToTensor is old (its successors give other last
         # bits). Set once: warnings.catch_warnings around each image is not for several threads.
         warnings.filterwarnings("ignore", module=r"(PIL|torchvision)\.")

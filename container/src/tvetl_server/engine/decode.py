@@ -1,6 +1,6 @@
 """Image bytes to pixels: what is allowed, how large it may be, and only the part that is needed.
 
-Everything is refused from the header, before anything is allocated. The pixels are those of
+Everything is refused from the header, before anything is allocated (:mod:`headers`). The pixels are those of
 ``PIL.Image.open(...).convert("RGB")``; a region of a JPEG is decoded by nvImageCodec, which gives the same
 pixels for less work, and by Pillow where that cannot.
 """
@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from tvetl_server.errors import DamagedImage, NotAnImage, TooManyFrames, TooManyPixels, first_line
+from tvetl_server.engine import headers
+from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, first_line
 
 if TYPE_CHECKING:
     from nvidia import nvimgcodec
@@ -71,6 +72,19 @@ _MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
 _END = b"\xff\xd9"
 
 _ORIENTATION = 0x0112  # the EXIF tag
+#: Its values, and what makes the image upright: ImageOps.exif_transpose, which would write the EXIF data anew, too.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+#: Formats of which Pillow would tell the number of frames by opening each; they are counted already.
+_COUNTED = frozenset(["GIF", "TIFF"])
 
 
 class Source:
@@ -79,15 +93,15 @@ class Source:
     def __init__(self, data: bytes, image: Image.Image, upright: bool) -> None:
         self._data = data
         self._image = image
-        #: Set where EXIF orientation was asked to be applied and turns this image.
-        self._turn = upright and image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        orientation = image.getexif().get(_ORIENTATION, 1) if upright else 1
+        #: Where EXIF orientation was asked to be applied and turns this image, how.
+        self._turn = _TURNS.get(orientation)
         self._decoded: Image.Image | None = None
         #: Where Pillow stopped reading: behind the header of the first scan, for a JPEG.
         self._scan = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
-        swapped = self._turn and image.getexif()[_ORIENTATION] >= 5
         width, height = image.size
         #: (width, height) in pixels, after orientation.
-        self.size: tuple[int, int] = (height, width) if swapped else (width, height)
+        self.size: tuple[int, int] = (height, width) if self._turn is not None and orientation >= 5 else (width, height)
 
     def pixels(self, box: Box | None = None, *, again: bool = False) -> Image.Image:
         """RGB pixels of the whole image or of ``box``; raises DamagedImage.
@@ -106,12 +120,18 @@ class Source:
     def _decode(self) -> Image.Image:
         try:
             with _damage():
-                image = ImageOps.exif_transpose(self._image) if self._turn else self._image
-                rgb = image.convert("RGB")
+                image = self._image
+                image.load()
+                # An RGB image is taken as it is: convert would copy it, which is memory. (_new is how Pillow's own
+                # methods make a plain image of what a decoder left.)
+                rgb = image._new(image.im) if image.mode == "RGB" else image.convert("RGB")
+                if self._turn is not None:
+                    rgb = rgb.transpose(self._turn)
         except DamagedImage:
             self._image.close()  # asked once more, Pillow would hand out what it had decoded until then
             raise
         rgb.info = {}  # nothing of the source but its pixels goes on: no comment, no profile, no GPS
+        self._image = rgb  # and the decoder's own buffers end here
         return rgb
 
     def _region_can_do(self) -> bool:
@@ -122,7 +142,7 @@ class Source:
         end marker, is what Pillow refuses in none of 7,500 random mutations that nvImageCodec takes. The rest
         (progressive, restart markers, cut short, trailing data) and CMYK are Pillow's.
         """
-        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn:
+        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn is not None:
             return False
         marker = _MARKER.search(self._data, self._scan)
         return bool(marker and marker[0] == _END and not self._data[marker.end() :].strip(b"\0"))
@@ -137,14 +157,12 @@ def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source
     name = format_of(data)
     if name is None:
         raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF: it is {_looks_like(data)}.")
+    headers.check(data, name, limits)
     with _damage():
         image = Image.open(io.BytesIO(data), formats=[name])
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            raise TooManyPixels(f"{width} x {height} pixels, more than the {limits.max_pixels:,} allowed.")
-        frames = int(getattr(image, "n_frames", 1))
-        if frames > limits.max_frames:
-            raise TooManyFrames(f"{frames:,} frames, more than the {limits.max_frames:,} allowed.")
+        headers.check_pixels(*image.size, limits)
+        if name not in _COUNTED:
+            headers.check_frames(int(getattr(image, "n_frames", 1)), limits)
         return Source(data, image, upright)
 
 
@@ -170,7 +188,7 @@ def _damage() -> Iterator[None]:
     """Whatever a decoder throws at a broken file is the file's damage, said in one line."""
     try:
         yield
-    except (TooManyPixels, TooManyFrames):
+    except ObjectError:
         raise
     except MemoryError as error:
         raise TooManyPixels("There is not enough memory to decode the image.") from error

@@ -1,0 +1,299 @@
+"""What a file's own structure promises, read before any decoder is asked: decoders take memory and time first.
+
+Pillow checks a size only after opening; by then libwebp has its canvas (8 bytes a pixel) and a GIF may have its first
+frame. It counts the frames of a GIF or TIFF by opening each of them, and libjpeg goes over the whole image for each
+scan of a JPEG. So each format is walked here, as far as needed and no further than its limit. A walk that meets
+something strange ends without a word: what is damaged, and how, the decoder says.
+
+Sources: ITU-T T.81 annex B (JPEG), the PNG specification (third edition, with APNG), GIF89a, TIFF 6.0 and BigTIFF,
+RFC 9649 (WebP), ISO/IEC 14496-12 (the boxes of AVIF).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+
+from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
+from tvetl_server.settings import Limits
+
+#: Scans of a JPEG. Encoders write 10, optimisers some more; a scan costs up to 30 ms for the largest image allowed, and
+#: may take ten bytes of the file.
+MAX_SCANS = 100
+#: Segments before the first scan of a JPEG. A colour profile may take 255, XMP with a depth map some hundreds.
+MAX_SEGMENTS = 4096
+#: Segments of EXIF among them. One is what the standard knows; Pillow joins them, with time as their square.
+MAX_EXIF_SEGMENTS = 16
+#: Bytes that belong to nothing before the first scan of a JPEG. Pillow steps over them one by one.
+MAX_JUNK = 64 * 1024
+#: Chunks of a PNG. The usual 8 KiB of data in each make 32,768 of the largest file allowed.
+MAX_CHUNKS = 100_000
+#: Compressed texts and colour profiles of a PNG, of which Pillow inflates up to 1 MiB each.
+MAX_COMPRESSED = 64
+#: Entries of a TIFF's directory. Baseline and its extensions together know some 200 tags.
+MAX_TAGS = 4096
+#: Numbers in one entry of it: each becomes an object of Python. Strips of one row for 262,144 rows.
+MAX_VALUES = 2**18
+
+
+def check(data: bytes, kind: str, limits: Limits) -> None:
+    """Refuse what promises too much. ``kind`` is Pillow's name of the format that ``data`` begins like.
+
+    Raises TooManyPixels and TooManyFrames beyond ``limits``, DamagedImage where the file has more parts than any
+    image of this kind needs.
+    """
+    walk = _WALKS.get(kind)
+    if walk is not None:
+        try:
+            walk(data, limits)
+        except (struct.error, IndexError):  # it ends in the middle of something
+            return
+
+
+def check_pixels(width: int, height: int, limits: Limits) -> None:
+    """Raises TooManyPixels where an image of this size is too large."""
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(f"{width} x {height} pixels, more than the {limits.max_pixels:,} allowed.")
+
+
+def check_frames(frames: int, limits: Limits, *, counting: bool = False) -> None:
+    """Raises TooManyFrames; ``counting`` says that there may be more."""
+    if frames > limits.max_frames:
+        raise TooManyFrames(
+            f"{frames:,} frames{' or more' if counting else ''}, more than the {limits.max_frames:,} allowed."
+        )
+
+
+def _too_many(what: str, most: int) -> DamagedImage:
+    return DamagedImage(f"The image is damaged: more than {most:,} {what}.")
+
+
+# --- JPEG -----------------------------------------------------------------------------------------------------
+
+_SCAN = 0xDA
+#: Markers with no length behind them: RST0..7, SOI, EOI, JPG and JPG0..13, as Pillow has it.
+_BARE = frozenset([0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)])
+#: In a scan 0xff is written as 0xff 0x00 (T.81, B.1.1.5) and restarts are 0xff 0xd0..0xd7; anything else behind it
+#: ends the scan, but for 0xff itself, which may fill the room before a marker.
+_ENDS_SCAN = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)
+_u16 = struct.Struct(">H").unpack_from
+
+
+def _jpeg(data: bytes, limits: Limits) -> None:
+    """Pillow's own walk to the first scan; then the scans, counted."""
+    at, segments, exif, junk = 2, 0, 0, 0
+    while True:
+        if data[at] != 0xFF:
+            begin, at = at, data.find(b"\xff", at)
+            if at < 0:
+                at = len(data)
+            junk += at - begin
+            if junk > MAX_JUNK:
+                raise _too_many("bytes that belong to nothing", MAX_JUNK)
+            continue
+        marker = data[at + 1]
+        if marker == _SCAN:
+            break
+        if marker == 0xFF or marker in _BARE:
+            step = 1 if marker == 0xFF else 2
+            at += step
+            junk += step
+            if junk > MAX_JUNK:
+                raise _too_many("bytes that belong to nothing", MAX_JUNK)
+            continue
+        if marker < 0xC0:  # no marker at all; Pillow says so
+            return
+        segments += 1
+        exif += marker == 0xE1 and data.startswith(b"Exif", at + 4)
+        if segments > MAX_SEGMENTS:
+            raise _too_many("segments before its pixels", MAX_SEGMENTS)
+        if exif > MAX_EXIF_SEGMENTS:
+            raise _too_many("segments of EXIF", MAX_EXIF_SEGMENTS)
+        at += 2 + max(2, _u16(data, at + 2)[0])
+    # Counting is quick, and an upper bound: what follows the image, a film maybe, may hold these two bytes too.
+    if data.count(b"\xff\xda", at) > MAX_SCANS:
+        _count_scans(data, at)
+
+
+def _count_scans(data: bytes, at: int) -> None:
+    """Walk from the first scan to the end of the image."""
+    scans = 0
+    while True:
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return
+        scans += marker == _SCAN
+        if scans > MAX_SCANS:
+            raise _too_many("scans", MAX_SCANS)
+        # The search steps over a scan's data, and over what lies between two segments.
+        found = _ENDS_SCAN.search(data, at + 2 if marker in _BARE else at + 2 + max(2, _u16(data, at + 2)[0]))
+        if found is None:
+            return
+        at = found.start()
+
+
+# --- PNG ------------------------------------------------------------------------------------------------------
+
+_COMPRESSED = frozenset([b"zTXt", b"iTXt", b"iCCP"])
+_png_chunk = struct.Struct(">I4s").unpack_from
+
+
+def _png(data: bytes, limits: Limits) -> None:
+    at, chunks, compressed, end = 8, 0, 0, len(data)
+    while at + 8 <= end:
+        length, kind = _png_chunk(data, at)
+        chunks += 1
+        if chunks > MAX_CHUNKS:
+            raise _too_many("chunks", MAX_CHUNKS)
+        if kind in _COMPRESSED:
+            compressed += 1
+            if compressed > MAX_COMPRESSED:
+                raise _too_many("compressed texts and profiles", MAX_COMPRESSED)
+        elif kind == b"IHDR":  # of several, Pillow takes the last
+            width, height = struct.unpack_from(">II", data, at + 8)
+            check_pixels(width, height, limits)
+        elif kind == b"acTL":
+            frames: int = struct.unpack_from(">I", data, at + 8)[0]
+            check_frames(frames if frames <= 2**31 else 1, limits)  # more is no APNG, for Pillow
+        elif kind == b"IEND":
+            return
+        at += 12 + length
+
+
+# --- GIF ------------------------------------------------------------------------------------------------------
+
+
+#: An extension, an image, or the end.
+_GIF_BLOCK = re.compile(rb"[!,;]")
+
+
+def _gif(data: bytes, limits: Limits) -> None:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    check_pixels(width, height, limits)
+    at, frames = 13 + _palette(flags), 0
+    while found := _GIF_BLOCK.search(data, at):  # what lies between them is stepped over, as Pillow does
+        at = found.start()
+        block = data[at]
+        if block == 0x21:  # an extension: its label, then its blocks
+            at = _blocks(data, at + 2)
+        elif block == 0x2C:
+            left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
+            if not frames:  # the first may go beyond the canvas, which then grows
+                check_pixels(left + width, top + height, limits)
+            frames += 1
+            check_frames(frames, limits, counting=True)
+            at = _blocks(data, at + 11 + _palette(flags))
+        else:
+            return
+
+
+def _palette(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 128 else 0
+
+
+def _blocks(data: bytes, at: int) -> int:
+    """Behind the blocks that begin here: a length and so many bytes, until the length is 0."""
+    while length := data[at]:
+        at += length + 1
+    return at + 1
+
+
+# --- TIFF -----------------------------------------------------------------------------------------------------
+
+#: Types whose values stay bytes: BYTE, ASCII, UNDEFINED.
+_PLAIN = frozenset([1, 2, 7])
+_WIDTH, _HEIGHT = 256, 257
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+
+
+def _tiff(data: bytes, limits: Limits) -> None:
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    head, entry, size, word = ("Q", "HHQQ", 20, "Q") if big else ("H", "HHII", 12, "I")
+    offset: int = struct.unpack_from(order + word, data, 8 if big else 4)[0]
+    seen: set[int] = set()
+    while offset and offset not in seen:  # a directory that was seen ends the file, for Pillow too
+        seen.add(offset)
+        check_frames(len(seen), limits, counting=True)
+        count: int = struct.unpack_from(order + head, data, offset)[0]
+        if count > MAX_TAGS:
+            raise _too_many("tags", MAX_TAGS)
+        at = offset + struct.calcsize(order + head)
+        if len(seen) == 1:
+            _tiff_tags(data, limits, order, entry, [at + size * i for i in range(count)])
+        offset = struct.unpack_from(order + word, data, at + size * count)[0]
+
+
+def _tiff_tags(data: bytes, limits: Limits, order: str, entry: str, places: list[int]) -> None:
+    """The first directory: how large its image is, and its tiles, which are decoded whole."""
+    values = {}
+    for at in places:
+        tag, kind, count, value = struct.unpack_from(order + entry, data, at)
+        if count > MAX_VALUES and kind not in _PLAIN:
+            raise _too_many("numbers in one tag", MAX_VALUES)
+        # A short stands in the first two bytes of its field, whatever the byte order.
+        values[tag] = (
+            struct.unpack_from(order + "H", data, at + struct.calcsize(order + entry[:3]))[0] if kind == 3 else value
+        )
+    for width, height in ((_WIDTH, _HEIGHT), (_TILE_WIDTH, _TILE_HEIGHT)):
+        check_pixels(values.get(width, 0), values.get(height, 0), limits)
+
+
+# --- WebP -----------------------------------------------------------------------------------------------------
+
+
+def _webp(data: bytes, limits: Limits) -> None:
+    at, frames = 12, 0
+    while at + 8 <= len(data):
+        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if kind == b"VP8X":
+            width, height = (int.from_bytes(data[at + place : at + place + 3], "little") + 1 for place in (12, 15))
+            check_pixels(width, height, limits)
+        elif kind == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, at + 14)
+            check_pixels(width & 0x3FFF, height & 0x3FFF, limits)
+        elif kind == b"VP8L":
+            bits: int = struct.unpack_from("<I", data, at + 9)[0]
+            check_pixels((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, limits)
+        elif kind == b"ANMF":
+            frames += 1
+            check_frames(frames, limits, counting=True)
+        at += 8 + length + (length & 1)
+
+
+# --- AVIF -----------------------------------------------------------------------------------------------------
+
+#: The boxes on the way to the table of frames.
+_HOLDS = frozenset([b"moov", b"trak", b"mdia", b"minf", b"stbl"])
+_box = struct.Struct(">I4s").unpack_from
+
+
+def _avif(data: bytes, limits: Limits) -> None:
+    """The frames alone: libavif keeps 140 bytes of each. It takes no memory for pixels before it is asked for them."""
+    at, boxes, end = 0, 0, len(data)
+    while at + 8 <= end:
+        size, kind = _box(data, at)
+        boxes += 1
+        if boxes > MAX_CHUNKS:
+            raise _too_many("boxes", MAX_CHUNKS)
+        if kind in (b"stsz", b"stz2"):
+            check_frames(struct.unpack_from(">I", data, at + 16)[0], limits)
+        if kind in _HOLDS:
+            at += 16 if size == 1 else 8  # go on inside it
+        elif size == 1:  # the size follows in 64 bits
+            at += max(16, struct.unpack_from(">Q", data, at + 8)[0])
+        elif size == 0:  # to the end of the file
+            return
+        else:
+            at += max(8, size)
+
+
+_WALKS: Mapping[str, Callable[[bytes, Limits], None]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "TIFF": _tiff,
+    "WEBP": _webp,
+    "AVIF": _avif,
+}
