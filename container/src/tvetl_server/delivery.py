@@ -31,6 +31,8 @@ _PAUSES = (0.1, 0.4, 1.0)
 _KEPT = 256
 #: Entries of Ais-Node-Url. Each stage waits for all those behind it, and all within one time limit.
 _STAGES = 32
+#: Times that a path may be quoted. AIStore quotes once, and names may hold some percent signs of their own.
+_QUOTINGS = 8
 #: Bytes of another node's words that are looked at to quote some.
 _QUOTED = 4096
 
@@ -85,7 +87,7 @@ class Delivery:
         """
         if header is None or not header.strip():
             return None
-        entries = [entry.strip() for entry in header.split(",")]
+        entries = [entry.strip(" \t") for entry in header.split(",")]  # nothing else: no blank of Unicode's
         if len(entries) > _STAGES:
             raise BadNodeUrl(f"Ais-Node-Url has {len(entries)} entries, more than {_STAGES}.")
         # All are looked at: the next stage may be one that trusts us.
@@ -236,17 +238,20 @@ def _node_url(text: str) -> SplitResult:
         raise BadNodeUrl("Ais-Node-Url is not a URL.") from error
     if url.scheme not in ("http", "https") or not url.hostname or port == 0:
         raise BadNodeUrl("Ais-Node-Url is not http://<host>:<port>...")
-    if "@" in url.netloc or url.fragment:
-        raise BadNodeUrl("Ais-Node-Url has a user or a fragment.")
+    if "@" in url.netloc or url.fragment or (url.query and not url.path.strip("/")):
+        raise BadNodeUrl("Ais-Node-Url has a user, a fragment, or a query without a path.")
     if not _NETLOC.fullmatch(url.netloc):
         raise BadNodeUrl("Ais-Node-Url has no plain host.")
-    # The path is put behind the secret: it must not climb out of there, neither plainly nor once or twice quoted.
+    # The path is put behind the secret: it must not climb out of there, however often it is quoted.
     path = url.path
-    for _ in range(3):
+    for _ in range(_QUOTINGS):
         if any(part in (".", "..") for part in re.split(r"[/\\]", path)):
             raise BadNodeUrl("Ais-Node-Url has . or .. in its path.")
-        path = unquote(path)
-    return url
+        plain = unquote(path)
+        if plain == path:
+            return url
+        path = plain
+    raise BadNodeUrl(f"Ais-Node-Url has a path that is quoted more than {_QUOTINGS} times.")
 
 
 def _put_target(target: TargetUrl, url: SplitResult) -> str:
