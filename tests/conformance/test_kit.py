@@ -11,7 +11,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 import pytest
 from serving import PATIENCE, SECRET
@@ -83,6 +83,22 @@ class Random(Server):
 
     def do_PUT(self) -> None:
         self.answer(200, self.object() + os.urandom(4))
+
+
+class Files(Server):
+    """Answers what it gets, or the file that is named; how a name is read, and where it lies, a subclass says."""
+
+    root: Path
+    reading: Callable[[str], str]
+
+    def do_PUT(self) -> None:
+        data = self.object()
+        query = dict(parse_qsl(urlsplit(self.path).query))
+        if "etl_fqn" in query:
+            name = type(self).reading(query["etl_fqn"])
+            file = Path(f"{self.root}{name.removeprefix('/seen')}")
+            data = file.read_bytes() if file.is_file() else b""
+        self.answer(200 if data else 404, data)
 
 
 @pytest.fixture
@@ -269,6 +285,26 @@ def test_what_was_not_given_is_skipped_and_said(serve: Serve) -> None:
     assert "--root" in by_name["by-name"]
     assert "--target-url" in by_name["put-direct-body"]
     assert by_name.keys() >= {case.name for case in QUICK if any(request.file or request.node for request in case.send)}
+
+
+@pytest.mark.parametrize(
+    ("way", "wrong"),
+    [
+        (unquote, set()),
+        (lambda name: unquote(unquote(name)), {"name-percent"}),
+        (unquote_plus, {"name-plus"}),
+        (lambda name: unquote(name).replace("//", "/"), set()),  # the same file
+        (lambda name: unquote(name, "latin-1"), {"name-unicode"}),
+        (str, {"by-name", "name-percent", "name-plus", "name-space", "name-unicode", "name-double-slash"}),
+    ],
+)
+def test_a_name_that_is_read_in_a_wrong_way_is_seen(
+    serve: Serve, tmp_path: Path, way: Callable[[str], str], wrong: set[str]
+) -> None:
+    handler = type("Handler", (Files,), {"root": tmp_path, "reading": staticmethod(way)})
+    some = [case for case in QUICK if case.name.startswith(("by-name", "name-")) and case.name != "name-long"]
+    report = check(Subject(serve(handler), root=tmp_path, seen_as="/seen"), some)
+    assert names(report, "failed") - {"name-cut"} == wrong
 
 
 def test_the_sample_is_small() -> None:

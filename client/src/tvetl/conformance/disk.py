@@ -79,7 +79,7 @@ def laid_out(root: Path, seen_as: str) -> Iterator[Disk]:
             raise UsageError(f"cannot write below {str(root)!r}: {error.strerror}") from error
         if outside.resolve().is_relative_to(root.resolve()):
             raise UsageError(f"{str(root)!r} holds all temporary files", hint="Name a folder of its own with --root.")
-        yield Disk(root.resolve(), PurePosixPath(seen_as or root.resolve()), bucket, outside)
+        yield Disk(root.resolve(), PurePosixPath(seen_as or root.absolute()), bucket, outside)
     finally:
         shutil.rmtree(outside, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
