@@ -10,7 +10,10 @@ UPGRADE ?=
 INSTALL = -m pip --disable-pip-version-check install --quiet --no-deps --no-compile
 LOCKED = $(INSTALL) --require-hashes
 OURS = $(INSTALL) --no-build-isolation --editable ./client --editable ./container
-METADATA = client/pyproject.toml container/pyproject.toml
+# The one part in C. Without a compiler it is installed without its code, and Pillow does the same.
+NATIVE = $(INSTALL) --no-build-isolation --force-reinstall ./container/native
+METADATA = client/pyproject.toml container/pyproject.toml container/native/pyproject.toml \
+	$(wildcard container/native/src/tvetl_resize/*)
 VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("tvetl needs Python 3.10 to 3.13: try make PYTHON=python3.12")' \
 	&& $(PYTHON) -m venv --clear
 
@@ -100,6 +103,7 @@ e2e: .venv/dev.stamp .venv-sdk1/stamp  ## the end-to-end tests with both SDKs (A
 
 clean:  ## remove all that these verbs made
 	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf container/native/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # For `build`. INDEX serves the wheels; TORCH_INDEX only torch and torchvision, without hashes (docs/image.md).
@@ -146,6 +150,8 @@ build/uv/bin/uv:
 	@echo "Installing what the client and the server need (70 MB to fetch, 240 MB on disk)"
 	@.venv/bin/python $(LOCKED) -r locks/run.txt -r locks/photos.txt
 	@.venv/bin/python $(OURS)
+	@.venv/bin/python $(NATIVE)
+	@.venv/bin/python -c 'from tvetl_server.engine.resize import resizer; print("Resizing is done by", resizer())'
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp locks/dev.txt
@@ -158,4 +164,5 @@ build/uv/bin/uv:
 	@$(VENV) .venv-sdk1
 	@.venv-sdk1/bin/python $(LOCKED) -r locks/sdk1.txt -r locks/photos.txt
 	@.venv-sdk1/bin/python $(OURS)
+	@.venv-sdk1/bin/python $(NATIVE)
 	@touch $@

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tvetl_server.engine import headers
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from nvidia import nvimgcodec
 
     from tvetl_server.settings import Limits
+
+Array = npt.NDArray[np.generic]
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels, right and bottom exclusive, as Pillow has it."""
@@ -97,6 +100,7 @@ class Source:
         #: Where EXIF orientation was asked to be applied and turns this image, how.
         self._turn = _TURNS.get(orientation)
         self._decoded: Image.Image | None = None
+        self._array: Array | None = None  # all of it
         #: Where Pillow stopped reading: behind the header of the first scan, for a JPEG.
         self._scan = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
         width, height = image.size
@@ -112,10 +116,22 @@ class Source:
         if box is not None and not whole and not again and self._decoded is None and self._region_can_do():
             region = _decode_region(self._data, box)
             if region is not None:
-                return region
+                return Image.fromarray(region)
         if self._decoded is None:
             self._decoded = self._decode()
         return self._decoded if box is None or whole else self._decoded.crop(box)
+
+    def array(self, box: Box | None = None, *, again: bool = False) -> Image.Image | Array:
+        """The same pixels as they come with the least copying: uint8 of (H, W, 3), or an image where Pillow decodes."""
+        left, top, right, bottom = box = box or (0, 0, *self.size)
+        if self._array is None and self._decoded is None and self._region_can_do():
+            region = _decode_region(self._data, (0, 0, *self.size) if again else box)
+            if region is not None and not again:
+                return region
+            self._array = region
+        if self._array is None:
+            return self.pixels(box, again=again)
+        return self._array[top:bottom, left:right]
 
     def _decode(self) -> Image.Image:
         try:
@@ -208,8 +224,11 @@ _state = threading.local()  # a decoder is for one thread
 _loading = threading.Lock()
 
 
-def _decode_region(data: bytes, box: Box) -> Image.Image | None:
-    """RGB pixels of ``box``, equal to decoding all of it and cropping; None where nvImageCodec cannot."""
+def _decode_region(data: bytes, box: Box) -> Array | None:
+    """RGB pixels of ``box``, uint8 of (H, W, 3); None where nvImageCodec cannot.
+
+    Equal to decoding all of it and cropping.
+    """
     codec = _codec()
     if codec is None:
         return None
@@ -225,7 +244,7 @@ def _decode_region(data: bytes, box: Box) -> Image.Image | None:
     pixels = np.asarray(decoded.cpu())
     if pixels.shape != (bottom - top, right - left, 3) or pixels.dtype != np.uint8:
         return None
-    return Image.fromarray(pixels)
+    return pixels
 
 
 def _codec() -> tuple[nvimgcodec, nvimgcodec.Decoder, nvimgcodec.DecodeParams] | None:

@@ -19,6 +19,7 @@ from tvetl.spec import Step, Value
 from tvetl_server.engine.decode import Box
 from tvetl_server.engine.draw import LOG_OF_RATIO, Draw
 from tvetl_server.engine.encode import Outcome
+from tvetl_server.engine.resize import Resize
 from tvetl_server.errors import TransformFailed
 
 Size = tuple[int, int]
@@ -78,7 +79,7 @@ def _resize_to(new: Size, old: Size, interpolation: Value) -> list[Action]:
     if min(new) < 1:
         raise TransformFailed(f"A {old[0]} x {old[1]} image would be resized to nothing ({new[0]} x {new[1]}).")
     how = _RESAMPLING[str(interpolation)]
-    return [] if new == old else [lambda image: image.resize(new, how)]
+    return [] if new == old else [Resize.to(new, how)]
 
 
 def _resize(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
@@ -196,8 +197,9 @@ def _always(make: Callable[[Mapping[str, Value]], Do]) -> Drawer:
     return lambda params, draw, size: ([make(params)], size)
 
 
-def _flip(method: Image.Transpose) -> Callable[[Mapping[str, Value]], Do]:
-    return lambda params: lambda image: image.transpose(method)
+def mirror(image: Image.Image) -> Image.Image:
+    """Left to right."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance], factor: float) -> Do:
@@ -248,8 +250,8 @@ DRAWERS: Mapping[str, Drawer] = {
     "RandomCrop": _random_crop,
     "RandomResizedCrop": _random_resized_crop,
     "Pad": _pad,
-    "RandomHorizontalFlip": _sometimes(_flip(Image.Transpose.FLIP_LEFT_RIGHT)),
-    "RandomVerticalFlip": _sometimes(_flip(Image.Transpose.FLIP_TOP_BOTTOM)),
+    "RandomHorizontalFlip": _sometimes(lambda params: mirror),
+    "RandomVerticalFlip": _sometimes(lambda params: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
     "ColorJitter": _color_jitter,
     "Grayscale": _always(_gray),
     "RandomGrayscale": _sometimes(_gray),

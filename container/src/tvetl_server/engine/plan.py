@@ -7,7 +7,7 @@ is torchvision's own. The answers are the same either way.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from tvetl_server.engine import exact
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.encode import Outcome
+from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import CLOSES, OPENS, Table, is_pointwise
 from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
 from tvetl_server.own import NONE, OwnOp, prepare
@@ -63,10 +64,20 @@ class ExactPlan:
 
     def __call__(self, source: Source, run: Run) -> Outcome:
         actions = self._draw(Draw(run.seed), source.size, run)
+        box = None
         first = actions[0] if actions else None
-        box = first.box if isinstance(first, exact.Crop) else None
-        outcome: Outcome = source.pixels(box, again=run.again)
-        for action in actions if box is None else actions[1:]:
+        if isinstance(first, exact.Crop):
+            box, actions = first.box, actions[1:]
+        actions = list(_joined(actions))
+        first = actions[0] if actions else None
+        outcome: Outcome
+        if isinstance(first, Resize):
+            pixels, actions = source.array(box, again=run.again), actions[1:]
+            run.check(first.size)
+            outcome = first(pixels)
+        else:
+            outcome = source.pixels(box, again=run.again)
+        for action in actions:
             assert isinstance(outcome, Image.Image)  # a tensor comes last
             run.check(outcome.size)
             outcome = action(outcome)
@@ -85,6 +96,26 @@ class ExactPlan:
                 actions += drawn
             run.check(size)
         return actions
+
+
+def _joined(actions: Iterable[exact.Action]) -> Iterator[exact.Action]:
+    """The same actions; what a resize can do on the way is part of it."""
+    resize: Resize | None = None
+    for action in actions:
+        if resize and not resize.table and isinstance(action, exact.Crop):
+            resize = resize.cropped(action.box)
+        elif resize and not resize.table and action is exact.mirror:
+            resize = resize.flipped()
+        elif resize and not resize.table and isinstance(action, Table):
+            resize = resize.looked_up(action)
+        else:
+            if resize:
+                yield resize
+            resize = action if isinstance(action, Resize) else None
+            if not resize:
+                yield action
+    if resize:
+        yield resize
 
 
 def _stages(pipeline: Pipeline) -> Iterator[Step | Table]:

@@ -91,19 +91,21 @@ class Table:
 
     def __init__(self, steps: Sequence[Step], bands: int) -> None:
         """``bands`` is 1 or 3: the channels of the images that will come."""
-        #: (bands, 256)
         values: Array = np.tile(np.arange(256, dtype=np.uint8), (bands, 1))
         with np.errstate(all="ignore"):  # a float16 that overflows is infinite there, too
             for step in steps:
                 values = _VALUES[step.op](values, step.params)
-        self._values = values
-        self._image = steps[-1].op == CLOSES
-        self._identity = bool(self._image and (values == np.arange(256)).all())
-        self._lookup = _Lookup(values.ravel().tolist() if self._image else [])
+        #: (bands, 256), C-contiguous
+        self.values = np.ascontiguousarray(values)
+        #: Whether it ends in an image, and not in a tensor.
+        self.gives_image = steps[-1].op == CLOSES
+        #: Whether it changes nothing.
+        self.is_identity = bool(self.gives_image and (values == np.arange(256)).all())
+        self._lookup = _Lookup(values.ravel().tolist() if self.gives_image else [])
 
     def __call__(self, image: Image.Image) -> Image.Image | Array:
-        if not self._image:
+        if not self.gives_image:
             pixels = np.asarray(image)
             planes = [pixels] if pixels.ndim == 2 else [pixels[..., band] for band in range(pixels.shape[2])]
-            return np.stack([row[plane] for row, plane in zip(self._values, planes, strict=True)])
-        return image if self._identity else image.point(self._lookup)
+            return np.stack([row[plane] for row, plane in zip(self.values, planes, strict=True)])
+        return image if self.is_identity else image.point(self._lookup)

@@ -1,0 +1,133 @@
+"""Pillow's resize, by the C of container/native where that is installed and by Pillow itself where it is not.
+
+Both give the same bytes. In C the crops, the mirroring and the table that follow a resize are done on the way, and the
+pixels are read where the decoder left them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from tvetl_server.engine.table import Array, Table
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from tvetl_server.engine.decode import Box
+
+    Size = tuple[int, int]
+
+_native: ModuleType | None
+try:
+    from tvetl_resize import _native
+except ImportError:
+    _native = None
+
+#: Whether Pillow resizes (w, h) to (W, H) down first and then across, which shows in the rounding, by Pillow's version.
+#: Sources: ImagingResampleInner in src/libImaging/Resample.c of 13.0.0, Image.resize in src/PIL/Image.py of 12.3.0.
+_ORDERS: Mapping[str, Callable[[Size, Size], bool]] = {
+    "13.0.0": lambda old, new: old[1] > new[1] and old[1] - new[1] > 2 * (old[0] - new[0]),
+    "12.3.0": lambda old, new: old[1] > new[1] and old[1] > 100 * old[0],
+}
+_down_first = _ORDERS.get(PIL.__version__)
+
+#: Pixels up to which an Image is worth copying for the C to read it; what its copy costs grows faster than the resize.
+_WORTH_A_COPY = 4_000_000
+#: Pixels of a side that the C takes.
+_LARGEST = 65535
+
+_FLIP = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+def resizer() -> str:
+    """What resizes in this process, in a few words."""
+    if _native is None:
+        return "Pillow (tvetl_resize is not installed, or was without a compiler)"
+    if _down_first is None:
+        return f"Pillow (tvetl_resize does not know what Pillow {PIL.__version__} does)"
+    return f"tvetl_resize, {'AVX2' if _native.has_avx2() else 'plain C'}"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resize, of the result keep ``window``, mirror that, and look it up in ``table``; called with RGB or L pixels."""
+
+    size: Size
+    resample: Image.Resampling
+    window: Box
+    mirrored: bool = False
+    table: Table | None = None
+
+    @classmethod
+    def to(cls, size: Size, resample: Image.Resampling) -> Resize:
+        """Nothing but resize to ``size``, width and height."""
+        return cls(size, resample, (0, 0, *size))
+
+    def cropped(self, box: Box) -> Resize:
+        """The same, cropped to ``box`` of what came out so far."""
+        left, top, right, bottom = box
+        x, y, end, _ = self.window
+        if self.mirrored:
+            return replace(self, window=(end - right, y + top, end - left, y + bottom))
+        return replace(self, window=(x + left, y + top, x + right, y + bottom))
+
+    def flipped(self) -> Resize:
+        """The same, mirrored left to right."""
+        return replace(self, mirrored=not self.mirrored)
+
+    def looked_up(self, table: Table) -> Resize:
+        """The same, with a table behind it."""
+        return replace(self, table=table)
+
+    def __call__(self, pixels: Image.Image | Array) -> Image.Image | Array:
+        """``pixels`` are an RGB or L image, or uint8 of (H, W, 3). Gives what the table gives, an image without one."""
+        if self._is_for_c(pixels):
+            return self._by_c(np.asarray(pixels))
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        image = image.resize(self.size, self.resample)
+        if self.window != (0, 0, *self.size):
+            image = image.crop(self.window)
+        if self.mirrored:
+            image = image.transpose(_FLIP)
+        return self.table(image) if self.table else image
+
+    def _is_for_c(self, pixels: Image.Image | Array) -> bool:
+        if _native is None or _down_first is None or self.resample == Image.Resampling.NEAREST:
+            return False
+        old = _size(pixels)
+        if isinstance(pixels, Image.Image) and (pixels.mode not in ("RGB", "L") or old[0] * old[1] > _WORTH_A_COPY):
+            return False
+        return max(*old, *self.size) <= _LARGEST
+
+    def _by_c(self, pixels: Array) -> Image.Image | Array:
+        assert _native is not None and _down_first is not None
+        bands = () if pixels.ndim == 2 else (3,)
+        left, top, right, bottom = self.window
+        shape = (bottom - top, right - left)
+        values = self.table.values if self.table and not self.table.is_identity else None
+        planes = self.table is not None and not self.table.gives_image
+        kind = np.dtype(np.uint8) if values is None else values.dtype
+        out = np.empty((*(bands or (1,)), *shape) if planes else (*shape, *bands), kind)
+        old = _size(pixels)
+        _native.resize(
+            pixels,
+            self.size,
+            self.resample,
+            _down_first(old, self.size),
+            self.window,
+            self.mirrored,
+            values,
+            planes,
+            out,
+        )
+        return out if planes else Image.fromarray(out)
+
+
+def _size(pixels: Image.Image | Array) -> Size:
+    return pixels.size if isinstance(pixels, Image.Image) else (pixels.shape[1], pixels.shape[0])

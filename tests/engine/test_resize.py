@@ -1,0 +1,200 @@
+"""Resizing in C gives Pillow's bytes, with AVX2 and without, and its absence is not noticed but by its slowness."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from types import ModuleType
+
+import numpy as np
+import pytest
+import resizing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tvetl.spec import Arguments, parse
+from tvetl_server.engine import Engine, resize
+from tvetl_server.settings import Limits
+
+SOURCE = "container/native/src/tvetl_resize/_native.c"
+NORMALIZE = {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.fixture(params=[True, False], ids=["avx2", "plain"])
+def native(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    if resize._native is None:
+        pytest.skip("tvetl_resize has no extension here: there was no compiler")
+    resize._native.use_avx2(request.param)
+    if request.param and not resize._native.has_avx2():
+        pytest.skip("this processor has no AVX2")
+    yield resize._native
+    resize._native.use_avx2(True)
+
+
+def test_it_is_there_where_a_compiler_is() -> None:
+    if shutil.which("cc") and (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        assert resize.resizer().startswith("tvetl_resize, ")
+
+
+def test_it_is_as_pillow_does_it(native: ModuleType) -> None:
+    @settings(max_examples=1500, deadline=None)
+    @given(st.randoms(use_true_random=False))
+    def check(chance: Random) -> None:
+        resizing.compare(native, chance)
+
+    check()
+
+
+@pytest.mark.parametrize("resample", [kind for kind in Image.Resampling if 1 <= kind <= 5])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((1, 1), (1, 7)),
+        ((1, 500), (224, 224)),
+        ((65535, 1), (3, 3)),
+        ((2, 65535), (1, 2)),
+        ((3, 301), (3, 300)),
+        ((301, 300), (300, 299)),
+        ((250, 290), (224, 224)),
+        ((5, 4), (5, 65535)),
+    ],
+)
+def test_edges_and_extremes(
+    native: ModuleType, old: tuple[int, int], new: tuple[int, int], resample: Image.Resampling
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (old[1], old[0], 3), dtype=np.uint8)
+    ours = resize.Resize.to(new, resample)(pixels)
+    assert np.array_equal(np.asarray(ours), np.asarray(Image.fromarray(pixels).resize(new, resample)))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}],
+        [{"op": "Resize", "size": 256}, {"op": "CenterCrop", "size": 224}, {"op": "ToTensor"}, NORMALIZE],
+        [
+            {"op": "RandomHorizontalFlip"},
+            {"op": "Grayscale"},
+            {"op": "Resize", "size": [90, 200], "interpolation": "lanczos"},
+            {"op": "RandomHorizontalFlip"},
+            {"op": "RandomCrop", "size": 77},
+            {"op": "RandomHorizontalFlip"},
+            {"op": "ToTensor"},
+            {"op": "ToDtype", "dtype": "float16"},
+        ],
+        [
+            {"op": "Resize", "size": [250, 300], "interpolation": "nearest"},
+            {"op": "Resize", "size": 128, "interpolation": "bicubic"},
+            {"op": "RandomVerticalFlip"},
+            {"op": "ToTensor"},
+            NORMALIZE,
+            {"op": "ToPILImage"},
+            {"op": "Resize", "size": 50},
+        ],
+    ],
+    ids=["training", "evaluation", "gray", "twice"],
+)
+def test_answers_without_it_are_the_same(
+    steps: list[dict[str, object]], photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = steps[-1]["op"] not in ("RandomHorizontalFlip", "Resize")
+    engine = Engine(parse({"steps": steps, "output": {"format": "npy" if tensor else "png"}}), Limits())
+
+    def answers() -> list[bytes]:
+        return [
+            engine.transform(path.read_bytes(), path.name, Arguments(seed=seed, views=views)).body
+            for path in photographs
+            for seed in range(6)
+            for views in (None, 2)
+        ]
+
+    with_it = answers()
+    monkeypatch.setattr(resize, "_native", None)
+    assert resize.resizer().startswith("Pillow")
+    assert answers() == with_it
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pixels": np.zeros((4, 4, 4), np.uint8)},
+        {"pixels": np.zeros((4, 4, 3), np.int8)},
+        {"pixels": np.zeros((4, 4, 3), np.uint16)},
+        {"pixels": np.zeros((4, 8, 3), np.uint8)[:, ::2]},
+        {"pixels": np.zeros((4, 4, 3), np.uint8)[::-1]},
+        {"pixels": np.broadcast_to(np.zeros((1, 4, 3), np.uint8), (4, 4, 3))},
+        {"pixels": np.zeros((0, 4, 3), np.uint8)},
+        {"pixels": np.zeros(48, np.uint8)},
+        {"pixels": "no buffer"},
+        {"size": (0, 2)},
+        {"size": (65536, 2)},
+        {"resample": 0},
+        {"resample": 6},
+        {"window": (0, 0, 3, 2)},
+        {"window": (-1, 0, 2, 2)},
+        {"window": (1, 1, 1, 2)},
+        {"table": np.zeros((1, 256), np.uint8)},
+        {"table": np.zeros((3, 256), np.uint16)},
+        {"table": np.zeros((3, 512), np.uint8)[:, ::2]},
+        {"planes": True},
+        {"planes": True, "table": np.zeros((3, 256)), "out": np.zeros((3, 2, 2))},
+        {"out": np.zeros((2, 2, 2), np.uint8)},
+        {"out": bytes(12)},
+    ],
+    ids=lambda wrong: "-".join(wrong),
+)
+def test_what_does_not_fit_is_refused(native: ModuleType, wrong: dict[str, object]) -> None:
+    fitting: dict[str, object] = {
+        "pixels": np.zeros((4, 4, 3), np.uint8),
+        "size": (2, 2),
+        "resample": 2,
+        "first": False,
+        "window": (0, 0, 2, 2),
+        "mirror": False,
+        "table": None,
+        "planes": False,
+        "out": np.zeros((2, 2, 3), np.uint8),
+    }
+    native.resize(*fitting.values())
+    with pytest.raises((TypeError, ValueError)):
+        native.resize(*{**fitting, **wrong}.values())
+
+
+def test_a_pillow_it_does_not_know_resizes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resize, "_down_first", None)
+    assert resize.resizer().startswith("Pillow")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    expected = Image.fromarray(pixels).resize((30, 20), Image.Resampling.BILINEAR)
+    assert resize.Resize.to((30, 20), Image.Resampling.BILINEAR)(pixels) == expected
+
+
+def test_it_reads_and_writes_nothing_that_is_not_its_own(repository: Path, tmp_path: Path) -> None:
+    """Compiled with AddressSanitizer and UndefinedBehaviorSanitizer, which end the process at the first finding."""
+    compiler = shutil.which("gcc")
+    if compiler is None or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        pytest.skip("needs gcc and Python's headers")
+    told = [compiler, "-print-file-name=libasan.so"]
+    library = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(library).is_absolute():
+        pytest.skip("needs gcc's sanitizers")
+    extension = tmp_path / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    headers = f"-I{sysconfig.get_path('include')}"
+    build = [compiler, *flags, *sanitizers, headers, str(repository / SOURCE), "-o", str(extension), "-lm"]
+    subprocess.run(build, check=True)
+    done = subprocess.run(
+        [sys.executable, str(repository / "tests" / "resizing.py"), str(extension), "600"],
+        env={"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "600 cases equal\n"
