@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -18,6 +21,11 @@ Array: TypeAlias = npt.NDArray[np.generic]
 #: A tensor (or several views of one shape, stacked), an image, or the images of several views.
 Answer: TypeAlias = "Array | Image.Image | list[Image.Image]"
 
+_BLOCK = 512  # bytes of a tar archive's
+#: What Pillow raises for a damaged file, and for one of more pixels than any pipeline makes.
+_DAMAGED = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 _NPY = b"\x93NUMPY"
 _SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
 
@@ -29,8 +37,7 @@ def read_answer(data: bytes) -> Answer:
     header and cannot be told from noise.
     """
     if data.startswith(_NPY):
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
+        return _npy(data)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
         return _safetensors(data)
     if is_tar(data):
@@ -50,8 +57,26 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 if member.isfile() and (file := tar.extractfile(member)):
                     yield member.name, file.read()
+            # tarfile ends without a word where a header is cut off; the end mark is a block of zeros.
+            if data[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):
+                raise UsageError("this tar archive is cut short: it ends without its end mark")
     except tarfile.TarError as error:
         raise UsageError(f"this is no tar archive that can be read: {error}") from error
+
+
+def _npy(data: bytes) -> Array:
+    """The array of an npy file, whose header must promise as many bytes as follow."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+            raise ValueError(f"{shape} of {dtype} is not what follows")
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UsageError(f"this npy is damaged: {error}") from error
+    return array
 
 
 def _safetensors(data: bytes) -> Array:
@@ -63,7 +88,7 @@ def _safetensors(data: bytes) -> Array:
         first, last = entry["data_offsets"]
         values = np.frombuffer(data[end + first : end + last], _SAFETENSORS[entry["dtype"]])
         return values.reshape(entry["shape"]).copy()  # of bytes, an array is read-only
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError("this is not safetensors as an ETL writes it: one tensor of U8, F16 or F32") from error
 
 
@@ -71,6 +96,6 @@ def _image(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.copy() if image.mode in ("RGB", "L") else image.convert("RGB")
-    except OSError as error:
+    except _DAMAGED as error:
         hint = "Give the pipeline an output of npy, safetensors, jpeg, png or webp."
         raise UsageError("this is neither a tensor nor an image", hint=hint) from error

@@ -18,6 +18,7 @@ import typer
 
 from tvetl import config
 from tvetl.errors import NotReachable, TvetlError, UsageError
+from tvetl.files import write_whole
 from tvetl.terminal import (
     complain,
     err,
@@ -240,9 +241,15 @@ def get(
         message = f"{name}: {error.message} ({error.code})"
         raise ObjectFailed(message, code=error.code, status=error.status, hint=error.hint) from error
     if output == "-":
-        sys.stdout.buffer.write(data)
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # whoever reads has had enough, as `head`
+            raise
+        except OSError as error:
+            raise TvetlError(f"standard output takes no more: {error.strerror}") from error
     else:
-        Path(output).write_bytes(data)
+        write_whole(Path(output), data)
     if as_json:
         say_json({"object": name, "bytes": len(data), "output": output})
 
@@ -314,8 +321,8 @@ def _run(
     """A job from its start to its exit status."""
     from tvetl import jobs
 
-    job = jobs.begin(cluster, request)
     try:
+        job = jobs.begin(cluster, request)
         with progress("objects", job.total) as advance:
             report = jobs.wait(cluster, job, told(advance), timeout=timeout, reasons=reasons, on_interrupt=on_interrupt)
     except KeyboardInterrupt:

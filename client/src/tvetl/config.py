@@ -7,6 +7,7 @@ An option outside of a command's section (``endpoint: ...``) is meant for every 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -142,7 +143,7 @@ def _tell(commands: Mapping[str, TyperCommand], contexts: Mapping[str, typer.Con
     for name, command in commands.items():
         for option, parameter in _options(command).items():
             value = contexts[name].params.get(parameter)
-            shown = "" if value is None else str(value)
+            shown = "" if value is None else re.sub(r"//[^/\s]*@", "//***@", str(value))  # no password is shown
             rows.append((name, f"--{option}", shown, _source(contexts[name], name, parameter)))
     if as_json:
         say_json([dict(zip(("command", "option", "value", "from"), row, strict=True)) for row in rows])

@@ -17,7 +17,16 @@ from typing import Literal
 
 from tvetl import records
 from tvetl.cluster import Cluster, ObjectError, Snapshot
-from tvetl.errors import ClusterError, NotFound, ObjectFailed, TimedOut, TvetlError, UsageError
+from tvetl.errors import (
+    ClusterError,
+    NotFound,
+    NotReachable,
+    ObjectFailed,
+    TimedOut,
+    TvetlError,
+    Unavailable,
+    UsageError,
+)
 from tvetl.names import expand
 from tvetl.records import Record
 from tvetl.report import AS_IS, Estimate, JobProgress, Rename, Report, Request, failed_names
@@ -33,6 +42,8 @@ _ABORTED_LOOKS = 10
 _OTHERS = 15.0
 #: Seconds until a job that was just started must be known to a target.
 _START = 15.0
+#: Seconds that a cluster may be away while a job is waited for: a gateway that restarts is no end of a job.
+_AWAY = 60.0
 #: Names in one request for a list job, so that a request stays below a megabyte.
 _NAMES = 10_000
 #: Objects read at once, for their errors and in a dry run; the SDK keeps ten connections to a node.
@@ -151,7 +162,8 @@ def wait(
 
     Call it before the ETL is stopped: its errors are gone then. Objects that failed and of which AIStore kept no error
     are read once more for it, all of them or at most ``reasons``. Raises TimedOut (the job runs on). A
-    KeyboardInterrupt leaves the job running, or stops it.
+    KeyboardInterrupt leaves the job running, or stops it. A cluster that cannot be asked for a minute is waited for;
+    then what it raised is raised (NotReachable, TimedOut, Unavailable).
     """
     began = time.monotonic()
     kept, ids, aborted = len(job.wanted) - len(job.left), "", ""
@@ -287,8 +299,14 @@ def _until_ended(
     cluster: Cluster, job: Job, on_progress: Progress | None, began: float, timeout: float | None
 ) -> Snapshot:
     idle = aborted = 0
+    seen = time.monotonic()
     while True:
-        now = _look(cluster, job)
+        try:
+            now = _look(cluster, job)
+        except (NotReachable, TimedOut, Unavailable) as error:
+            _still_away(job, error, began, seen, timeout)
+            continue
+        seen = time.monotonic()
         seconds = time.monotonic() - began
         if on_progress:
             on_progress(JobProgress(min(now.done, job.total), job.total, seconds, now.bytes))
@@ -302,6 +320,15 @@ def _until_ended(
         if timeout is not None and seconds > timeout:
             raise TimedOut(f"the job {job.id} is not done after {timeout:.0f} s", hint="It runs on in the cluster.")
         time.sleep(min(max(_LOOKS[0], seconds / 20), _LOOKS[1]))
+
+
+def _still_away(job: Job, error: TvetlError, began: float, seen: float, timeout: float | None) -> None:
+    """Wait a moment for a cluster that cannot be asked. Raises its error after too many of them."""
+    now = time.monotonic()
+    if now - seen > _AWAY or (timeout is not None and now - began > timeout):
+        error.hint = f"The job {job.id} may run on in the cluster: the same again waits for it, and does what is left."
+        raise error
+    time.sleep(_LOOKS[1] / 4)
 
 
 def _look(cluster: Cluster, job: Job) -> Snapshot:

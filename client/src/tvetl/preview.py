@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from tvetl.answers import Array, read_answer
 from tvetl.cluster import Cluster, Json
 from tvetl.errors import UsageError
+from tvetl.files import write_whole
 from tvetl.pod import PIPELINE_VARIABLE
 from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, derive_seed, parse
 from tvetl.spec.limits import VIEWS
@@ -93,7 +94,7 @@ class Preview:
 
     def save(self, path: Path | str) -> None:
         """Write the sheet as a PNG that says what it shows: ``tvetl replay`` reads that."""
-        Path(path).write_bytes(self._repr_png_())
+        write_whole(Path(path), self._repr_png_())
 
     def _repr_png_(self) -> bytes:
         source = self.source
@@ -171,12 +172,13 @@ class Again:
 
     def save(self, folder: Path) -> Path:
         """Write it as ``view-<n>.png``, a tensor as ``view-<n>.npy``."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"view-{self.view}.{'png' if isinstance(self.outcome, Image.Image) else 'npy'}"
+        written = io.BytesIO()
         if isinstance(self.outcome, Image.Image):
-            self.outcome.save(path)
+            self.outcome.save(written, "PNG")
         else:
-            np.save(path, self.outcome)
+            np.save(written, self.outcome)
+        write_whole(path, written.getvalue(), folder=True)
         return path
 
 

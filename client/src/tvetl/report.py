@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tvetl.cluster import ObjectError
 from tvetl.errors import UsageError
+from tvetl.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Report:
 
     def write_errors(self, path: Path) -> None:
         """One line of JSON for each object that failed: object, code, message, status, size."""
-        path.write_text("".join(json.dumps(asdict(error)) + "\n" for error in self.failed), encoding="utf-8")
+        write_whole(path, "".join(json.dumps(asdict(error)) + "\n" for error in self.failed).encode())
 
 
 @dataclass(frozen=True)

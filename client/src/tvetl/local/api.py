@@ -371,14 +371,15 @@ class Api:
                  "in_bytes": etl.in_bytes, "out_bytes": etl.out_bytes} for etl in self._etls.all()
             ])  # fmt: skip
         etl = self._etls.known(name)
-        if etl.stage != "Running":
+        at_work = ("Running", "Initializing") if what.startswith("logs") else ("Running",)
+        if etl.stage not in at_work:
             target = self._targets[0]
             place = {"url_path": f"/v1/etl/{name}/{what or 'details'}", "node": target.label}
             told = f"{target.label}: {name} does not exist"
             raise ApiError(404, told, "ErrNotFound", caller=self._proxy.label, **place)
         if what.startswith("logs"):
             wanted = [target for target in self._targets if what in ("logs", f"logs/{target.id}")]
-            tails = [(target.id, etl.pods[target.id].tail()) for target in wanted]
+            tails = [(target.id, etl.pods[target.id].tail()) for target in wanted if target.id in etl.pods]
             return Reply.json([{"target_id": key, "logs": base64.b64encode(tail).decode()} for key, tail in tails])
         if what:
             raise ApiError(501, f"the stand-in for AIStore does not answer {request.path}")

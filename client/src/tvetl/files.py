@@ -1,0 +1,35 @@
+"""Files that a command writes: whole, or as they were."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from tvetl.errors import TvetlError
+
+
+def write_whole(path: Path, data: bytes, *, folder: bool = False) -> None:
+    """Write a file so that under its name there is all of it or what was there before, whenever we are killed.
+
+    ``folder`` makes the one that it lies in. Raises TvetlError where it cannot be written.
+    """
+    try:
+        if folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
+            path.write_bytes(data)
+            return
+        real = Path(os.path.realpath(path))  # of a link, what it leads to
+        part = real.with_name(f".tvetl-{os.getpid()}.part")
+        try:
+            part.write_bytes(data)
+            with suppress(FileNotFoundError):
+                shutil.copymode(real, part)
+            part.replace(real)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        hint = "What was there before is unchanged." if path.exists() else ""
+        raise TvetlError(f"{str(path)!r} cannot be written: {error.strerror or error}", hint=hint) from error
