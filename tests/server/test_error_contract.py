@@ -189,14 +189,16 @@ def test_hpull_is_refused_with_a_reason(world: World) -> None:
 
 
 class Broken:
-    """An engine with a bug, and one that makes nothing."""
+    """Decoders with a bug, and such that make nothing."""
+
+    bytes_in, read, transformed = 1, 0.0, 0.0
 
     def __init__(self, body: bytes | None = None) -> None:
         self.body = body or b""
         self.content_type = "image/png"
         self.bug = body is None
 
-    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Broken:
+    def transform(self, source: bytes, name: str, arguments: Arguments, deadline: float, admit: object) -> Broken:
         if self.bug:
             raise ZeroDivisionError("with /mnt/data/secret-path in it")
         return self

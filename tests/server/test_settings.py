@@ -20,7 +20,8 @@ def problems(**env: str) -> list[str]:
 
 def test_the_promised_defaults() -> None:
     settings = read_settings(OK, count_cpus=lambda: 3)
-    assert (settings.workers, settings.threads, settings.host, settings.port) == (3, 2, "0.0.0.0", 8000)
+    assert (settings.workers, settings.decoders, settings.threads) == (3, 2, 64)
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
     assert settings.roots is None
     assert settings.target_url is None
     assert not settings.direct_put

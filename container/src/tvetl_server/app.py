@@ -6,49 +6,41 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import BinaryIO, Protocol, cast
+from http import HTTPStatus
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
 
-from tvetl.spec import Arguments, parse_arguments
+from tvetl.spec import parse_arguments
 
 from . import delivery, metrics, problems, source
-from .errors import NoSource, TransformFailed
+from .decoders import Decoders
+from .errors import NoSource, OutOfTime, TransformFailed
 from .settings import Settings
 
-__all__ = ["Engine", "Ready", "Result", "create_app"]
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["Ready", "create_app"]
+
+#: Bytes of a source or a result that each thread may hold; of larger ones there are at most so many in a worker.
+_SMALL = 2 * 2**20
+_BODIES = 4
+_RESULTS = 8
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("tvetl_server.access")
 
 
-class Result(Protocol):
-    """What an engine makes of an object."""
-
-    @property
-    def body(self) -> bytes: ...
-
-    @property
-    def content_type(self) -> str: ...
-
-
-class Engine(Protocol):
-    """Bytes to bytes; :class:`tvetl_server.engine.Engine` is the one."""
-
-    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result: ...
-
-    def self_test(self) -> None: ...
-
-
 class Ready:
-    """Whether this process can transform: true once the engine has really decoded an image here."""
+    """Whether this worker can transform: true once one of its decoders has really decoded an image."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, decoders: Decoders) -> None:
+        self._decoders = decoders
         self._lock = threading.Lock()
         self._tested = False
 
@@ -57,34 +49,20 @@ class Ready:
         if not self._tested:
             with self._lock:
                 try:
-                    self._engine.self_test()
+                    self._decoders.self_test()
                     self._tested = True
                 except Exception:  # noqa: BLE001  whatever it is, the answer is "not ready"
                     _log.exception("The self-test failed")
         return self._tested
 
 
-class _AnyPath(BaseConverter):
-    """Everything, slashes at either end and in a row too: objects may be called so."""
-
-    regex = r"[\s\S]*"  # a line end too
-    part_isolating = False
-
-
 def create_app(
-    settings: Settings, engine: Engine, counts: metrics.Metrics | None = None, ready: Ready | None = None
+    settings: Settings, decoders: Decoders, counts: metrics.Metrics | None = None, ready: Ready | None = None
 ) -> Flask:
-    """The WSGI application: settings and engine in, routes out. ``counts`` is shared by the workers."""
+    """The WSGI application: settings and decoders in, routes out. ``counts`` is shared by the workers."""
     app = Flask("tvetl_server", static_folder=None)
-    app.url_map.merge_slashes = False  # dbl//slash.jpg is a name; a redirect would lose it
-    app.url_map.strict_slashes = False
-    app.url_map.converters["any_path"] = _AnyPath
-    objects = _Objects(settings, engine, counts or metrics.Metrics())
-    is_ready = ready or Ready(engine)
-
-    @app.put("/<any_path:_>")
-    def put(_: str) -> Response:
-        return objects.put(request)
+    objects = _Objects(settings, decoders, counts or metrics.Metrics())
+    is_ready = ready or Ready(decoders)
 
     @app.get("/health")
     def health() -> Response:
@@ -96,86 +74,125 @@ def create_app(
 
     @app.errorhandler(HTTPException)
     def no_route(error: HTTPException) -> Response:
-        # Whatever Flask itself refuses is a method (hpull's GET among them), as every path is an object's.
+        # Whatever Flask itself refuses is a method (hpull's GET among them), as every path of a PUT is an object's.
         problem, message = problems.METHOD_NOT_ALLOWED, "Objects come by PUT: register the ETL for hpush."
         if error.code == problems.INTERNAL.status:  # Flask has logged it
             problem, message = problems.INTERNAL, "Something went wrong inside the transformer."
         return Response(problems.body(problem, message, ""), problem.status, content_type="application/json")
 
+    app.wsgi_app = _puts_first(objects, app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's own way to wrap it
     return app
 
 
-class _Objects:
-    """One object: read, transform, deliver."""
+def _puts_first(objects: _Objects, others: WSGIApplication) -> WSGIApplication:
+    """Objects without Flask's routing, request and response: a third of the time that HTTP takes.
 
-    def __init__(self, settings: Settings, engine: Engine, counts: metrics.Metrics) -> None:
+    It would also merge the slashes of ``dbl//slash.jpg`` or redirect, and such a name would be lost.
+    """
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "PUT":
+            return others(environ, start_response)
+        job = objects.put(environ)
+        start_response(f"{job.status} {_REASONS.get(job.status, '')}", job.headers)
+        return job
+
+    return application
+
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+class _Objects:
+    """One object: receive, transform, deliver."""
+
+    def __init__(self, settings: Settings, decoders: Decoders, counts: metrics.Metrics) -> None:
         self.counts = counts
         self._settings = settings
-        self._engine = engine
-        self._files = source.Files(settings.roots, settings.limits.max_bytes)
+        self._decoders = decoders
         self._delivery = delivery.Delivery(settings)
+        self._bodies = _Room(_BODIES)
+        self._results = _Room(_RESULTS)
 
-    def put(self, http: Request) -> Response:
+    def put(self, environ: WSGIEnvironment) -> _Job:
         """The answer to one PUT, whatever happens."""
         start = time.monotonic()
-        deadline = start + self._settings.limits.seconds
-        target = str(http.environ.get("RAW_URI", ""))
-        job = _Job(name=unquote(target.partition("?")[0], errors="replace").lstrip("/"))
+        target = str(environ.get("RAW_URI", ""))
+        job = _Job(start + self._settings.limits.seconds)
         with self.counts.in_flight():
             try:
-                answer = self._work(http, target, job, deadline)
-                response = _respond(answer)
+                self._work(environ, target, job)
             except Exception as error:  # noqa: BLE001  the one place where errors become answers
-                response = self._refuse(error, job)
-                # After the answer: it may be the reason why the sender stops.
-                response.call_on_close(partial(source.discard, _stream(http), deadline, _connection(http)))
-        self.counts.count(response.status_code, job.code, job.bytes_in, job.bytes_out)
+                job.name = job.name or unquote(target.partition("?")[0], errors="replace").lstrip("/")
+                self._refuse(error, job)
+                # Once that is sent: it may be the reason why the sender stops.
+                job.afterwards.append(partial(source.discard, _stream(environ), job.deadline, _connection(environ)))
+        self.counts.count(job.status, job.code, job.bytes_in, job.bytes_out)
         if self._settings.access_log:
-            _access.info(job.line(response.status_code, time.monotonic() - start))
-        return response
+            _access.info(job.line(time.monotonic() - start))
+        return job
 
-    def _work(self, http: Request, target: str, job: _Job, deadline: float) -> delivery.Answer:
+    def _work(self, environ: WSGIEnvironment, target: str, job: _Job) -> None:
         asked = source.parse_target(target)
         job.name = asked.name
         arguments = parse_arguments(asked.etl_args)
-        route = self._delivery.route(http.headers.get(delivery.NODE_URL_HEADER))
-        with self.counts.stage("read"):
-            data, from_body = self._read(http, asked, deadline)
-        job.bytes_in = len(data)
-        with self.counts.stage("transform"):
-            result = self._engine.transform(data, asked.name, arguments, deadline)
+        route = self._delivery.route(environ.get(_NODE_URL))
+        began = time.perf_counter()
+        given = self._source(environ, asked, job)
+        received = time.perf_counter()
+        result = self._decoders.transform(
+            given, asked.name, arguments, job.deadline, lambda size: self._results.enter(job, size)
+        )
+        spent = time.perf_counter() - received
+        self.counts.spent("read", received - began + result.read)
+        self.counts.spent("queue", spent - result.read - result.transformed)
+        self.counts.spent("transform", result.transformed)
+        job.bytes_in = result.bytes_in
         if not result.body:
             # An empty 200 is stored as an empty object.
             raise TransformFailed("The result is empty.")
         job.bytes_out = len(result.body)
         if route is None:
             job.code = "answered"
-            return delivery.Answer(200, result.body, result.content_type)
+            job.answer(200, result.body, result.content_type)
+            return
         with self.counts.stage("deliver"):
             answer = self._delivery.send(
-                route, asked.path, result.body, result.content_type, asked.etl_args, from_body=from_body
+                route,
+                asked.path,
+                result.body,
+                result.content_type,
+                asked.etl_args,
+                from_body=isinstance(given, bytes),
             )
         job.code = {200: "forwarded", 204: "delivered"}.get(answer.status, "next_stage")
-        return answer
+        if answer.status == 204:
+            # No Content-Length and no type with 204 (RFC 9110); the length that counts has its own header.
+            job.status = 204
+            job.headers = [] if answer.length is None else [(delivery.LENGTH_HEADER, str(answer.length))]
+        else:
+            job.answer(answer.status, answer.body, answer.content_type)
 
-    def _read(self, http: Request, asked: source.Request, deadline: float) -> tuple[bytes, bool]:
-        """The object's bytes, and whether they came in the request. A body wins: it needs no trust in a name."""
-        environ = http.environ
+    def _source(self, environ: WSGIEnvironment, asked: source.Request, job: _Job) -> bytes | str:
+        """The object's bytes, or the name of its file. A body wins: it needs no trust in a name."""
         chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
         length = int(environ.get("CONTENT_LENGTH") or 0)  # a number: the server has checked it
         if chunked or length:
             limit = self._settings.limits.max_bytes
-            data = source.read_body(_stream(http), None if chunked else length, limit, deadline, _connection(http))
+            self._bodies.enter(job, limit if chunked else length)
+            data = source.read_body(
+                _stream(environ), None if chunked else length, limit, job.deadline, _connection(environ)
+            )
             if data:
-                return data, True
+                return data
         if asked.fqn is not None:
-            return self._files.read(asked.fqn), False
+            return asked.fqn
         raise NoSource(
             "Neither a file name nor a body came with the request; of a name with # or ? in it AIStore sends only the "
             "part before that."
         )
 
-    def _refuse(self, error: Exception, job: _Job) -> Response:
+    def _refuse(self, error: Exception, job: _Job) -> None:
         """The error as an answer; one that is not in the table is a bug, and only the log says which."""
         problem = problems.problem_of(error)
         message = str(error)
@@ -185,43 +202,68 @@ class _Objects:
         elif problem.status >= 500:
             _log.warning("%s at %r: %s", problem.code, job.name, message)
         job.code = problem.code
-        body = problems.body(problem, message, job.name)
-        response = Response(body, problem.status, content_type="application/json")
+        job.answer(problem.status, problems.body(problem, message, job.name), "application/json")
         if problem.code == "delivery_retry":
-            response.headers[delivery.RETRY_HEADER] = delivery.RETRY_REASON
-        return response
+            job.headers.append((delivery.RETRY_HEADER, delivery.RETRY_REASON))
 
 
 class _Job:
-    """What is known of one request while it runs; for the counts and the access log."""
+    """One request while it runs, and then its answer, as WSGI takes it."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, deadline: float) -> None:
+        self.name = ""
+        #: On time.monotonic().
+        self.deadline = deadline
         self.code = problems.INTERNAL.code
         self.bytes_in = 0
         self.bytes_out = 0
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.afterwards: list[Callable[[], None]] = []
+        self._body = b""
 
-    def line(self, status: int, seconds: float) -> str:
-        fields: dict[str, object] = {"object": self.name, "status": status, "code": self.code}
+    def answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.status = status
+        self.headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([self._body] if self._body else [])
+
+    def close(self) -> None:
+        """The answer is sent, or cannot be."""
+        self._body = b""
+        for do in self.afterwards:
+            do()
+
+    def line(self, seconds: float) -> str:
+        fields: dict[str, object] = {"object": self.name, "status": self.status, "code": self.code}
         fields |= {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "ms": round(seconds * 1000, 2)}
         return json.dumps(fields, ensure_ascii=False)
 
 
-def _stream(http: Request) -> BinaryIO:
-    """The body as the server gives it: Flask's own wrapper hides that one is short."""
-    return cast(BinaryIO, http.environ["wsgi.input"])
+class _Room:
+    """Memory for a few large objects at a time; small ones, as many as there are threads, come and go."""
+
+    def __init__(self, places: int) -> None:
+        self._places = threading.Semaphore(places)
+
+    def enter(self, job: _Job, size: int) -> None:
+        """Take a place until the job's answer is sent, if ``size`` bytes need one. Raises OutOfTime."""
+        if size <= _SMALL:
+            return
+        if not self._places.acquire(timeout=max(0.0, job.deadline - time.monotonic())):
+            raise OutOfTime("The object waited too long for others to make room in memory.")
+        job.afterwards.append(self._places.release)
 
 
-def _connection(http: Request) -> source.Socket | None:
-    return cast("source.Socket | None", http.environ.get("gunicorn.socket"))
+#: As WSGI names it.
+_NODE_URL = f"HTTP_{delivery.NODE_URL_HEADER.upper().replace('-', '_')}"
 
 
-def _respond(answer: delivery.Answer) -> Response:
-    if answer.status == 204:
-        # No Content-Length and no type with 204 (RFC 9110); the length that counts has its own header.
-        response = Response(status=204)
-        del response.headers["Content-Type"]
-        if answer.length is not None:
-            response.headers[delivery.LENGTH_HEADER] = str(answer.length)
-        return response
-    return Response(answer.body, answer.status, content_type=answer.content_type)
+def _stream(environ: WSGIEnvironment) -> BinaryIO:
+    return cast(BinaryIO, environ["wsgi.input"])
+
+
+def _connection(environ: WSGIEnvironment) -> source.Socket | None:
+    return cast("source.Socket | None", environ.get("gunicorn.socket"))

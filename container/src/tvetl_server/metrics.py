@@ -25,8 +25,9 @@ T = TypeVar("T")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-#: What a request's time is made of; the wait is that for a free thread, of /health and /metrics too.
-STAGES = ("wait", "read", "transform", "deliver")
+#: What a request's time is made of; the wait is that for a free thread, of /health and /metrics too, the queue that
+#: for a free decoder, with the way there and back.
+STAGES = ("wait", "read", "queue", "transform", "deliver")
 
 #: Seconds. A photograph takes 1 to 10 ms, AIStore gives up at 45 s.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -66,7 +67,7 @@ _HEAD = {
     "tvetl_bytes_in_total": ("counter", "Bytes of sources read."),
     "tvetl_bytes_out_total": ("counter", "Bytes of results handed on."),
     "tvetl_requests_in_flight": ("gauge", "Requests being worked on."),
-    "tvetl_requests_waiting": ("gauge", "Connections with a request, or just accepted, that wait for a free thread."),
+    "tvetl_requests_waiting": ("gauge", "Requests that wait for a free thread, or for a free decoder."),
     "tvetl_seconds": ("histogram", "Seconds by stage of a request."),
 }
 
@@ -162,6 +163,10 @@ class Threads(ThreadPoolExecutor):
     def __init__(self, threads: int, counts: Metrics) -> None:
         super().__init__(max_workers=threads)
         self._counts = counts
+
+    def waiting(self) -> bool:
+        """Whether something waits for a thread."""
+        return not self._work_queue.empty()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         submitted = perf_counter()

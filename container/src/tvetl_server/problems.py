@@ -13,7 +13,7 @@ from tvetl.errors import ArgumentsError, PipelineError
 
 from . import errors
 
-__all__ = ["INTERNAL", "METHOD_NOT_ALLOWED", "PROBLEMS", "Problem", "body", "problem_of"]
+__all__ = ["BY_CODE", "INTERNAL", "METHOD_NOT_ALLOWED", "PROBLEMS", "Problem", "Refused", "body", "problem_of"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,22 @@ METHOD_NOT_ALLOWED = Problem(405, "method_not_allowed")
 """Not the protocol: objects come by PUT (hpush)."""
 
 
+#: The rows by their codes, for an error that comes from another process.
+BY_CODE = {problem.code: problem for problem in (*PROBLEMS.values(), INTERNAL)}
+
+
+class Refused(Exception):
+    """An error of another process: its row, and its sentence."""
+
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
 def problem_of(error: Exception) -> Problem:
     """The row of the table for ``error``; INTERNAL where it has none."""
+    if isinstance(error, Refused):
+        return error.problem
     for kind, problem in PROBLEMS.items():
         if isinstance(error, kind):
             return problem

@@ -95,9 +95,11 @@ class Settings:
     workers: int = 1
     """Processes; the CPUs this container may use. Decoding is CPU-bound, and Python runs one thread at a time."""
 
-    threads: int = 2
-    """Threads of a process; 2. One reads or delivers while the other decodes; measured, 2 x 2 was faster
-    than 2 x 1 and than 2 x 8."""
+    decoders: int = 2
+    """Decoding processes of a worker; 2. One decodes while the other's object is read or delivered."""
+
+    threads: int = 64
+    """Threads of a worker; 64. Each is a peer that is being talked to, slow ones too; at work are the decoders."""
 
     host: str = "0.0.0.0"
     """Address to listen at; all IPv4 addresses, as the target comes through the node. ``::`` for IPv6."""
@@ -146,8 +148,9 @@ def _table() -> tuple[Variable, ...]:
     return (
         Variable("TVETL_PIPELINE", "JSON, YAML or @file", "(required)", "the transforms to run"),
         Variable("TVETL_ROOTS", "folders, with :", "(the target's mounts)", "where objects may be read by file name"),
-        Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that transform"),
-        Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "threads of each process"),
+        Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that speak HTTP"),
+        Variable("TVETL_DECODERS", "processes", str(_DEFAULT.decoders), "processes that decode, for each worker"),
+        Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "peers that each worker talks to at a time"),
         Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
         Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
         Variable("TVETL_MAX_BYTES", "bytes", str(limits.max_bytes), "largest source"),
@@ -192,6 +195,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
         pipeline=reader.text_or_file("TVETL_PIPELINE"),
         roots=reader.folders("TVETL_ROOTS"),
         workers=reader.whole("TVETL_WORKERS", (count_cpus or cpus)(), 1, 1024),
+        decoders=reader.whole("TVETL_DECODERS", _DEFAULT.decoders, 1, 256),
         threads=reader.whole("TVETL_THREADS", _DEFAULT.threads, 1, 256),
         host=reader.address("TVETL_HOST") or _DEFAULT.host,
         port=reader.whole("PORT", _DEFAULT.port, 1, 65535),

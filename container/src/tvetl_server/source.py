@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, unquote
 
 from .errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
 
-__all__ = ["Files", "Request", "Socket", "discard", "mounts", "parse_target", "read_body"]
+__all__ = ["Files", "Request", "Socket", "TooSlow", "discard", "mounts", "parse_target", "read_body"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ _STEP = 1 << 20
 
 #: Seconds to wait for the next bytes of a body. The target reads from its disk and sends; more is a dead peer.
 _STALL = 10.0
+
+
+class TooSlow(TimeoutError):
+    """A body of which far too little has come: raised by the connection's reader, where there is one that looks."""
 
 
 class Socket(Protocol):
@@ -99,6 +103,8 @@ def read_body(
             got += len(part)
             if got > limit:
                 raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
+    except TooSlow as error:
+        raise OutOfTime("The object's bytes came too slowly.") from error
     except (OSError, ValueError) as error:  # the server's word for chunks that end early, and a reset or a stall
         raise TruncatedBody(f"The object's body broke off after {got} bytes.") from error
     finally:

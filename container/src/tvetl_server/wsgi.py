@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,13 @@ from tvetl.spec.ops import is_own
 
 from . import gunicorn_conf
 from .app import Ready, create_app
+from .decoders import Decoders
 from .engine import Engine, runnable
-from .metrics import Metrics, Threads
+from .metrics import Metrics
 from .own import NONE, OwnOp, installed
 from .settings import Settings, describe, read_settings
+from .source import Files
+from .worker import worker_class
 
 __all__ = ["main"]
 
@@ -104,12 +108,13 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         # A row a worker, and as many for those that still stop while their successors run.
         self._counts = Metrics(rows=2 * settings.workers)
         self._free_rows = list(range(2 * settings.workers))
+        self._not_theirs: list[int] = []  # descriptors of a worker that its decoders shall not have
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in gunicorn_conf.config(self._settings).items():
             self.cfg.set(name, value)
-        self.cfg.set("worker_class", _worker_class(self._counts))
+        self.cfg.set("worker_class", worker_class(self._counts))
         self.cfg.set("logger_class", _logger_class(self._settings))
         self.cfg.set("when_ready", self._before_workers)
         self.cfg.set("pre_fork", self._before_fork)
@@ -117,12 +122,20 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         self.cfg.set("child_exit", self._after_exit)
 
     def load(self) -> flask.Flask:
-        """In a new worker: its engine, tried out, and its application."""
+        """In a new worker: its decoders, one of them tried out, and its application."""
         try:
-            engine = Engine(self._pipeline, self._settings.limits, self._own)
-            ready = Ready(engine)
+            limits = self._settings.limits
+            decoders = Decoders(
+                lambda: Engine(self._pipeline, limits, self._own),
+                Files(self._settings.roots, limits.max_bytes),
+                self._settings.decoders,
+                self._counts,
+                self._not_theirs,
+                lambda: os.kill(os.getpid(), signal.SIGTERM),
+            )
+            ready = Ready(decoders)
             ready()  # the first object shall not pay for it; where it fails, /health tries again and says so
-            return create_app(self._settings, engine, self._counts, ready)
+            return create_app(self._settings, decoders, self._counts, ready)
         except Exception:  # noqa: BLE001
             # The master made the same engine, so this is the moment (memory, most likely), not the pipeline. As an
             # exception it would end the master too, and with it the ETL; so: leave, and be replaced.
@@ -138,6 +151,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
 
     def _after_fork(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
         self._counts.use_row(worker.tvetl_row)
+        self._not_theirs = [listener.fileno() for listener in worker.sockets]
 
     def _after_exit(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
         self._free_rows.append(worker.tvetl_row)
@@ -172,17 +186,6 @@ def _log_to_stderr(settings: Settings) -> None:
         handler.setFormatter(_WithoutSecret(formatter, _secret(settings)))
         logger.handlers = [handler]
         logger.propagate = False
-
-
-def _worker_class(counts: Metrics) -> type:
-    """gunicorn's gthread, with a count of the requests that wait for a thread."""
-    from gunicorn.workers.gthread import ThreadWorker
-
-    class Counting(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-        def get_thread_pool(self) -> Threads:
-            return Threads(self.cfg.threads, counts)
-
-    return Counting
 
 
 def _logger_class(settings: Settings) -> type:

@@ -1,0 +1,352 @@
+"""The engine in processes beside the worker: an image that kills its decoder, or keeps it for ever, costs itself.
+
+A worker speaks HTTP; each of its decoders is a process that takes one object at a time: it gets the bytes in a piece of
+shared memory, or the file's name, and leaves the result in another piece. Decoders are forked by a nursery, which the
+worker forks while it has one thread: it never decodes, so what it forks is always fresh, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from tvetl.spec import Arguments
+
+from . import problems
+from .errors import DamagedImage, OutOfTime
+from .metrics import Metrics
+from .problems import Refused
+
+__all__ = ["Answer", "Decoders", "Engine", "Result"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds beyond an object's own limit after which the kernel ends a decoder that has not given up by itself.
+GRACE = 0.5
+
+#: Bytes of shared memory that a decoder keeps from one object to the next.
+_KEPT = 8 * 2**20
+
+_LENGTH = struct.Struct("!I")
+
+
+class Result(Protocol):
+    """What an engine makes of an object."""
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+
+class Engine(Protocol):
+    """Bytes to bytes; :class:`tvetl_server.engine.Engine` is the one."""
+
+    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result: ...
+
+    def self_test(self) -> None: ...
+
+
+class Files(Protocol):
+    """Where a file's name leads to; :class:`tvetl_server.source.Files` is the one."""
+
+    def read(self, fqn: str) -> bytes: ...
+
+
+Admit = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result that came back from a decoder."""
+
+    body: bytes
+    content_type: str
+    bytes_in: int
+    #: Seconds.
+    read: float
+    transformed: float
+
+
+class Decoders:
+    """Some decoders, for any number of threads: each object gets one that is free."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        files: Files,
+        count: int,
+        counts: Metrics,
+        not_theirs: Iterable[int] = (),
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Forks: call it before this process has threads.
+
+        ``make_engine`` is called in the nursery, once; raises RuntimeError where it fails (the log says why).
+        ``not_theirs`` are descriptors that the new processes shall not keep open: a port would stay taken by whoever
+        outlives us. ``lost`` is called when the nursery has died: only a fresh process can have a fresh one.
+        """
+        self._nursery, theirs = socket.socketpair()
+        self._counts = counts
+        self._lost = lost
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if os.fork() == 0:
+            with _no_return():
+                for descriptor in (self._nursery.fileno(), *not_theirs):
+                    os.close(descriptor)
+                _Nursery(theirs, make_engine(), files).run()
+        theirs.close()
+        if not self._nursery.recv(1):
+            raise RuntimeError("The process that forks decoders could not start.")
+        #: None stands for one that is yet to be born.
+        self._free: queue.SimpleQueue[_Decoder | None] = queue.SimpleQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def transform(
+        self, source: bytes | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
+    ) -> Answer:
+        """What the engine makes of an object, given by its bytes or its file's name; or its error as Refused.
+
+        ``admit`` is called with the size of the result, in bytes, before that is taken over, and may wait or raise.
+        A decoder that dies is tried once more with another: it may have been killed for what others did. Raises
+        DamagedImage where that dies too, OutOfTime where none is free, or done, before ``deadline`` (on
+        time.monotonic()).
+        """
+        self._counts.waits(1)
+        try:
+            decoder = self._free.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise OutOfTime("The object waited too long for others to be transformed.") from None
+        finally:
+            self._counts.waits(-1)
+        try:
+            for _ in range(2):
+                decoder = decoder or self._new()
+                try:
+                    return decoder.transform(source, name, arguments, deadline, admit)
+                except _DecoderDied:
+                    decoder.close()
+                    decoder = None
+                    if time.monotonic() >= deadline:
+                        _log.warning("A decoder was ended, as it did not give up in time: %r", name)
+                        raise OutOfTime("The object took longer than allowed, and its decoder was ended.") from None
+                    _log.warning("A decoder died of %r, or was killed", name)
+            raise DamagedImage("The image is damaged, or worse: its decoder died of it, twice.")
+        finally:
+            self._free.put(decoder)
+
+    def self_test(self) -> None:
+        """Decode a real image in one of them; raises what is wrong."""
+        self.transform(b"", "", Arguments(), time.monotonic() + 60)
+
+    def _new(self) -> _Decoder:
+        ours, theirs = socket.socketpair()
+        decoder = _Decoder(ours)
+        with theirs:
+            try:
+                _send(self._nursery, b"", [theirs.fileno(), decoder.inbox, decoder.outbox])
+            except OSError as error:
+                _log.error("The process that forks decoders is gone; this worker makes room for another")
+                self._lost()
+                raise RuntimeError("no nursery") from error
+        return decoder
+
+
+class _DecoderDied(Exception):
+    """The connection to a decoder is at its end, or it does not answer."""
+
+
+class _Decoder:
+    """One decoding process, seen from the worker."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        #: Shared memory: the source, where it came in the request, and the result.
+        self.inbox = _memory()
+        self.outbox = _memory()
+
+    def transform(self, source: bytes | str, name: str, arguments: Arguments, deadline: float, admit: Admit) -> Answer:
+        if isinstance(source, bytes):
+            _write(self.inbox, source)
+        given = source if isinstance(source, str) else len(source)
+        try:
+            self._connection.settimeout(max(0.0, deadline - time.monotonic()) + 4 * GRACE)
+            _send(self._connection, _pack([name, given, _to_list(arguments), deadline]))
+            reply, _ = _receive(self._connection)
+        except OSError as error:
+            raise _DecoderDied from error
+        if reply is None:
+            raise _DecoderDied
+        code, *rest = json.loads(reply)
+        if code:
+            raise Refused(problems.BY_CODE[code], *rest)
+        length, *others = rest
+        admit(length)
+        return Answer(_read(self.outbox, length), *others)
+
+    def close(self) -> None:
+        """Let it go: it ends at the end of its connection, and by its timer where it hangs."""
+        self._connection.close()
+        os.close(self.inbox)
+        os.close(self.outbox)
+
+
+class _Nursery:
+    """Forks decoders: on each message, one for the descriptors that come with it."""
+
+    def __init__(self, control: socket.socket, engine: Engine, files: Files) -> None:
+        self._control = control
+        self._engine = engine
+        self._files = files
+
+    def run(self) -> NoReturn:
+        # Ctrl-C and a group's SIGTERM are for the first process, which lets requests finish; we end with the worker.
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(ignored, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets the dead for us
+        gc.freeze()  # what is here now stays shared with all of them
+        self._control.send(b".")
+        while True:
+            message, descriptors = _receive(self._control)
+            if message is None:
+                os._exit(0)
+            if os.fork() == 0:
+                with _no_return():
+                    self._control.close()
+                    self._decode(*descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _decode(self, connection: int, inbox: int, outbox: int) -> NoReturn:
+        """The life of a decoder."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for what steps may start
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever native code it is in
+        with socket.socket(fileno=connection) as worker:
+            while True:
+                message, _ = _receive(worker)
+                if message is None:
+                    os._exit(0)
+                name, source, arguments, deadline = json.loads(message)
+                signal.setitimer(signal.ITIMER_REAL, max(0.0, deadline - time.monotonic()) + GRACE)
+                try:
+                    reply = self._answer(source, inbox, outbox, name, _from_list(arguments), deadline)
+                except Exception as error:  # noqa: BLE001  the worker makes an answer of it
+                    problem = problems.problem_of(error)
+                    if problem is problems.INTERNAL:
+                        _log.error("A bug, at %r", name, exc_info=error)
+                    reply = [problem.code, str(error)]
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                _send(worker, _pack(reply))
+
+    def _answer(
+        self, source: str | int, inbox: int, outbox: int, name: str, arguments: Arguments, deadline: float
+    ) -> list[object]:
+        if not name:
+            self._engine.self_test()
+            return ["", 0, "", 0, 0.0, 0.0]
+        start = time.perf_counter()
+        data = self._files.read(source) if isinstance(source, str) else _read(inbox, source)
+        then = time.perf_counter()
+        result = self._engine.transform(data, name, arguments, deadline)
+        _write(outbox, result.body)
+        return ["", len(result.body), result.content_type, len(data), then - start, time.perf_counter() - then]
+
+
+@contextlib.contextmanager
+def _no_return() -> Iterator[None]:
+    """In a process just forked: whatever happens, nothing of what its parent would do next is done here."""
+    try:
+        yield
+    except BaseException:  # noqa: BLE001
+        _log.exception("A process that decodes ended by itself")
+    finally:
+        os._exit(1)
+
+
+def _to_list(arguments: Arguments) -> list[object]:
+    """For the way to a decoder; nothing was asked for, mostly."""
+    if not arguments.given:
+        return []
+    return [sorted(arguments.given), *(getattr(arguments, name) for name in _FIELDS[1:])]
+
+
+def _from_list(values: Sequence[Any]) -> Arguments:
+    if not values:
+        return Arguments()
+    asked = dict(zip(_FIELDS, values, strict=True))
+    asked["given"] = frozenset(asked["given"])
+    if isinstance(asked["size"], list):
+        asked["size"] = tuple(asked["size"])
+    return Arguments(**asked)
+
+
+_FIELDS = ("given", "seed", "epoch", "view", "views", "format", "quality", "size")
+
+
+# --- messages: a length, then JSON; descriptors may come along (SCM_RIGHTS) ---
+
+
+def _pack(message: object) -> bytes:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _send(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    framed = _LENGTH.pack(len(message)) + message
+    sent = socket.send_fds(connection, [framed], list(descriptors)) if descriptors else connection.send(framed)
+    if sent < len(framed):
+        connection.sendall(framed[sent:])
+
+
+def _receive(connection: socket.socket) -> tuple[bytes | None, list[int]]:
+    """The next message and what came with it; None at the end."""
+    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    if not data:
+        return None, []
+    while len(data) < 4 or len(data) < 4 + _LENGTH.unpack_from(data)[0]:
+        part = connection.recv(1 << 16)
+        if not part:
+            return None, []
+        data += part
+    return data[4:], descriptors
+
+
+# --- shared memory ---
+
+
+def _memory() -> int:
+    """A descriptor of memory that has no name; of a file that has none where the system knows no such memory."""
+    if hasattr(os, "memfd_create"):  # Linux
+        return os.memfd_create("tvetl")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    done = os.pwrite(descriptor, data, 0)
+    while done < len(data):
+        done += os.pwrite(descriptor, memoryview(data)[done:], done)
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, 0)
+    while len(data) < length:
+        data += os.pread(descriptor, length - len(data), len(data))
+    if length > _KEPT:
+        os.ftruncate(descriptor, 0)
+    return data
