@@ -18,7 +18,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock tables notebook pictures training manifests build sbom minikube deploy undeploy test-k8s e2e clean
+.PHONY: help setup demo test lint format lock tables notebook pictures training bench manifests build sbom minikube deploy undeploy test-k8s e2e clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,8 @@ lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer
 	$(COMPILE) locks/build.in --output-file locks/build.txt
 	$(COMPILE) locks/sdk1.in --output-file locks/sdk1.txt
 	$(COMPILE) --no-deps locks/photos.in --output-file locks/photos.txt
+	$(COMPILE) $(patsubst %,--no-emit-package %,$(filter-out six nvidia-nvimgcodec-cu13,$(shell sed -n 's/^\([a-z0-9.-]*\)==.*/\1/p' locks/dev.txt))) \
+		locks/bench.in --output-file locks/bench.txt
 
 tables: .venv/run.stamp  ## write the tables in README and docs as the code has them
 	.venv/bin/python docs/tables.py
@@ -67,6 +69,9 @@ pictures: .venv/dev.stamp  ## draw the pictures that the README shows
 
 training: .venv/dev.stamp  ## compare training input: torchvision in workers, and the cluster (DATA=<folder of JPEGs>)
 	@.venv/bin/python examples/training.py $(if $(DATA),"$(DATA)")
+
+bench: .venv/dev.stamp .venv-bench/stamp  ## tvetl-server and its peers side by side, into docs/performance.md (DATA=, ARGS=--quick|--help)
+	@PYTHONPATH=tests .venv/bin/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
 	@.venv/bin/python k8s/manifests.py
@@ -102,7 +107,7 @@ e2e: .venv/dev.stamp .venv-sdk1/stamp  ## the end-to-end tests with both SDKs (A
 	.venv-sdk1/bin/python -m pytest tests/e2e $(ARGS)
 
 clean:  ## remove all that these verbs made
-	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-sdk1 .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf container/native/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -165,4 +170,13 @@ build/uv/bin/uv:
 	@.venv-sdk1/bin/python $(LOCKED) -r locks/sdk1.txt -r locks/photos.txt
 	@.venv-sdk1/bin/python $(OURS)
 	@.venv-sdk1/bin/python $(NATIVE)
+	@touch $@
+
+# Only the peers' own packages; the rest, torch among them, is .venv's, which the .pth file puts behind.
+.venv-bench/stamp: .venv/dev.stamp locks/bench.txt
+	@echo "Making .venv-bench, with the peers of the benchmark (on Linux 370 MB to fetch, 760 MB on disk)"
+	@$(VENV) --without-pip .venv-bench
+	@.venv/bin/python -m pip --python .venv-bench/bin/python $(wordlist 3,99,$(LOCKED)) -r locks/bench.txt
+	@.venv/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
 	@touch $@
