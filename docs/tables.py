@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -21,6 +22,9 @@ from tvetl_server.problems import INTERNAL, PROBLEMS
 from tvetl_server.settings import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "docs"))  # where a test loads this file by its path, it is not there
+import performance  # noqa: E402
+from performance import table as _table  # noqa: E402
 
 
 def ops() -> str:
@@ -132,9 +136,8 @@ def conformance() -> str:
     return _table(("case", "severity", "promise", *found), [*rows, ("passed", "", f"of {len(CASES)}", *passed)])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-    return "\n".join(" ".join(line.split()) for line in lines)
+def _measured(make: Callable[[performance.Results], str]) -> str:
+    return make(performance.load())
 
 
 #: Document -> marker in it (``<!-- name -->`` ... ``<!-- /name -->``) -> what stands between.
@@ -142,6 +145,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"ops": ops},
     "docs/server.md": {"settings": settings, "problems": problems},
     "docs/conformance.md": {"conformance": conformance},
+    "docs/performance.md": {name: partial(_measured, make) for name, make in performance.TABLES.items()},
     "docs/reference.md": {"parameters": parameters, "outputs": outputs, "arguments": arguments, "commands": commands},
 }
 
