@@ -265,3 +265,21 @@ def test_a_stage_that_may_have_put_elsewhere_is_not_asked_again(world: World) ->
             reply = world.server.put("/src/a.png", world.image, {"Ais-Node-Url": f"http://{stage.host}{rest}"})
         assert (reply.status, stage.connections) == (expected, tries)
         assert len({put.body for put in stage.puts}) == 1
+
+
+def test_a_fault_leaves_the_next_object_alone(world: World) -> None:
+    """Its connection is not used again, or what came on it is not taken for the next answer."""
+    hints = answering(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    more = b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nnoHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    closing = answering(b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", once=True)
+    without_length = answering(b"HTTP/1.1 500 No\r\n\r\nno", once=True)
+    broken, whole = (
+        [hints, closing, without_length],
+        [answering(more), status(200, b"<html>"), status(507, b"x" * 99_999)],
+    )
+    for at, fault in enumerate(broken + whole):
+        peer = Peer(status(507), behaviours=[fault])
+        with peers(peer):
+            for number in range(2):  # never a 204 that was meant for another
+                assert world.put(peer.host, f"object-{at}-{number}.png", by_name=False).status == 502
+        assert peer.connections == (2 if fault in broken else 1)

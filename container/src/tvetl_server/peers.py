@@ -82,9 +82,10 @@ class Peers:
             # By its kind only: what these say may quote the URL, and with it the secret.
             raise Broken(type(error).__name__) from None
         finally:
-            if not kept:
+            if kept:
+                self._give(key, connection)
+            else:
                 connection.close()
-        self._give(key, connection)
         return reply
 
     def _take(self, key: tuple[str, str]) -> HTTPConnection | None:
