@@ -62,6 +62,18 @@ _SERIES = _series()
 _CELL = {name: cell for cell, name in enumerate(_SERIES)}
 _IN_FLIGHT = _CELL["tvetl_requests_in_flight"]
 _WAITING = _CELL["tvetl_requests_waiting"]
+_BYTES = _CELL["tvetl_bytes_in_total"], _CELL["tvetl_bytes_out_total"]
+_ANSWERED = {
+    (status, code): _CELL[f'tvetl_requests_total{{status="{status}",code="{code}"}}'] for status, code in OUTCOMES
+}
+#: Stage -> the cell of its first bucket, and that of its sum.
+_STAGE = {
+    stage: (
+        _CELL[f'tvetl_seconds_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}'],
+        _CELL[f'tvetl_seconds_sum{{stage="{stage}"}}'],
+    )
+    for stage in STAGES
+}
 _HEAD = {
     "tvetl_requests_total": ("counter", "Requests for objects, by status and code of the answer."),
     "tvetl_bytes_in_total": ("counter", "Bytes of sources read."),
@@ -95,11 +107,13 @@ class Metrics:
 
     def count(self, status: int, code: str, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """One request answered. A status of the next stage's own is counted by its hundred."""
-        key = (str(status), code) if (str(status), code) in OUTCOMES else (f"{status // 100}xx", _PASSED_ON)
+        cell = _ANSWERED.get((str(status), code))
+        if cell is None:
+            cell = _ANSWERED[f"{status // 100}xx", _PASSED_ON]
         with self._lock:
-            self._add(_CELL[f'tvetl_requests_total{{status="{key[0]}",code="{key[1]}"}}'], 1)
-            self._add(_CELL["tvetl_bytes_in_total"], bytes_in)
-            self._add(_CELL["tvetl_bytes_out_total"], bytes_out)
+            self._add(cell, 1)
+            self._add(_BYTES[0], bytes_in)
+            self._add(_BYTES[1], bytes_out)
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
@@ -124,10 +138,10 @@ class Metrics:
 
     def spent(self, stage: str, seconds: float) -> None:
         """Count so many seconds of one of STAGES."""
-        first = _CELL[f'tvetl_seconds_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}']
+        first, total = _STAGE[stage]
         with self._lock:
             self._add(first + bisect_left(BUCKETS, seconds), 1)
-            self._add(_CELL[f'tvetl_seconds_sum{{stage="{stage}"}}'], seconds)
+            self._add(total, seconds)
 
     def _change(self, cell: int, amount: float) -> None:
         with self._lock:
