@@ -25,6 +25,8 @@ def figure() -> Callable[[str, str], None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep-figures", action="store_true", help="write the figures into docs/reliability.json")
+    parser.addoption("--fuzz-seconds", type=float, default=60.0, help="how long to fuzz")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="which mutants")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def processes(server: Server) -> list[int]:
     found, seen = [server.process.pid], 0
     while seen < len(found):
         for children in Path(f"/proc/{found[seen]}/task").glob("*/children"):
-            found += map(int, children.read_text(encoding="ascii").split())
+            with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
+                found += map(int, children.read_text(encoding="ascii").split())
         seen += 1
     return sorted(found)
 

@@ -37,18 +37,19 @@ MAX_TAGS = 4096
 MAX_VALUES = 2**18
 
 
-def check(data: bytes, kind: str, limits: Limits) -> None:
+def check(data: bytes, kind: str, limits: Limits) -> tuple[int, int] | None:
     """Refuse what promises too much. ``kind`` is Pillow's name of the format that ``data`` begins like.
 
-    Raises TooManyPixels and TooManyFrames beyond ``limits``, DamagedImage where the file has more parts than any
-    image of this kind needs.
+    Gives where the coded pixels of a JPEG begin and end, if it is one scan with no marker inside. Raises TooManyPixels
+    and TooManyFrames beyond ``limits``, DamagedImage where the file has more parts than any image of this kind needs.
     """
     walk = _WALKS.get(kind)
     if walk is not None:
         try:
-            walk(data, limits)
-        except (struct.error, IndexError):  # it ends in the middle of something
-            return
+            return walk(data, limits)
+        except (struct.error, IndexError, OverflowError):  # it ends in the middle, or points beyond all ends
+            return None
+    return None
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -72,15 +73,17 @@ def _too_many(what: str, most: int) -> DamagedImage:
 # --- JPEG -----------------------------------------------------------------------------------------------------
 
 _SCAN = 0xDA
+_END = 0xD9
 #: Markers with no length behind them: RST0..7, SOI, EOI, JPG and JPG0..13, as Pillow has it.
 _BARE = frozenset([0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)])
 #: In a scan 0xff is written as 0xff 0x00 (T.81, B.1.1.5) and restarts are 0xff 0xd0..0xd7; anything else behind it
 #: ends the scan, but for 0xff itself, which may fill the room before a marker.
+_MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
 _ENDS_SCAN = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)
 _u16 = struct.Struct(">H").unpack_from
 
 
-def _jpeg(data: bytes, limits: Limits) -> None:
+def _jpeg(data: bytes, limits: Limits) -> tuple[int, int] | None:
     """Pillow's own walk to the first scan; then the scans, counted."""
     at, segments, exif, junk = 2, 0, 0, 0
     while True:
@@ -103,7 +106,7 @@ def _jpeg(data: bytes, limits: Limits) -> None:
                 raise _too_many("bytes that belong to nothing", MAX_JUNK)
             continue
         if marker < 0xC0:  # no marker at all; Pillow says so
-            return
+            return None
         segments += 1
         exif += marker == 0xE1 and data.startswith(b"Exif", at + 4)
         if segments > MAX_SEGMENTS:
@@ -111,9 +114,14 @@ def _jpeg(data: bytes, limits: Limits) -> None:
         if exif > MAX_EXIF_SEGMENTS:
             raise _too_many("segments of EXIF", MAX_EXIF_SEGMENTS)
         at += 2 + max(2, _u16(data, at + 2)[0])
+    begin = at + 2 + max(2, _u16(data, at + 2)[0])
+    found = _MARKER.search(data, begin)
+    if found is not None and data[found.start() + 1] == _END:
+        return begin, found.start()
     # Counting is quick, and an upper bound: what follows the image, a film maybe, may hold these two bytes too.
     if data.count(b"\xff\xda", at) > MAX_SCANS:
         _count_scans(data, at)
+    return None
 
 
 def _count_scans(data: bytes, at: int) -> None:
@@ -121,7 +129,7 @@ def _count_scans(data: bytes, at: int) -> None:
     scans = 0
     while True:
         marker = data[at + 1]
-        if marker == 0xD9:
+        if marker == _END:
             return
         scans += marker == _SCAN
         if scans > MAX_SCANS:
@@ -289,7 +297,7 @@ def _avif(data: bytes, limits: Limits) -> None:
             at += max(8, size)
 
 
-_WALKS: Mapping[str, Callable[[bytes, Limits], None]] = {
+_WALKS: Mapping[str, Callable[[bytes, Limits], tuple[int, int] | None]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "GIF": _gif,

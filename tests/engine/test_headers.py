@@ -1,0 +1,61 @@
+"""A file's structure is walked as Pillow does; what it breaks off at is left to the decoder."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tvetl_server.engine import headers
+from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
+from tvetl_server.settings import Limits
+
+FEW = Limits(max_pixels=100, max_frames=2)
+
+
+def test_a_place_beyond_all_numbers_is_left_to_the_decoder() -> None:
+    """Found by the fuzzer: such an offset of a big TIFF is no error that struct knows."""
+    headers.check(b"II+\0\x08\0\0\0" + b"\xff" * 8, "TIFF", FEW)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF", "BMP"])
+def test_nothing_and_noise_are_left_to_the_decoder(kind: str) -> None:
+    for data in (b"", b"II", bytes(100), b"\xff" * 40, bytes(range(256))):
+        headers.check(data, kind, Limits(max_pixels=2**40))
+
+
+def test_a_jpeg_with_fill_and_marks_between_its_segments_is_walked_to_its_scan() -> None:
+    head = b"\xff\xd8" + b"\xff\xff\xff\xfe\0\2" + b"\0\0" + b"\xff\xd0" + b"\xff\xdb\0\2"
+    headers.check(head + b"\xff\xda\0\2" + b"\1\xff\0\2\xff\xd0\3" + b"\xff\xda\0\2" * 99, "JPEG", FEW)
+    with pytest.raises(DamagedImage, match="more than 100 scans"):
+        headers.check(head + b"\xff\xda\0\2\1\xff\0\2\xff\xd0\3" * 101, "JPEG", FEW)
+
+
+def test_what_follows_a_jpeg_is_no_scan_of_it() -> None:
+    headers.check(b"\xff\xd8\xff\xda\0\2\1\xff\xd9" + b"\xff\xda" * 500, "JPEG", FEW)
+    thumbnail = b"\xff\xe1\3\xf2" + b"\xff\xda" * 504
+    headers.check(b"\xff\xd8" + thumbnail + b"\xff\xda\0\2\1" + thumbnail + b"\xff\xda\0\2\1\xff\xd9", "JPEG", FEW)
+
+
+def test_a_frame_that_goes_beyond_its_canvas_counts_as_it_will_be() -> None:
+    head = b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0, 0, 0)
+    headers.check(head + b"," + struct.pack("<HHHHB", 0, 0, 10, 10, 0) + b"\2\0;", "GIF", FEW)
+    with pytest.raises(TooManyPixels, match="11 x 10"):
+        headers.check(head + b"," + struct.pack("<HHHHB", 1, 0, 10, 10, 0) + b"\2\0;", "GIF", FEW)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_pages_of_a_tiff_are_counted_until_one_comes_again(order: str, big: bool) -> None:
+    magic = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    word, count = ("Q", "Q") if big else ("I", "H")
+    first = 16 if big else 8
+    size = struct.calcsize(order + count + word)
+    head = magic + (struct.pack(order + "HH", 8, 0) if big else b"") + struct.pack(order + word, first)
+
+    def pages(*following: int) -> bytes:
+        return head + b"".join(struct.pack(order + count + word, 0, place) for place in following)
+
+    headers.check(pages(first + size, first), "TIFF", FEW)
+    with pytest.raises(TooManyFrames, match="3 frames or more"):
+        headers.check(pages(first + size, first + 2 * size, 0), "TIFF", FEW)
