@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -70,10 +69,6 @@ _LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"{", "JSON"),
 )
 
-#: In a scan 0xff is written as 0xff 0x00 (ITU-T T.81, B.1.1.5); anything else behind it is a marker.
-_MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
-_END = b"\xff\xd9"
-
 _ORIENTATION = 0x0112  # the EXIF tag
 #: Its values, and what makes the image upright: ImageOps.exif_transpose, which would write the EXIF data anew, too.
 _TURNS = {
@@ -93,7 +88,8 @@ _COUNTED = frozenset(["GIF", "TIFF"])
 class Source:
     """An opened image: its size is known and allowed, its pixels are not decoded yet."""
 
-    def __init__(self, data: bytes, image: Image.Image, upright: bool) -> None:
+    def __init__(self, data: bytes, image: Image.Image, upright: bool, scan: tuple[int, int] | None) -> None:
+        """``scan`` is what :func:`headers.check` gave."""
         self._data = data
         self._image = image
         orientation = image.getexif().get(_ORIENTATION, 1) if upright else 1
@@ -101,8 +97,9 @@ class Source:
         self._turn = _TURNS.get(orientation)
         self._decoded: Image.Image | None = None
         self._array: Array | None = None  # all of it
-        #: Where Pillow stopped reading: behind the header of the first scan, for a JPEG.
-        self._scan = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
+        # Pillow stopped reading behind the header of the first scan; the same must have been seen there.
+        begin = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
+        self._end_of_scan = scan[1] if scan and scan[0] == begin else None
         width, height = image.size
         #: (width, height) in pixels, after orientation.
         self.size: tuple[int, int] = (height, width) if self._turn is not None and orientation >= 5 else (width, height)
@@ -160,8 +157,7 @@ class Source:
         """
         if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn is not None:
             return False
-        marker = _MARKER.search(self._data, self._scan)
-        return bool(marker and marker[0] == _END and not self._data[marker.end() :].strip(b"\0"))
+        return self._end_of_scan is not None and not self._data[self._end_of_scan + 2 :].strip(b"\0")
 
 
 def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source:
@@ -173,13 +169,13 @@ def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source
     name = format_of(data)
     if name is None:
         raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF: it is {_looks_like(data)}.")
-    headers.check(data, name, limits)
+    scan = headers.check(data, name, limits)
     with _damage():
         image = Image.open(io.BytesIO(data), formats=[name])
         headers.check_pixels(*image.size, limits)
         if name not in _COUNTED:
             headers.check_frames(int(getattr(image, "n_frames", 1)), limits)
-        return Source(data, image, upright)
+        return Source(data, image, upright, scan)
 
 
 def format_of(data: bytes) -> str | None:
