@@ -18,7 +18,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock tables notebook pictures training bench manifests build sbom minikube deploy undeploy test-k8s e2e clean
+.PHONY: help setup demo test lint format lock tables notebook pictures training bench reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,10 @@ training: .venv/dev.stamp  ## compare training input: torchvision in workers, an
 
 bench: .venv/dev.stamp .venv-bench/stamp  ## tvetl-server and its peers side by side, into docs/performance.md (DATA=, ARGS=--quick|--help)
 	@PYTHONPATH=tests .venv/bin/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+reliability: .venv/dev.stamp  ## bad input, faults and attackers against the server, into docs/reliability.md (ARGS=<pytest's>)
+	.venv/bin/python -m pytest tests/hostile --keep-figures $(ARGS)
+	.venv/bin/python docs/tables.py
 
 manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
 	@.venv/bin/python k8s/manifests.py

@@ -136,6 +136,13 @@ def conformance() -> str:
     return _table(("case", "severity", "promise", *found), [*rows, ("passed", "", f"of {len(CASES)}", *passed)])
 
 
+def reliability() -> str:
+    """What the hostile tests found when they were last asked to keep it."""
+    found = json.loads((REPOSITORY / "docs" / "reliability.json").read_text(encoding="utf-8"))
+    rows = [(*what.split(": ", 1), result) for what, result in sorted(found.items())]
+    return _table(("", "what was tried", "what was found"), rows)
+
+
 def _measured(make: Callable[[performance.Results], str]) -> str:
     return make(performance.load())
 
@@ -146,6 +153,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/server.md": {"settings": settings, "problems": problems},
     "docs/conformance.md": {"conformance": conformance},
     "docs/performance.md": {name: partial(_measured, make) for name, make in performance.TABLES.items()},
+    "docs/reliability.md": {"reliability": reliability},
     "docs/reference.md": {"parameters": parameters, "outputs": outputs, "arguments": arguments, "commands": commands},
 }
 
