@@ -76,44 +76,46 @@ _SCAN = 0xDA
 _END = 0xD9
 #: Markers with no length behind them: RST0..7, SOI, EOI, JPG and JPG0..13, as Pillow has it.
 _BARE = frozenset([0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)])
+_SEGMENTS = frozenset(range(0xC0, 0xFF)) - _BARE - {_SCAN}
 #: In a scan 0xff is written as 0xff 0x00 (T.81, B.1.1.5) and restarts are 0xff 0xd0..0xd7; anything else behind it
 #: ends the scan, but for 0xff itself, which may fill the room before a marker.
 _MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
 _ENDS_SCAN = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)
 _u16 = struct.Struct(">H").unpack_from
+_segment = struct.Struct(">BBH").unpack_from
 
 
 def _jpeg(data: bytes, limits: Limits) -> tuple[int, int] | None:
     """Pillow's own walk to the first scan; then the scans, counted."""
     at, segments, exif, junk = 2, 0, 0, 0
     while True:
-        if data[at] != 0xFF:
-            begin, at = at, data.find(b"\xff", at)
+        first, marker, length = _segment(data, at)
+        if first == 0xFF and marker in _SEGMENTS:  # in the order of how often they come
+            segments += 1
+            if segments > MAX_SEGMENTS:
+                raise _too_many("segments before its pixels", MAX_SEGMENTS)
+            if marker == 0xE1 and data.startswith(b"Exif", at + 4):
+                exif += 1
+                if exif > MAX_EXIF_SEGMENTS:
+                    raise _too_many("segments of EXIF", MAX_EXIF_SEGMENTS)
+            at += 2 + max(2, length)
+            continue
+        if first == 0xFF and marker == _SCAN:
+            break
+        begin = at
+        if first != 0xFF:
+            at = data.find(b"\xff", at)
             if at < 0:
                 at = len(data)
-            junk += at - begin
-            if junk > MAX_JUNK:
-                raise _too_many("bytes that belong to nothing", MAX_JUNK)
-            continue
-        marker = data[at + 1]
-        if marker == _SCAN:
-            break
-        if marker == 0xFF or marker in _BARE:
-            step = 1 if marker == 0xFF else 2
-            at += step
-            junk += step
-            if junk > MAX_JUNK:
-                raise _too_many("bytes that belong to nothing", MAX_JUNK)
-            continue
-        if marker < 0xC0:  # no marker at all; Pillow says so
+        elif marker == 0xFF:
+            at += 1
+        elif marker in _BARE:
+            at += 2
+        else:  # no marker at all; Pillow says so
             return None
-        segments += 1
-        exif += marker == 0xE1 and data.startswith(b"Exif", at + 4)
-        if segments > MAX_SEGMENTS:
-            raise _too_many("segments before its pixels", MAX_SEGMENTS)
-        if exif > MAX_EXIF_SEGMENTS:
-            raise _too_many("segments of EXIF", MAX_EXIF_SEGMENTS)
-        at += 2 + max(2, _u16(data, at + 2)[0])
+        junk += at - begin
+        if junk > MAX_JUNK:
+            raise _too_many("bytes that belong to nothing", MAX_JUNK)
     begin = at + 2 + max(2, _u16(data, at + 2)[0])
     found = _MARKER.search(data, begin)
     if found is not None and data[found.start() + 1] == _END:
