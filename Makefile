@@ -30,8 +30,12 @@ demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ 
 	@.venv/bin/python examples/demo.py $(if $(DATA),"$(DATA)")
 
 test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in again with aistore 1.x (ARGS=<pytest's>)
+ifneq ($(ARGS),)
 	.venv/bin/python -m pytest $(ARGS)
-ifeq ($(ARGS),)
+else
+# The hostile ones have the machine to themselves: some compare times.
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/hostile
+	.venv/bin/python -m pytest tests/hostile
 	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py
 endif
 
