@@ -25,6 +25,7 @@ TRANSIENT = status(503, once=True, Ais_Etl_Retry_Reason="direct-put-transient")
 
 
 def reset_at_once(_: Peer, connection: socket.socket) -> None:
+    connection.recv(1)  # earlier, and the connection may never have been one: then the target is asked to repeat
     reset(connection)
 
 
