@@ -38,7 +38,8 @@ def compare(native: ModuleType, chance: Random) -> None:
     filters = [kind for kind in Image.Resampling if 1 <= kind <= 5]
     resample = chance.choice(filters)
     size = (window[3] - window[1], window[2] - window[0])
-    out = np.zeros((bands, *size) if planes else (*size, *shape[2:]), kind)
+    padded = bands == 3 and not planes and chance.random() < 0.5
+    out = np.zeros((bands, *size) if planes else (*size, 4) if padded else (*size, *shape[2:]), kind)
 
     image = Image.fromarray(pixels)
     if old == new:  # Pillow copies; a filter leaves every pixel as it is
@@ -51,6 +52,8 @@ def compare(native: ModuleType, chance: Random) -> None:
     wanted = np.asarray(expected).reshape(*size, bands)
     if table is not None:
         wanted = np.stack([row[wanted[..., band]] for band, row in enumerate(table)], axis=-1)
+    if padded:
+        wanted = np.concatenate([wanted, np.full((*size, 1), 255, np.uint8)], axis=-1)
     wanted = np.moveaxis(wanted, -1, 0) if planes else wanted.reshape(out.shape)
 
     if chance.random() < 0.3:  # a region of a larger array, with other pixels around it

@@ -173,38 +173,65 @@ static void down_plain(const int32_t *weights, int count, const uint8_t **rows, 
 /* --- AVX2 ---------------------------------------------------------------------------------------------------------
  * _mm256_madd_epi16 multiplies pixels with the low and with the high parts of their coefficients, and adds pairs. */
 
-/* Four RGB rows at once. Reads less than MARGIN bytes behind a row, writes one byte behind it. */
-AVX2 static void across_avx2(const Axis *axis, const uint8_t *const in[4], uint8_t *const out[4]) {
+typedef struct {
+    __m256i low[4], high[4]; /* of each of four rows: red and green below, blue above, two sums of each */
+} Sums;
+
+/* Four pixels of each row, times their coefficients. */
+AVX2 static inline Sums four_pixels(const uint8_t *const in[4], size_t at, const int16_t *weights) {
     /* From four pixels: their reds and greens below, their blues above, as 16-bit numbers. */
     const __m256i parts = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1, 2, -1, 5, -1, 8, -1,
                                            11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(HALF);
-    for (int x = 0; x < axis->size; x++) {
-        const int16_t *weights = axis->parts + (size_t)x * axis->groups * 2 * GROUP;
-        size_t at = (size_t)axis->first[x] * 3;
-        __m256i low[4], high[4];
-        for (int r = 0; r < 4; r++) low[r] = high[r] = zero;
-        for (int j = 0; j < axis->count[x]; j += GROUP, at += GROUP * 3, weights += 2 * GROUP) {
-            int64_t pair[2];
-            memcpy(pair, weights, sizeof pair);
-            __m256i by_low = _mm256_set1_epi64x(pair[0]), by_high = _mm256_set1_epi64x(pair[1]);
+    int64_t pair[2];
+    memcpy(pair, weights, sizeof pair);
+    __m256i by_low = _mm256_set1_epi64x(pair[0]), by_high = _mm256_set1_epi64x(pair[1]);
+    Sums sums;
+    for (int r = 0; r < 4; r++) {
+        __m256i pixels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(in[r] + at)));
+        pixels = _mm256_shuffle_epi8(pixels, parts);
+        sums.low[r] = _mm256_madd_epi16(pixels, by_low);
+        sums.high[r] = _mm256_madd_epi16(pixels, by_high);
+    }
+    return sums;
+}
+
+AVX2 static inline void put_pixel(const Sums *sums, uint8_t *const out[4], size_t at) {
+    const __m256i half = _mm256_set1_epi32(HALF);
+    __m256i sum[4];
+    for (int r = 0; r < 4; r++) sum[r] = _mm256_add_epi32(sums->low[r], _mm256_slli_epi32(sums->high[r], LOW));
+    __m256i first = _mm256_add_epi32(_mm256_hadd_epi32(sum[0], sum[1]), half);
+    __m256i second = _mm256_add_epi32(_mm256_hadd_epi32(sum[2], sum[3]), half);
+    __m256i all = _mm256_packs_epi32(_mm256_srai_epi32(first, BITS), _mm256_srai_epi32(second, BITS));
+    all = _mm256_packus_epi16(all, all);
+    /* Red and green of each row, then blue and nothing. */
+    __m128i rows = _mm_unpacklo_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    int32_t pixel[4];
+    _mm_storeu_si128((__m128i *)pixel, rows);
+    for (int r = 0; r < 4; r++) memcpy(out[r] + at, &pixel[r], 4); /* the next pixel writes over the fourth */
+}
+
+/* Four RGB rows at once. Reads less than MARGIN bytes behind a row, writes one byte behind it. */
+AVX2 static void across_avx2(const Axis *axis, const uint8_t *const from[4], uint8_t *const to[4]) {
+    const uint8_t *const in[4] = {from[0], from[1], from[2], from[3]};
+    uint8_t *const out[4] = {to[0], to[1], to[2], to[3]};
+    const int16_t *parts = axis->parts;
+    const int *firsts = axis->first, *counts = axis->count;
+    const int size = axis->size, step = axis->groups * 2 * GROUP;
+    for (int x = 0; x < size; x++, parts += step) {
+        size_t at = (size_t)firsts[x] * 3;
+        Sums sums = four_pixels(in, at, parts);
+        if (counts[x] <= GROUP) { /* most photographs shrink by less than two */
+            put_pixel(&sums, out, (size_t)x * 3);
+            continue;
+        }
+        for (int j = GROUP; j < counts[x]; j += GROUP) {
+            Sums more = four_pixels(in, at + (size_t)j * 3, parts + 2 * j);
             for (int r = 0; r < 4; r++) {
-                __m256i pixels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(in[r] + at)));
-                pixels = _mm256_shuffle_epi8(pixels, parts);
-                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(pixels, by_low));
-                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(pixels, by_high));
+                sums.low[r] = _mm256_add_epi32(sums.low[r], more.low[r]);
+                sums.high[r] = _mm256_add_epi32(sums.high[r], more.high[r]);
             }
         }
-        for (int r = 0; r < 4; r++) low[r] = _mm256_add_epi32(low[r], _mm256_slli_epi32(high[r], LOW));
-        __m256i first = _mm256_add_epi32(_mm256_hadd_epi32(low[0], low[1]), half);
-        __m256i second = _mm256_add_epi32(_mm256_hadd_epi32(low[2], low[3]), half);
-        __m256i all = _mm256_packs_epi32(_mm256_srai_epi32(first, BITS), _mm256_srai_epi32(second, BITS));
-        all = _mm256_packus_epi16(all, all);
-        /* Red and green of each row, then blue and nothing. */
-        __m128i rows = _mm_unpacklo_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-        int32_t pixel[4];
-        _mm_storeu_si128((__m128i *)pixel, rows);
-        for (int r = 0; r < 4; r++) memcpy(out[r] + (size_t)x * 3, &pixel[r], 4); /* the next pixel writes over the fourth */
+        put_pixel(&sums, out, (size_t)x * 3);
     }
 }
 
@@ -277,6 +304,7 @@ typedef struct {
     const uint8_t *table; /* [channels][256] items, or NULL */
     int item;             /* bytes of one: 1, 2 or 4 */
     int planes;           /* (C, H, W) instead of (H, W, C) */
+    int padded;           /* (H, W, 4), as Pillow keeps RGB: the fourth byte is 255 */
 } Form;
 
 #define FILL_PLANES(type)                                                                                             \
@@ -299,16 +327,21 @@ static void put(const uint8_t *row, int channels, int width, int height, int y, 
             FILL_PLANES(uint8_t);
         return;
     }
-    out += (size_t)y * width * channels;
-    if (!form->table)
+    const uint8_t *table = form->table;
+    int to = form->padded ? 4 : channels;
+    out += (size_t)y * width * to;
+    if (!table && to == channels)
         memcpy(out, row, (size_t)width * channels);
     else if (channels == 1)
-        for (int x = 0; x < width; x++) out[x] = form->table[row[x]];
+        for (int x = 0; x < width; x++) out[x] = table[row[x]];
+    else if (!table)
+        for (int x = 0; x < width; x++, row += 3, out += 4) memcpy(out, row, 4), out[3] = 255;
     else
-        for (int x = 0; x < width; x++) {
-            out[3 * x] = form->table[row[3 * x]];
-            out[3 * x + 1] = form->table[256 + row[3 * x + 1]];
-            out[3 * x + 2] = form->table[512 + row[3 * x + 2]];
+        for (int x = 0; x < width; x++, row += 3, out += to) {
+            out[0] = table[row[0]];
+            out[1] = table[256 + row[1]];
+            out[2] = table[512 + row[2]];
+            if (to == 4) out[3] = 255;
         }
 }
 
@@ -467,9 +500,10 @@ static PyObject *resize(PyObject *module, PyObject *args) {
     if (image_of(&from, &image)) goto end;
     if (view(out, &to, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE, "out")) goto end;
     if (table != Py_None && view(table, &values, PyBUF_C_CONTIGUOUS, "table")) goto end;
-    Form form = {values.buf, values.buf ? (int)values.itemsize : 1, planes};
-    Py_ssize_t size = (Py_ssize_t)(right - left) * (bottom - top) * image.channels * form.item;
-    if (to.len != size || (values.buf && values.len != 256 * image.channels * values.itemsize) || (planes && !values.buf) ||
+    Py_ssize_t count = (Py_ssize_t)(right - left) * (bottom - top);
+    Form form = {values.buf, values.buf ? (int)values.itemsize : 1, planes, 0};
+    form.padded = image.channels == 3 && !planes && to.len == count * 4;
+    if ((to.len != count * image.channels * form.item && !form.padded) || (values.buf && values.len != 256 * image.channels * values.itemsize) || (planes && !values.buf) ||
         (form.item != 1 && !(planes && (form.item == 2 || form.item == 4)))) {
         PyErr_SetString(PyExc_ValueError, "out and table do not fit");
         goto end;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL
 from PIL import Image
+from PIL import _imaging as core
 
 from tvetl_server.engine.table import Array, Table
 
@@ -107,13 +108,14 @@ class Resize:
 
     def _by_c(self, pixels: Array) -> Image.Image | Array:
         assert _native is not None and _down_first is not None
-        bands = () if pixels.ndim == 2 else (3,)
         left, top, right, bottom = self.window
         shape = (bottom - top, right - left)
         values = self.table.values if self.table and not self.table.is_identity else None
         planes = self.table is not None and not self.table.gives_image
         kind = np.dtype(np.uint8) if values is None else values.dtype
-        out = np.empty((*(bands or (1,)), *shape) if planes else (*shape, *bands), kind)
+        gray = pixels.ndim == 2
+        # Four bytes a pixel is how Pillow keeps RGB.
+        out = np.empty((1 if gray else 3, *shape) if planes else shape if gray else (*shape, 4), kind)
         old = _size(pixels)
         _native.resize(
             pixels,
@@ -126,7 +128,20 @@ class Resize:
             planes,
             out,
         )
-        return out if planes else Image.fromarray(out)
+        return out if planes else _image(out)
+
+
+#: For its method that makes an image of what Pillow's C made.
+_ANY = Image.new("L", (1, 1))
+
+
+def _image(pixels: Array) -> Image.Image:
+    """An L or RGB image on this very memory, which Image.frombuffer makes of L alone; the first to write copies it."""
+    height, width = pixels.shape[:2]
+    mode = "L" if pixels.ndim == 2 else "RGB"
+    image = _ANY._new(core.map_buffer(pixels, (width, height), "raw", 0, (mode, 0, 1)))
+    image.readonly = 1
+    return image
 
 
 def _size(pixels: Image.Image | Array) -> Size:
