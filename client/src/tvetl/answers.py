@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
+from tokenize import TokenError
 from typing import TypeAlias
 
 import numpy as np
@@ -74,7 +75,7 @@ def _npy(data: bytes) -> Array:
         if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
             raise ValueError(f"{shape} of {dtype} is not what follows")
         array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, TokenError) as error:
         raise UsageError(f"this npy is damaged: {error}") from error
     return array
 

@@ -52,6 +52,10 @@ Form = Literal["auto", "spec", "runtime"]
 _TIMEOUT = (3.0, 120.0)
 #: How much longer than AIStore we wait for a start: it needs a moment to stop the pods before it answers.
 _GRACE = 30.0
+#: Seconds for the start of a stopped ETL, whose own time for it we do not know: AIStore's default, and the grace.
+_START = 300.0 + _GRACE
+#: Seconds before a 429 or 503 is asked again, twice as many before the second time.
+_BACKOFF = 0.5
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
 #: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
@@ -134,7 +138,7 @@ class Cluster:
     def unregister(self, name: str) -> None:
         """Stop the ETL and free its name. Raises NotFound."""
         with self._explained():
-            etl = self._etl(name, self._acts)
+            etl = self._etl(name)
             with suppress(AISError):
                 etl.stop()  # a stopped one answers an error, and can be deleted
             etl.delete()
@@ -142,12 +146,12 @@ class Cluster:
     def stop(self, name: str) -> None:
         """Stop the ETL's pods and jobs; it can be started again. Its errors and logs are gone then."""
         with self._explained():
-            self._etl(name, self._acts).stop()
+            self._etl(name).stop()
 
     def start(self, name: str) -> None:
         """Start a stopped ETL again, and wait until it is ready."""
         with self._explained():
-            self._etl(name, self._acts).start()
+            self._etl(name, _START).start()
 
     def etls(self) -> list[EtlInfo]:
         """All ETLs of the cluster, by name."""
@@ -159,12 +163,12 @@ class Cluster:
     def show(self, name: str) -> Container | None:
         """Image, command and environment of a running ETL. Raises NotFound, for a stopped one too."""
         with self._explained():
-            return container_of(row(row(self._json(f"etl/{name}")).get("init_msg")))
+            return container_of(row(row(self._json(f"etl/{name}"))["init_msg"]))
 
     def object_seconds(self, name: str) -> float:
         """How long the cluster gives this ETL for one object (``obj_timeout``); AIStore's 45 where it does not say."""
         with self._explained():
-            told = str(row(row(self._json(f"etl/{name}")).get("init_msg")).get("obj_timeout", ""))
+            told = str(row(row(self._json(f"etl/{name}"))["init_msg"]).get("obj_timeout", ""))
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", told)  # Go writes 45s, 2m, 1m30s
         return sum(float(n) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit] for n, unit in parts) or 45.0
 
@@ -174,13 +178,17 @@ class Cluster:
         Raises NotFound once the ETL is stopped.
         """
         with self._explained():
-            told = rows(row(self._json(f"etl/{name}", uuid=job)).get("obj_errors"))
+            details = row(self._json(f"etl/{name}", uuid=job))
+            row(details["init_msg"])
+            told = rows(details.get("obj_errors"))
             return [object_error(str(r["obj_name"]), str(r["msg"]), int(str(r.get("ecode") or 0))) for r in told]
 
     def logs(self, name: str) -> dict[str, str]:
         """What the ETL's pods wrote, by target. Raises NotFound once the ETL is stopped."""
         with self._explained():
-            return {log.target_id: log.logs for log in self._etl(name, self._reads).logs()}
+            check_name(name)
+            told = rows(self._json(f"etl/{name}/logs"))
+            return {str(r["target_id"]): base64.b64decode(str(r["logs"])).decode(errors="replace") for r in told}
 
     # Buckets and objects
 
@@ -317,9 +325,9 @@ class Cluster:
             try:
                 return [*self._reads.job(job).get_details().list_snapshots()]
             except AISError as error:
-                if error.status_code != 404:
-                    raise
-                return []
+                if isinstance(self._refused(error), NotFound):
+                    return []
+                raise
 
     def abort(self, job: str) -> None:
         """End a job; what it has stored stays."""
@@ -328,10 +336,9 @@ class Cluster:
 
     # How
 
-    @staticmethod
-    def _etl(name: str, client: Client) -> Etl:
+    def _etl(self, name: str, seconds: float = 0) -> Etl:
         check_name(name)
-        return Etl(_Requests(client.cluster().client), name)
+        return Etl(_Requests(self._acts.cluster().client, seconds or _TIMEOUT[1]), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
         provider, _, name = bucket.rpartition("://")
@@ -362,9 +369,12 @@ class Cluster:
             raise garbled(self.endpoint, error) from error
 
     def _refused(self, error: AISError) -> TvetlError:
-        token = self._reads.cluster().client.token  # which some servers quote, when they say what they were asked
-        text = str(error.message)
-        return refused(self.endpoint, error.status_code, text.replace(token, "***") if token else text)
+        return refused(self.endpoint, error.status_code, self._text(error))
+
+    def _text(self, error: AISError) -> str:
+        """What came with the status, without our token: some servers quote what they were asked."""
+        token = self._reads.cluster().client.token
+        return str(error.message).replace(token, "***") if token else str(error.message)
 
     # Registering
 
@@ -378,7 +388,7 @@ class Cluster:
                 told = self._refused(error)
                 if isinstance(told, (Unavailable, NotAIStore)):
                     raise told from error
-                reason = sentence(error.status_code, str(error.message))[0]
+                reason = sentence(error.status_code, self._text(error))[0]
                 cause: Exception = error
             except requests.ReadTimeout as error:
                 reason = f"AIStore did not answer within {pod.start_timeout + _GRACE:.0f} s"
@@ -440,27 +450,24 @@ class _Taken(Exception):
 
 
 class _Requests:
-    """The SDK's request client for ETLs, which waits longer where it is told to, and knows an answer of AIStore's.
+    """The SDK's request client for what starts and ends ETLs: it waits as long as we say, and knows AIStore's answers.
 
-    ``Etl.init*`` use the server's own time-out for the HTTP request, so that the caller gets a bare read time-out
-    just before the server answers with the reason. What starts, stops or deletes answers at most an id: to take the
-    page of some other server for it would be to call done what nobody did.
+    ``Etl.init*`` use the server's own time-out for the HTTP request, so that the caller gets a bare read time-out just
+    before the server answers with the reason; the SDK's other calls wait five minutes, even to connect. And to take
+    the page of some other server for AIStore's answer would be to call done what nobody did.
     """
 
-    def __init__(self, inner: RequestClient, seconds: float | None = None) -> None:
+    def __init__(self, inner: RequestClient, seconds: float) -> None:
         self._inner = inner
         self._seconds = seconds
 
     def request(self, method: str, path: str, **kwargs: object) -> requests.Response:
-        if self._seconds is not None:
-            kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
+        kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
         answer: requests.Response = self._inner.request(method, path=path, **kwargs)
-        if method != "GET":
-            job_id(answer.text or "none")
+        said = answer.text.strip()  # as recorded: "etl-BXA4oVuUT" to a start, nothing to an end
+        if not re.fullmatch(r"etl-[\w-]{1,60}", said) and (said or method == "PUT"):
+            raise ValueError(f"this is no id of an ETL: {said[:1000]}")
         return answer
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
 
 
 def _send_spec(client: _Requests, pod: PodSpec, timeouts: Mapping[str, str]) -> str:
@@ -536,7 +543,7 @@ def _client(endpoint: str, attempts: int, patience: float, connections: int = 10
         connect=0,
         read=False,
         other=0,
-        backoff_factor=0.5,
+        backoff_factor=_BACKOFF,
         status_forcelist=[429, 503],
         respect_retry_after_header=False,
         raise_on_status=False,

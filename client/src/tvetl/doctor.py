@@ -47,6 +47,11 @@ def examine(endpoint: str) -> list[Finding]:
     return list(_Look(endpoint.rstrip("/")).findings())
 
 
+def _no_aistore(what: str) -> Finding:
+    hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
+    return Finding("reachable", "fail", what, hint)
+
+
 class _Look:
     """What was learned on the way is kept for the checks that follow."""
 
@@ -56,10 +61,14 @@ class _Look:
 
     def findings(self) -> Iterator[Finding]:
         reachable = self._reachable()
-        yield reachable
         if reachable.level == "fail":
+            yield reachable
             return
         cluster_map = _mapping(self._get("daemon?what=smap")[1])
+        if "tmap" not in cluster_map:
+            yield _no_aistore(f"what answers at {self.endpoint} is no AIStore: it has no cluster map")
+            return
+        yield reachable
         self.is_stand_in = cluster_map.get("uuid") == _STAND_IN
         targets = {
             name: str(_mapping(_mapping(node).get("public_net")).get("direct_url", ""))
@@ -84,11 +93,9 @@ class _Look:
         if status == 503:
             hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
             return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
-        hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
-        what = (
-            str(body) if not status else f"what answers at {self.endpoint} is no AIStore: HTTP {status} to /v1/health"
-        )
-        return Finding("reachable", "fail", what, hint)
+        if not status:
+            return _no_aistore(str(body))
+        return _no_aistore(f"what answers at {self.endpoint} is no AIStore: HTTP {status} to /v1/health")
 
     def _node(self, url: str) -> dict[str, Json] | None:
         """What the target tells of itself; None where nobody answers at its address, empty where it tells nothing."""

@@ -70,12 +70,17 @@ def load(cluster: Cluster, key: str, destination: str) -> Record | None:
     """
     bucket = cluster.bucket_id(destination)
     try:
-        data = json.loads(cluster.get(BUCKET, key))
+        text = cluster.get(BUCKET, key)
     except NotFound:
         return None
-    if data.get("version") != _VERSION:
-        raise ClusterError(f"{BUCKET}/{key} was written by another version of tvetl", hint="Delete it to begin anew.")
-    return Record(data["digest"], data["others"]) if data["bucket"] == bucket else None
+    try:
+        data = json.loads(text)
+        if data["version"] == _VERSION:
+            return Record(data["digest"], data["others"]) if data["bucket"] == bucket else None
+    except (ValueError, LookupError, TypeError) as error:
+        hint = "Delete it to begin anew, if it is not the gateway that garbles what it hands on."
+        raise ClusterError(f"{BUCKET}/{key} is not a record of tvetl's", hint=hint) from error
+    raise ClusterError(f"{BUCKET}/{key} was written by another version of tvetl", hint="Delete it to begin anew.")
 
 
 def save(cluster: Cluster, key: str, destination: str, record: Record) -> None:

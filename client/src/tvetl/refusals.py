@@ -31,7 +31,7 @@ from tvetl.errors import (
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 #: What answers of another kind than AIStore's do to the SDK and to us. Should it be a bug of ours, the cause tells.
-GARBLED = (ValueError, LookupError, TypeError, AttributeError, MsgspecError)
+GARBLED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MsgspecError)
 
 #: AIStore's own sentences, which quote a pod's, are told up to this many characters.
 _LONGEST = 5000
@@ -70,13 +70,14 @@ def refused(endpoint: str, status: int, text: str) -> TvetlError:
         return ObjectFailed(failed.message, code=failed.code, status=status)
     if status in _NOT_NOW:
         hint = "It may be starting, or have too much to do: try again. `tvetl doctor` looks closer."
-        return Unavailable(f"{message} (HTTP {status})", hint=hint)
+        return Unavailable(message if str(status) in message else f"{message} (HTTP {status})", hint=hint)
     if not its_own:
         return not_aistore(endpoint, f"HTTP {status}, {message}")
     if status == 404:
         hint = "`tvetl list` shows the ETLs, and whether they run." if "etl" in message.lower() else ""
         return NotFound(message, hint=hint)
-    return ClusterError(f"{message} (HTTP {status})", hint=_HINTS.get(status, ""))
+    told = message if str(status) in message else f"{message} (HTTP {status})"
+    return ClusterError(told, hint=_HINTS.get(status, "`tvetl doctor` looks closer." if status >= 500 else ""))
 
 
 def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
@@ -168,10 +169,10 @@ def _excerpt(text: str) -> str:
 
 
 def _causes(error: object) -> Iterator[BaseException]:
-    """The error, and what led to it: requests and urllib3 put that into their arguments, or into ``reason``."""
+    """The error, and what led to it, which requests and urllib3 put into their arguments or into ``reason`` too."""
     if isinstance(error, BaseException):
         yield error
-        for inner in [*error.args, getattr(error, "reason", None)]:
+        for inner in [*error.args, getattr(error, "reason", None), error.__cause__]:
             yield from _causes(inner)
 
 
