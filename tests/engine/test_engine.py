@@ -124,6 +124,15 @@ def test_a_result_that_would_be_too_large_is_refused_before_it_is_made(steps: li
         engine(steps).transform(strip, "b/o", Arguments())
 
 
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_a_result_that_its_format_cannot_hold_is_no_bug(format: str) -> None:
+    strip = as_file(Image.new("RGB", (66_000, 2)), "PNG")
+    written = engine([{"op": "RandomVerticalFlip"}], output={"format": format})
+    for arguments in (Arguments(), Arguments(views=2)):
+        with pytest.raises(TransformFailed, match="cannot hold the result of 66000 x 2 pixels"):
+            written.transform(strip, "b/o", arguments)
+
+
 @pytest.mark.parametrize(
     ("data", "looks"),
     [

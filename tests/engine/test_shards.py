@@ -12,7 +12,15 @@ import pytest
 
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine
-from tvetl_server.errors import BadArguments, DamagedImage, NotAnImage, ObjectError, TooManyMembers, TransformFailed
+from tvetl_server.errors import (
+    BadArguments,
+    DamagedImage,
+    NotAnImage,
+    ObjectError,
+    TooManyBytes,
+    TooManyMembers,
+    TransformFailed,
+)
 from tvetl_server.settings import Limits
 
 CROP = [{"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"}]
@@ -98,3 +106,31 @@ def test_limits_hold_and_views_are_of_one_image(contents: list[tuple[str, bytes]
         engine(Limits(max_members=5)).transform(packed(contents), "shards/x.tar", Arguments())
     with pytest.raises(BadArguments, match="views are of one image"):
         engine().transform(packed(contents), "shards/x.tar", Arguments(views=2))
+
+
+def test_a_sparse_member_cannot_say_that_it_is_larger_than_an_object_may_be() -> None:
+    body = b"1\n0\n0\n".ljust(512, b"\0")
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.size = len(body)
+        member.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "a.txt",
+            "GNU.sparse.realsize": str(2**40),
+        }
+        tar.addfile(member, io.BytesIO(body))
+    with pytest.raises(TooManyBytes, match="members have more bytes"):
+        engine().transform(file.getvalue(), "shards/x.tar", Arguments())
+
+
+def test_a_length_beyond_all_numbers_is_damage() -> None:
+    """Found by fuzzing: tarfile lets other errors than its own through."""
+    header = bytearray(tarfile.TarInfo("a").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + b"\x7f" * 11
+    header[156:157] = tarfile.GNUTYPE_LONGNAME
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(DamagedImage, match="shard is damaged"):
+        engine().transform(bytes(header) + bytes(1024), "shards/x.tar", Arguments())

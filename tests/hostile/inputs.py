@@ -6,6 +6,7 @@ import gzip
 import io
 import random
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -291,6 +292,20 @@ def _modes() -> Iterator[tuple[str, bytes]]:
     for kind in ("PNG", "WEBP", "AVIF", "GIF", "TIFF"):
         frames = [picture("RGB", (32, 24)).rotate(90 * i) for i in range(3)]
         yield f"{kind} of three frames", saved(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+def shard() -> bytes:
+    """A tar of two images and a text, a link and a long name among them."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in (("s/0.jpg", saved(picture(), "JPEG")), ("s/0.cls", b"7"), (f"s/{'1' * 120}.png", png(4, 4))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("s/2.cls")
+        link.type, link.linkname = tarfile.SYMTYPE, "0.cls"
+        tar.addfile(link)
+    return file.getvalue()
 
 
 def good() -> dict[str, bytes]:

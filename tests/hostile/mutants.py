@@ -11,8 +11,9 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
-from hostile.inputs import KINDS, chunk, good, riff, segment
+from hostile.inputs import KINDS, chunk, good, riff, segment, shard
 
 Parts = list[tuple[bytes, bytes]]
 """What a file is made of, in order: the kind of a part, and what is in it."""
@@ -49,7 +50,7 @@ class Mutants:
     """All of them: ``mutants(seed, number)`` gives its name and its bytes."""
 
     def __init__(self) -> None:
-        images = good()
+        images = good() | {"shard": shard()}
         self._files = [(name, images[name]) for name in sorted({*KINDS, *images}) if len(images[name]) <= _LONGEST]
 
     def __call__(self, seed: int, number: int) -> tuple[str, bytes]:
@@ -221,9 +222,26 @@ def _tiff_parts(data: bytes) -> Parts:
     return [(b"", data[:at]), *entries, (b"", data[at + 12 * count :])]
 
 
+def _members(data: bytes) -> Parts:
+    """Of a tar: each header with what follows it."""
+    heads = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
+    return [(b"ustar", data[at:end]) for at, end in pairwise([*heads, len(data)])]
+
+
+def _tar(parts: Parts) -> bytes:
+    whole = bytearray()
+    for _, inside in parts:
+        if len(inside) >= 512:
+            blank = inside[:148] + b" " * 8 + inside[156:512]
+            inside = blank[:148] + b"%06o\0 " % sum(blank) + inside[156:]
+        whole += inside
+    return bytes(whole)
+
+
 _FORMATS: Mapping[bytes, tuple[Callable[[bytes], Parts], Callable[[Parts], bytes]]] = {
     b"\xff\xd8": (_segments, _jpeg),
     b"\x89P": (_chunks, _png),
+    b"s/": (_members, _tar),
     b"RI": (_riff_chunks, _webp),
     b"GI": (_gif_blocks, _joined),
     b"II": (_tiff_parts, _joined),

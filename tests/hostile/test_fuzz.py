@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile.inputs import good
+from hostile.inputs import good, shard
 from hostile.mutants import Mutants, put_together, take_apart
 from hostile.promises import PIPELINE, Broken, Sender, code_of, memory, processes
 from serving import Disk, Reply, Server
@@ -28,7 +28,7 @@ LIMIT, LATE = 10, 10
 
 def test_taken_apart_and_put_together_a_file_is_as_before() -> None:
     known = 0
-    for name, data in good().items():
+    for name, data in [*good().items(), ("shard", shard())]:
         parts = take_apart(data)
         if parts is not None:
             known += 1

@@ -79,7 +79,7 @@ class Engine:
         if arguments.views is not None:
             raise BadArguments("views are of one image; a shard has many. Ask for each view by itself, with view.")
         body = transform_shard(
-            data, pipeline.output, self._limits.max_members, lambda content, member: one(content, f"{name}/{member}")
+            data, pipeline.output, self._limits, lambda content, member: one(content, f"{name}/{member}")
         )
         return Result(body, "application/x-tar")
 

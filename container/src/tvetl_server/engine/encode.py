@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
+from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
 
 Array = npt.NDArray[np.generic]
 Outcome = Image.Image | Array
@@ -21,8 +22,16 @@ Outcome = Image.Image | Array
 def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
     def save(image: Image.Image, options: Mapping[str, Value]) -> bytes:
         buffer = io.BytesIO()
-        # null is "as Pillow does it by itself", which is said by not saying it.
-        image.save(buffer, kind, **{name: value for name, value in options.items() if value is not None})
+        try:
+            # null is "as Pillow does it by itself", which is said by not saying it.
+            image.save(buffer, kind, **{name: value for name, value in options.items() if value is not None})
+        except MemoryError as error:
+            raise TooManyPixels("There is not enough memory to write the result.") from error
+        except (OSError, ValueError) as error:  # JPEG ends at 65,500 pixels a side, WebP at 16,383
+            width, height = image.size
+            raise TransformFailed(
+                f"{kind} cannot hold the result of {width} x {height} pixels: {first_line(error)}."
+            ) from error
         return buffer.getvalue()
 
     return save
@@ -44,7 +53,10 @@ _MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 def encode(outcome: Outcome, output: Output) -> bytes:
-    """One result as the output says. Tensors are C-contiguous, little-endian; ``raw`` is (C, H, W) without a header."""
+    """One result as the output says. Tensors are C-contiguous, little-endian; ``raw`` is (C, H, W) without a header.
+
+    Raises TransformFailed where the format has no room for such an image.
+    """
     if isinstance(outcome, Image.Image):
         return _IMAGES[output.format](outcome, output.options)
     dtype = output.options["dtype"]
