@@ -36,7 +36,7 @@ else
 # The hostile ones have the machine to themselves: some compare times.
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/hostile
 	.venv/bin/python -m pytest tests/hostile
-	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py
+	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py tests/hostile/test_client_faults.py
 endif
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom

@@ -14,8 +14,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "rocket.jpg")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A shell starts what it puts into the background deaf to Ctrl-C, and so would be all that the tests start."""
+    config.addinivalue_line("markers", "xdist_group: pytest-xdist's own, which not every environment has")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
