@@ -14,8 +14,8 @@ from PIL import Image
 #: Standard deviation of the grain, of 255: enlarging leaves nothing fine, and a file without that is half the size of a
 #: camera's and quicker to decode. With it 12 megapixels take 3 to 4 MB, as photographs do.
 _GRAIN = 4.0
-#: Objects of an input at least.
-_OBJECTS = 24
+#: Objects of an input at least, and in a quick run.
+_OBJECTS, _FEW = 24, 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def make(files: Sequence[Path], folder: Path, *, quick: bool = False) -> dict[st
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
         # Each object has its own box: few photographs are several objects, or a few boxes would decide the figures.
-        times = -(-_OBJECTS // len(paths))
+        times = -(-(_FEW if quick else _OBJECTS) // len(paths))
         names = ((f"{kind}/{path.stem}-{copy}.jpg", path) for copy in range(times) for path in paths)
         made[kind] = Input(label, dict(names))
     return made

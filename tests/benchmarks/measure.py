@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -75,26 +76,40 @@ def cpu_seconds(root: int) -> float:
     return sum(sum(map(int, fields[11:15])) * _TICK for pid in tree(root) if (fields := _stat(pid)))
 
 
-def peak_megabytes(root: int, workers: int) -> float:
-    """Peak resident memory of the processes below ``root`` (of itself, where it has none), a worker. Shared pages count
-    in each, which is to the disadvantage of whoever forks its workers."""
-    processes = tree(root)
-    total = sum(_kilobytes(pid, "VmHWM") for pid in (processes[1:] or processes))
-    return total * 1024 / 1e6 / workers
+def megabytes(root: int) -> float:
+    """Memory that the processes of a tree hold now, what they share counted once, as a container is charged for it."""
+    own, files = 0, 0
+    for pid in tree(root):
+        # Of files, which are mostly the same libraries, the largest process's; of forked pages, each process's share.
+        own += _kilobytes(pid, "smaps_rollup", "Pss_Anon") + _kilobytes(pid, "smaps_rollup", "Pss_Shmem")
+        files = max(files, _kilobytes(pid, "status", "RssFile"))
+    return (own + files) * 1024 / 1e6
 
 
-def _kilobytes(pid: int, name: str) -> int:
+def _kilobytes(pid: int, file: str, name: str) -> int:
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
     except OSError:
         return 0
     return int(found[1]) if found else 0
 
 
-def forget_peaks(root: int) -> None:
-    """Let the peaks begin anew (proc_pid_clear_refs(5))."""
-    for pid in tree(root):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
+@contextmanager
+def peak(root: int) -> Iterator[list[float]]:
+    """The most that a tree holds meanwhile, looked at 20 times a second: the list's last."""
+    found, done = [megabytes(root)], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            found.append(max(found[-1], megabytes(root)))
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watching.join()
 
 
 @dataclass
