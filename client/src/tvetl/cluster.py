@@ -56,6 +56,8 @@ _GRACE = 30.0
 _START = 300.0 + _GRACE
 #: Seconds before a 429 or 503 is asked again, twice as many before the second time.
 _BACKOFF = 0.5
+#: Seconds before what the network lost is asked again.
+_PAUSE = 0.2
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
 #: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
@@ -465,7 +467,7 @@ class _Requests:
         kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
         answer: requests.Response = self._inner.request(method, path=path, **kwargs)
         said = answer.text.strip()  # as recorded: "etl-BXA4oVuUT" to a start, nothing to an end
-        if not re.fullmatch(r"etl-[\w-]{1,60}", said) and (said or method == "PUT"):
+        if not re.fullmatch(r"etl-[\w-]{1,60}", said) and (said or method.upper() == "PUT"):
             raise ValueError(f"this is no id of an ETL: {said[:1000]}")
         return answer
 
@@ -550,7 +552,7 @@ def _client(endpoint: str, attempts: int, patience: float, connections: int = 10
     )
     network = Retrying(
         stop=stop_after_attempt(attempts),
-        wait=wait_fixed(0.2),
+        wait=wait_fixed(_PAUSE),
         retry=retry_if_exception_type(requests.ConnectionError),
         reraise=True,
     )
