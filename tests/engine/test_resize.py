@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -18,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tvetl
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, resize
 from tvetl_server.settings import Limits
@@ -40,6 +43,30 @@ def native(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 def test_it_is_there_where_a_compiler_is() -> None:
     if shutil.which("cc") and (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         assert resize.resizer().startswith("tvetl_resize, ")
+
+
+def test_it_has_the_version_of_the_rest() -> None:
+    assert version("tvetl-resize") == tvetl.__version__
+
+
+def test_without_a_compiler_it_is_installed_without_its_code(repository: Path, tmp_path: Path) -> None:
+    folder, target = tmp_path / "a" / "b" / "native", tmp_path / "site"
+    shutil.copytree(repository / "container" / "native", folder)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--no-build-isolation",
+        "--target",
+        str(target),
+    ]
+    subprocess.run([*pip, str(folder)], env={**os.environ, "CC": "/no/such/compiler"}, check=True)
+    found = {path.name for path in (target / "tvetl_resize").iterdir() if path.is_file()}
+    assert found == {"__init__.py", "_native.pyi", "py.typed"}
 
 
 def test_it_is_as_pillow_does_it(native: ModuleType) -> None:
