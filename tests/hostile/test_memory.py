@@ -22,6 +22,11 @@ MIB = 2**20
 OF_A_BYTE, OF_A_PIXEL, OF_A_RESULT = 3, 24, 56
 
 
+def base(workers: int, decoders: int) -> int:
+    """Bytes of all processes while they transform nothing large."""
+    return (35 + workers * (20 + decoders * 30)) * MIB
+
+
 def most(data: bytes, pixels: int, result: int = 32 * 32) -> int:
     """Bytes that one object may take; ``result`` in pixels, as float32 of three channels at most."""
     return OF_A_BYTE * len(data) + OF_A_PIXEL * pixels + OF_A_RESULT * result
@@ -92,7 +97,7 @@ def test_eight_of_the_largest_images_at_once_stay_within_the_bound(
     with watching(server) as watch, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(send, files)) == ["answered"] * 8
         assert code_of(server.put("/src/larger.jpg", progressive(edge, edge + 1))) == "too_many_pixels"
-    bound = before + sum(most(data, edge**2) for data in files)
+    bound = base(2, 4) + sum(most(data, edge**2) for data in files)
     assert before + 8 * edge**2 < watch.most < bound
     after = memory(server).now
     assert after < before + 8 * 16 * MIB, "it was given back"
@@ -125,7 +130,7 @@ def test_four_of_the_largest_results_at_once_stay_within_the_bound(
     with watching(server) as watch, ThreadPoolExecutor(4) as pool:
         assert min(pool.map(send, range(4))) > 12 * edge**2
         assert code_of(server.put("/src/larger.jpg", progressive(edge, edge + 1))) == "too_many_pixels"
-    bound = before + 4 * most(data, edge**2, edge**2)
+    bound = base(1, 4) + 4 * most(data, edge**2, edge**2)
     assert before + 12 * edge**2 < watch.most < bound
     figure(
         "memory: four of the largest results allowed at once (4.2 million pixels, float32)",
@@ -147,7 +152,7 @@ def test_an_image_of_the_default_limit_stays_within_the_bound(
     before = memory(server).now
     with watching(server) as watch:
         assert code_of(server.put("/src/large.jpg", data)) == "answered"
-    bound = before + most(data, width * height)
+    bound = base(1, 2) + most(data, width * height)
     assert before + 6 * width * height < watch.most < bound
     figure(
         "memory: one image of the default limit (179 million pixels)",
@@ -158,7 +163,7 @@ def test_an_image_of_the_default_limit_stays_within_the_bound(
 def test_memory_does_not_grow_over_20000_requests(
     run_server: Callable[..., Server], disk: Disk, figure: Callable[[str, str], None]
 ) -> None:
-    server = run_server(TVETL_PIPELINE=PIPELINE, TVETL_ROOTS=str(disk.root), TVETL_WORKERS="2")
+    server = run_server(TVETL_PIPELINE=PIPELINE, TVETL_ROOTS=str(disk.root), TVETL_WORKERS="2", TVETL_DECODERS="2")
     fuss = ("of strange size 4", "run-lengths that jump", "with too many pixels")  # hundreds of megabytes, for a while
     odd = [(name, data) for name, data in strange().items() if not any(words in name for words in fuss)]
     inputs = [*good().items(), *odd, *damages(good(), 10)]
@@ -188,6 +193,7 @@ def test_memory_does_not_grow_over_20000_requests(
     held = [send_until(requests // 5 * part) for part in range(1, 6)]
     assert sum(codes.values()) >= requests - 5 * senders
     assert held[-1] < 1.05 * held[0] + 8 * MIB
+    assert held[-1] < base(workers=2, decoders=2)
     figure(
         "memory: after 4,000 to 20,000 requests, a third of them refused",
         f"{', '.join(f'{bytes_ / MIB:,.0f}' for bytes_ in held)} MiB in all processes "

@@ -44,7 +44,7 @@ class Limits:
 
     max_pixels: int = 178_956_970
     """Pixels of a source; 178,956,970, where Pillow itself refuses (twice its MAX_IMAGE_PIXELS), so that
-    what plain Pillow opens is opened here. As RGB that is 512 MiB."""
+    what plain Pillow opens is opened here. One such image takes up to 4 GiB (docs/server.md, Memory)."""
 
     max_frames: int = 1000
     """Frames of an animation, pages of a TIFF; 1,000. Only the first is used, but telling how many there
