@@ -65,8 +65,8 @@ def test_without_a_compiler_it_is_installed_without_its_code(repository: Path, t
         str(target),
     ]
     subprocess.run([*pip, str(folder)], env={**os.environ, "CC": "/no/such/compiler"}, check=True)
-    found = {path.name for path in (target / "tvetl_resize").iterdir() if path.is_file()}
-    assert found == {"__init__.py", "_native.pyi", "py.typed"}
+    found = {path.suffix for path in (target / "tvetl_resize").iterdir() if path.is_file()}
+    assert ".py" in found and ".so" not in found
 
 
 def test_it_is_as_pillow_does_it(native: ModuleType) -> None:
