@@ -419,7 +419,7 @@ def test_a_gateway_that_is_down_is_told_at_once(command: Run) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    for words in ("list", "get a/b -o x", "transform a b --etl test-small", "rm test-small", "logs test-small"):
+    for words in ("list", "transform a b --etl test-small", "rm test-small"):
         done = command(*words.split(), "-e", f"http://127.0.0.1:{port}")
         assert done.returncode == 5
         assert b"Connection refused" in done.stderr
