@@ -23,6 +23,7 @@ from . import gunicorn_conf
 from .app import Ready, create_app
 from .decoders import Decoders
 from .engine import Engine, runnable
+from .engine.resize import resizer
 from .metrics import Metrics
 from .own import NONE, OwnOp, installed
 from .settings import Settings, describe, read_settings
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(settings)
     gunicorn_conf.allow_long_request_lines()
     _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
+    _log.info("Resizing is done by %s", resizer())
     _Server(settings, pipeline, own).run()
     return 0
 
