@@ -116,7 +116,8 @@ class _Objects:
 
     def put(self, environ: WSGIEnvironment) -> _Job:
         """The answer to one PUT, whatever happens."""
-        start = time.monotonic()
+        # Its time begins when it is there, not when a thread is free.
+        start = getattr(environ.get("gunicorn.socket"), "since", None) or time.monotonic()
         target = str(environ.get("RAW_URI", ""))
         job = _Job(start + self._settings.limits.seconds)
         with self.counts.in_flight():

@@ -18,9 +18,11 @@ import socket
 import struct
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from tvetl.spec import Arguments
@@ -36,6 +38,15 @@ _log = logging.getLogger(__name__)
 
 #: Seconds beyond an object's own limit after which the kernel ends a decoder that has not given up by itself.
 GRACE = 0.5
+
+#: Seconds that an object may keep its decoder before another takes the next objects, beside it.
+SLOW = 0.5
+
+#: Seconds that the birth of a decoder may take.
+_BIRTH = 10.0
+
+#: How much rather than its parents the kernel shall end a decoder where memory is short (oom_score_adj, to 1000).
+_FIRST_TO_GO = 500
 
 #: Bytes of shared memory that a decoder keeps from one object to the next.
 _KEPT = 8 * 2**20
@@ -113,10 +124,13 @@ class Decoders:
         theirs.close()
         if not self._nursery.recv(1):
             raise RuntimeError("The process that forks decoders could not start.")
+        threading.Thread(target=self._watch, name="nursery's watch", daemon=True).start()
         #: None stands for one that is yet to be born.
         self._free: queue.SimpleQueue[_Decoder | None] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(None)
+        self._spare = threading.Semaphore(1)
+        self._births = threading.Lock()
 
     def transform(
         self, source: bytes | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
@@ -124,7 +138,8 @@ class Decoders:
         """What the engine makes of an object, given by its bytes or its file's name; or its error as Refused.
 
         ``admit`` is called with the size of the result, in bytes, before that is taken over, and may wait or raise.
-        A decoder that dies is tried once more with another: it may have been killed for what others did. Raises
+        A decoder that dies is tried once more with another: it may have been killed for what others did. One object at
+        a time may take its decoder's time and no other's: for what it keeps SLOW seconds there is a spare. Raises
         DamagedImage where that dies too, OutOfTime where none is free, or done, before ``deadline`` (on
         time.monotonic()).
         """
@@ -135,13 +150,21 @@ class Decoders:
             raise OutOfTime("The object waited too long for others to be transformed.") from None
         finally:
             self._counts.waits(-1)
+        slow = False
+
+        def is_slow() -> None:
+            nonlocal slow
+            slow = self._spare.acquire(blocking=False)
+            if slow:
+                self._free.put(None)
+
         try:
             for _ in range(2):
                 decoder = decoder or self._new()
                 try:
-                    return decoder.transform(source, name, arguments, deadline, admit)
+                    return decoder.transform(source, name, arguments, deadline, admit, None if slow else is_slow)
                 except _DecoderDied:
-                    decoder.close()
+                    self._end(decoder)
                     decoder = None
                     if time.monotonic() >= deadline:
                         _log.warning("A decoder was ended, as it did not give up in time: %r", name)
@@ -149,7 +172,12 @@ class Decoders:
                     _log.warning("A decoder died of %r, or was killed", name)
             raise DamagedImage("The image is damaged, or worse: its decoder died of it, twice.")
         finally:
-            self._free.put(decoder)
+            if slow:  # the spare has its place
+                if decoder:
+                    self._end(decoder)
+                self._spare.release()
+            else:
+                self._free.put(decoder)
 
     def self_test(self) -> None:
         """Decode a real image in one of them; raises what is wrong."""
@@ -159,13 +187,28 @@ class Decoders:
         ours, theirs = socket.socketpair()
         decoder = _Decoder(ours)
         with theirs:
-            try:
-                _send(self._nursery, b"", [theirs.fileno(), decoder.inbox, decoder.outbox])
-            except OSError as error:
-                _log.error("The process that forks decoders is gone; this worker makes room for another")
-                self._lost()
-                raise RuntimeError("no nursery") from error
+            self._tell(b"", [theirs.fileno(), decoder.inbox, decoder.outbox])
+        decoder.born()
         return decoder
+
+    def _end(self, decoder: _Decoder) -> None:
+        decoder.close()
+        with contextlib.suppress(RuntimeError):
+            self._tell(_pack(decoder.process))
+
+    def _tell(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        try:
+            with self._births:
+                _send(self._nursery, message, descriptors)
+        except OSError as error:
+            raise RuntimeError("The process that forks decoders is gone.") from error
+
+    def _watch(self) -> None:
+        """In a thread: until the nursery is gone; what it has forked goes on."""
+        with contextlib.suppress(OSError):
+            self._nursery.recv(1)
+        _log.error("The process that forks decoders is gone; this worker makes room for another")
+        self._lost()
 
 
 class _DecoderDied(Exception):
@@ -181,27 +224,60 @@ class _Decoder:
         self.inbox = _memory()
         self.outbox = _memory()
 
-    def transform(self, source: bytes | str, name: str, arguments: Arguments, deadline: float, admit: Admit) -> Answer:
-        if isinstance(source, bytes):
-            _write(self.inbox, source)
-        given = source if isinstance(source, str) else len(source)
+        #: Its id; 0 until that is known.
+        self.process = 0
+
+    def born(self) -> None:
+        """Wait for its first word. Raises RuntimeError where none comes."""
         try:
-            self._connection.settimeout(max(0.0, deadline - time.monotonic()) + 4 * GRACE)
+            self._connection.settimeout(_BIRTH)
+            word, _ = _receive(self._connection)
+            self.process = json.loads(word or b"")
+        except (OSError, ValueError) as error:
+            self.close()
+            raise RuntimeError("A decoder could not be forked.") from error
+
+    def transform(
+        self,
+        source: bytes | str,
+        name: str,
+        arguments: Arguments,
+        deadline: float,
+        admit: Admit,
+        is_slow: Callable[[], None] | None,
+    ) -> Answer:
+        """``is_slow`` is called where the answer takes more than SLOW seconds."""
+        given = source if isinstance(source, str) else len(source)
+        left = max(0.0, deadline - time.monotonic()) + 4 * GRACE
+        try:
+            if isinstance(source, bytes):
+                _write(self.inbox, source)
+            self._connection.settimeout(SLOW if is_slow else left)
             _send(self._connection, _pack([name, given, _to_list(arguments), deadline]))
-            reply, _ = _receive(self._connection)
-        except OSError as error:
+            try:
+                reply, _ = _receive(self._connection)
+            except TimeoutError:
+                if not is_slow:
+                    raise
+                is_slow()
+                self._connection.settimeout(left)
+                reply, _ = _receive(self._connection)
+            code, *rest = json.loads(reply or b"")
+            problem = problems.BY_CODE[code] if code else None
+        except (OSError, ValueError, KeyError) as error:  # also what is no answer: it is not itself any more
             raise _DecoderDied from error
-        if reply is None:
-            raise _DecoderDied
-        code, *rest = json.loads(reply)
-        if code:
-            raise Refused(problems.BY_CODE[code], *rest)
+        if problem:
+            raise Refused(problem, *rest)
         length, *others = rest
-        admit(length)
+        try:
+            admit(length)
+        except BaseException:
+            os.ftruncate(self.outbox, 0)
+            raise
         return Answer(_read(self.outbox, length), *others)
 
     def close(self) -> None:
-        """Let it go: it ends at the end of its connection, and by its timer where it hangs."""
+        """Let it go: it ends at the end of its connection."""
         self._connection.close()
         os.close(self.inbox)
         os.close(self.outbox)
@@ -214,30 +290,49 @@ class _Nursery:
         self._control = control
         self._engine = engine
         self._files = files
+        self._children: set[int] = set()
 
     def run(self) -> NoReturn:
         # Ctrl-C and a group's SIGTERM are for the first process, which lets requests finish; we end with the worker.
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(ignored, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets the dead for us
         gc.freeze()  # what is here now stays shared with all of them
         self._control.send(b".")
         while True:
             message, descriptors = _receive(self._control)
-            if message is None:
+            self._bury()
+            if message is None:  # the worker is gone, and nobody waits for what is still worked on
+                self._kill(*self._children)
                 os._exit(0)
-            if os.fork() == 0:
+            if not descriptors:
+                self._kill(json.loads(message))
+                continue
+            child = os.fork()
+            if child == 0:
                 with _no_return():
                     self._control.close()
                     self._decode(*descriptors)
+            self._children.add(child)
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def _kill(self, *ids: int) -> None:
+        for child in self._children.intersection(ids):  # no other: an id may have been given again
+            os.kill(child, signal.SIGKILL)
+
+    def _bury(self) -> None:
+        """Forget the dead. Only now may their ids be given again."""
+        with contextlib.suppress(ChildProcessError):
+            while dead := os.waitpid(-1, os.WNOHANG)[0]:
+                self._children.discard(dead)
+
     def _decode(self, connection: int, inbox: int, outbox: int) -> NoReturn:
         """The life of a decoder."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for what steps may start
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever native code it is in
+        with contextlib.suppress(OSError):  # no such file: not Linux
+            Path("/proc/self/oom_score_adj").write_text(str(_FIRST_TO_GO), encoding="ascii")
         with socket.socket(fileno=connection) as worker:
+            _send(worker, _pack(os.getpid()))
             while True:
                 message, _ = _receive(worker)
                 if message is None:
@@ -346,7 +441,10 @@ def _write(descriptor: int, data: bytes) -> None:
 def _read(descriptor: int, length: int) -> bytes:
     data = os.pread(descriptor, length, 0)
     while len(data) < length:
-        data += os.pread(descriptor, length - len(data), len(data))
+        part = os.pread(descriptor, length - len(data), len(data))
+        if not part:
+            raise RuntimeError("There is less in shared memory than was said.")
+        data += part
     if length > _KEPT:
         os.ftruncate(descriptor, 0)
     return data
