@@ -197,8 +197,3 @@ def test_a_step_that_needs_torch_is_named_where_there_is_none(monkeypatch: pytes
     assert "cpu variant" in caught.value.hint
     with pytest.raises(PipelineError, match="RandomResizedCrop needs torch"):
         engine([{"op": "RandomResizedCrop", "size": 9, "ratio": [0.5, 2]}])
-
-
-def test_what_is_not_built_yet_is_refused_and_not_ignored() -> None:
-    with pytest.raises(PipelineError, match=r"\$\.precision"):
-        engine(CROP, precision="fast")

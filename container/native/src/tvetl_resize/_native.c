@@ -89,9 +89,11 @@ static void axis_free(Axis *axis) {
     memset(axis, 0, sizeof *axis);
 }
 
-/* For resizing `from` pixels to `to`, of which the result has `size`, from `start` on; mirrored where asked for. */
-static int axis_make(Axis *axis, int from, int to, int start, int size, int filter, int mirrored) {
-    double scale = (double)from / to;
+/* For resizing what lies between `low_end` and `high_end` of `from` pixels to `to`, of which the result has `size`, from
+ * `start` on; mirrored where asked for. */
+static int axis_make(Axis *axis, int from, float low_end, float high_end, int to, int start, int size, int filter,
+                     int mirrored) {
+    double scale = (double)(high_end - low_end) / to;
     double stretch = scale < 1.0 ? 1.0 : scale;
     double support = FILTERS[filter].support * stretch;
     double inverse = 1.0 / stretch;
@@ -113,7 +115,7 @@ static int axis_make(Axis *axis, int from, int to, int start, int size, int filt
         int32_t *whole = axis->whole + (size_t)i * axis->groups * GROUP;
         int16_t *parts = axis->parts + (size_t)i * axis->groups * 2 * GROUP;
         int place = start + (mirrored ? size - 1 - i : i);
-        double centre = (place + 0.5) * scale;
+        double centre = low_end + (place + 0.5) * scale;
         double sum = 0.0;
         int low = (int)(centre - support + 0.5), high = (int)(centre + support + 0.5);
         if (low < 0) low = 0;
@@ -488,8 +490,9 @@ static PyObject *resize(PyObject *module, PyObject *args) {
     Axis columns = {0}, lines = {0};
     int failed = -1;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O(ii)ip(iiii)pOpO:resize", &pixels, &width, &height, &filter, &down_first, &left, &top, &right,
-                          &bottom, &mirrored, &table, &planes, &out))
+    float part[4] = {0, 0, 0, 0}; /* all of it */
+    if (!PyArg_ParseTuple(args, "O(ii)ip(iiii)pOpO|(ffff):resize", &pixels, &width, &height, &filter, &down_first, &left, &top,
+                          &right, &bottom, &mirrored, &table, &planes, &out, &part[0], &part[1], &part[2], &part[3]))
         return NULL;
     if (width < 1 || height < 1 || width > LARGEST || height > LARGEST || left < 0 || top < 0 || right <= left ||
         bottom <= top || right > width || bottom > height || filter < 1 || filter > 5) {
@@ -498,6 +501,12 @@ static PyObject *resize(PyObject *module, PyObject *args) {
     }
     if (view(pixels, &from, PyBUF_STRIDES | PyBUF_FORMAT, "pixels")) goto end;
     if (image_of(&from, &image)) goto end;
+    if (part[2] == 0) part[2] = (float)image.width, part[3] = (float)image.height;
+    if (!(part[0] >= 0 && part[1] >= 0 && part[2] > part[0] && part[3] > part[1] && part[2] <= image.width &&
+          part[3] <= image.height)) {
+        PyErr_SetString(PyExc_ValueError, "no such part");
+        goto end;
+    }
     if (view(out, &to, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE, "out")) goto end;
     if (table != Py_None && view(table, &values, PyBUF_C_CONTIGUOUS, "table")) goto end;
     Py_ssize_t count = (Py_ssize_t)(right - left) * (bottom - top);
@@ -509,8 +518,8 @@ static PyObject *resize(PyObject *module, PyObject *args) {
         goto end;
     }
     Py_BEGIN_ALLOW_THREADS;
-    if (axis_make(&columns, image.width, width, left, right - left, filter, mirrored) == 0 &&
-        axis_make(&lines, image.height, height, top, bottom - top, filter, 0) == 0)
+    if (axis_make(&columns, image.width, part[0], part[2], width, left, right - left, filter, mirrored) == 0 &&
+        axis_make(&lines, image.height, part[1], part[3], height, top, bottom - top, filter, 0) == 0)
         failed = run(&image, &columns, &lines, &form, down_first, to.buf);
     axis_free(&columns);
     axis_free(&lines);

@@ -19,6 +19,7 @@ from tvetl.errors import PipelineError, Problem
 from tvetl.spec import OPS, Arguments, Pipeline, derive_seed, with_arguments
 from tvetl_server.engine.decode import open_source
 from tvetl_server.engine.encode import encode, encode_views, media_type
+from tvetl_server.engine.fast import FastPlan
 from tvetl_server.engine.plan import ExactPlan, Plan, Run, needs_torch, only_torch, run_plan
 from tvetl_server.engine.shards import is_shard, transform_shard
 from tvetl_server.errors import BadArguments, TransformFailed
@@ -123,11 +124,9 @@ class Engine:
 
 
 def _plan(pipeline: Pipeline, own: Mapping[str, OwnOp]) -> Plan:
-    if pipeline.precision == "fast":
-        raise PipelineError([Problem("$.precision", 'this server does "exact" only, so far')], hint="Leave it out.")
     places = needs_torch(pipeline)
     if not places:
-        return ExactPlan(pipeline, own)
+        return (FastPlan if pipeline.precision == "fast" else ExactPlan)(pipeline, own)
     if not has_torch():
         raise PipelineError(
             [

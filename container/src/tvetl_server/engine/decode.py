@@ -23,14 +23,25 @@ from tvetl_server.engine import headers
 from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, first_line
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from nvidia import nvimgcodec
 
     from tvetl_server.settings import Limits
+
+_jpeg: ModuleType | None
+try:
+    from tvetl_resize import _jpeg
+except ImportError:  # there was no compiler
+    _jpeg = None
 
 Array = npt.NDArray[np.generic]
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels, right and bottom exclusive, as Pillow has it."""
+
+Part = tuple[float, float, float, float]
+"""The same, between pixels too."""
 
 #: What starts a file of each allowed format. EPS, PSD, FITS and the like run interpreters or are not
 #: photographs: they stay shut whatever Pillow could do.
@@ -97,6 +108,7 @@ class Source:
         self._turn = _TURNS.get(orientation)
         self._decoded: Image.Image | None = None
         self._array: Array | None = None  # all of it
+        self._reduced: dict[int, Array] = {}  # all of it at 1/2, 1/4, 1/8
         # Pillow stopped reading behind the header of the first scan; the same must have been seen there.
         begin = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
         self._end_of_scan = scan[1] if scan and scan[0] == begin else None
@@ -129,6 +141,35 @@ class Source:
         if self._array is None:
             return self.pixels(box, again=again)
         return self._array[top:bottom, left:right]
+
+    def reduced(self, box: Box, factor: int, *, again: bool = False) -> tuple[Image.Image | Array, Part] | None:
+        """RGB pixels around ``box`` at 1/``factor`` (2, 4, 8) of their size, and where it lies in them.
+
+        None where that would be no less work than :meth:`array`. Raises DamagedImage where that does.
+        """
+        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn is not None:
+            return None
+        width, height = (-(-side // factor) for side in self.size)
+        left, top, right, bottom = box[0] // factor, box[1] // factor, -(-box[2] // factor), -(-box[3] // factor)
+        whole = self._reduced.get(factor)
+        if whole is None and not self._region_can_do():
+            whole = self._draft(factor)
+            if whole.shape != (height, width, 3):
+                return None
+            self._reduced[factor] = whole
+        elif whole is None:
+            wanted = (0, 0, width, height) if again else (left, top, right, bottom)
+            pixels = _decode_reduced(self._data, self.size, factor, wanted)
+            if pixels is None or not again:
+                return pixels if pixels is None else (pixels, _part(box, factor, left, top))
+            whole = self._reduced[factor] = pixels
+        return whole[top:bottom, left:right], _part(box, factor, left, top)
+
+    def _draft(self, factor: int) -> Array:
+        """All of it at 1/``factor``, by Pillow: libjpeg's scaled DCT."""
+        with _damage(), Image.open(io.BytesIO(self._data), formats=["JPEG"]) as image:
+            image.draft(None, (image.width // factor, image.height // factor))
+            return np.asarray(image.convert("RGB"))
 
     def _decode(self) -> Image.Image:
         try:
@@ -209,6 +250,19 @@ def _damage() -> Iterator[None]:
     except Exception as error:
         # Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, IndexError, ... by format.
         raise DamagedImage(f"The image is damaged: {first_line(error)}.") from error
+
+
+def _part(box: Box, factor: int, left: int, top: int) -> Part:
+    """Where ``box`` lies in pixels at 1/``factor`` that begin at ``left``, ``top``."""
+    return box[0] / factor - left, box[1] / factor - top, box[2] / factor - left, box[3] / factor - top
+
+
+def _decode_reduced(data: bytes, size: tuple[int, int], factor: int, box: Box) -> Array | None:
+    """RGB pixels of ``box`` of a baseline JPEG at 1/``factor``, uint8 of (H, W, 3); None where that cannot be had."""
+    if _jpeg is None:
+        return None
+    pixels = np.empty((box[3] - box[1], box[2] - box[0], 3), np.uint8)
+    return pixels if _jpeg.decode(data, size, factor, box, pixels) else None
 
 
 # --- nvImageCodec ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tvetl.spec import Op, Pipeline, Step, forms
 from tvetl.spec.forms import FormKind
 from tvetl.spec.ops import is_own
 from tvetl_server.engine import exact
-from tvetl_server.engine.decode import Source
+from tvetl_server.engine.decode import Box, Source
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.resize import Resize
@@ -72,9 +72,8 @@ class ExactPlan:
         first = actions[0] if actions else None
         outcome: Outcome
         if isinstance(first, Resize):
-            pixels, actions = source.array(box, again=run.again), actions[1:]
             run.check(first.size)
-            outcome = first(pixels)
+            outcome, actions = self._resize(source, box, first, run), actions[1:]
         else:
             outcome = source.pixels(box, again=run.again)
         for action in actions:
@@ -82,6 +81,9 @@ class ExactPlan:
             run.check(outcome.size)
             outcome = action(outcome)
         return outcome
+
+    def _resize(self, source: Source, box: Box | None, resize: Resize, run: Run) -> Outcome:
+        return resize(source.array(box, again=run.again))
 
     def _draw(self, draw: Draw, size: exact.Size, run: Run) -> list[exact.Action]:
         actions: list[exact.Action] = []

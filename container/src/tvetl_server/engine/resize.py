@@ -64,6 +64,8 @@ class Resize:
     window: Box
     mirrored: bool = False
     table: Table | None = None
+    #: Left, top, right, bottom of what is resized, in pixels; the pixels around it count at its edges. None: all.
+    part: tuple[float, float, float, float] | None = None
 
     @classmethod
     def to(cls, size: Size, resample: Image.Resampling) -> Resize:
@@ -91,7 +93,7 @@ class Resize:
         if self._is_for_c(pixels):
             return self._by_c(np.asarray(pixels))
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-        image = image.resize(self.size, self.resample)
+        image = image.resize(self.size, self.resample, self.part)
         if self.window != (0, 0, *self.size):
             image = image.crop(self.window)
         if self.mirrored:
@@ -127,6 +129,7 @@ class Resize:
             values,
             planes,
             out,
+            *((self.part,) if self.part else ()),
         )
         return out if planes else _image(out)
 

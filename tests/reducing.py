@@ -1,0 +1,90 @@
+"""Damaged JPEGs for the small decoder in C, which may refuse them and do no harm; run alone, under sanitizers."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+from collections.abc import Iterator
+from random import Random
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+
+def jpegs() -> list[bytes]:
+    """Small ones of all that the decoder knows, and of some that it does not."""
+    pixels = np.random.default_rng(0).integers(0, 256, (53, 71, 3), dtype=np.uint8)
+    noise, smooth = Image.fromarray(pixels), Image.fromarray(pixels[:6, :8]).resize((71, 53))
+    made = []
+    for image in (noise, smooth, noise.convert("L")):
+        for options in (
+            {"subsampling": 0},
+            {"subsampling": 1},
+            {"subsampling": 2},
+            {"quality": 100},
+            {"optimize": True},
+        ):
+            image.save(file := io.BytesIO(), "JPEG", **options)
+            made.append(file.getvalue())
+    noise.save(file := io.BytesIO(), "JPEG", restart_marker_blocks=3)
+    smooth.save(other := io.BytesIO(), "JPEG", progressive=True)
+    return [*made, file.getvalue(), other.getvalue()]
+
+
+def broken(data: bytes, chance: Random) -> bytes:
+    """One kind of damage, anywhere: bytes changed, left out, said twice, or an early end."""
+    damaged, at = bytearray(data), chance.randrange(2, len(data))
+    match chance.randrange(6):
+        case 0:
+            for _ in range(chance.randint(1, 30)):
+                damaged[chance.randrange(2, len(data))] = chance.randrange(256)
+        case 1:
+            damaged[chance.randrange(2, 700)] = chance.choice((0, 1, 0x11, 0x22, 0x44, 0xFF))
+        case 2:
+            del damaged[at : at + chance.randrange(1, 100)]
+        case 3:
+            damaged[at:at] = damaged[at : at + 100]
+        case 4:
+            del damaged[at:]
+        case _:
+            damaged[at : at + 50] = chance.randbytes(50)
+    return bytes(damaged)
+
+
+def boxes(chance: Random, size: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """A factor, and a box of what is left, without end."""
+    while True:
+        factor = chance.choice((2, 4, 8))
+        width, height = (-(-side // factor) for side in size)
+        left, top = chance.randrange(width), chance.randrange(height)
+        yield factor, (left, top, chance.randint(left + 1, width), chance.randint(top + 1, height))
+
+
+def run(native: ModuleType, cases: int) -> int:
+    """How many of so many damaged files were decoded all the same; whole ones are, each time."""
+    chance, decoded, size = Random(5), 0, (71, 53)
+    made, places = jpegs(), boxes(Random(6), size)
+    for number in range(cases):
+        data = made[number % len(made)]
+        factor, box = next(places)
+        native.use_avx2(number % 3 > 0)
+        out = np.empty((box[3] - box[1], box[2] - box[0], 3), np.uint8)
+        assert native.decode(data, size, factor, box, out) == (number % len(made) < len(made) - 2)
+        decoded += native.decode(broken(data, chance), size, factor, box, out)
+    return decoded
+
+
+def main() -> None:
+    """``reducing.py <the extension's file> <number of cases>``"""
+    spec = importlib.util.spec_from_file_location("tvetl_resize._jpeg", sys.argv[1])
+    assert spec and spec.loader
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    decoded = run(native, int(sys.argv[2]))
+    print("fine" if 0 < decoded < int(sys.argv[2]) else decoded)
+
+
+if __name__ == "__main__":
+    main()
