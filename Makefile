@@ -18,7 +18,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock tables notebook pictures training bench reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
+.PHONY: help setup demo test lint format lock audit licences tables notebook pictures training bench reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,13 @@ lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer
 	$(COMPILE) --no-deps locks/photos.in --output-file locks/photos.txt
 	$(COMPILE) $(patsubst %,--no-emit-package %,$(filter-out six nvidia-nvimgcodec-cu13,$(shell sed -n 's/^\([a-z0-9.-]*\)==.*/\1/p' locks/dev.txt))) \
 		locks/bench.in --output-file locks/bench.txt
+	$(COMPILE) locks/audit.in --output-file locks/audit.txt
+
+audit: build/audit/stamp  ## known vulnerabilities of all that the locks name (ARGS=--if-reachable: fine if nobody tells)
+	@build/audit/bin/python locks/audit.py $(ARGS)
+
+licences: .venv/dev.stamp  ## write docs/licences.md, from what is installed
+	@.venv/bin/python docs/licences.py
 
 tables: .venv/run.stamp  ## write the tables in README and docs as the code has them
 	.venv/bin/python docs/tables.py
@@ -153,6 +160,11 @@ COMPILE = build/uv/bin/uv pip compile --quiet $(UPGRADE) --universal --python-ve
 build/uv/bin/uv:
 	$(VENV) build/uv
 	build/uv/bin/python $(INSTALL) uv==0.13.9
+
+build/audit/stamp: locks/audit.txt
+	@$(VENV) build/audit
+	@build/audit/bin/python $(LOCKED) -r locks/audit.txt
+	@touch $@
 
 .venv/stamp:
 	@echo "Making .venv"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-NAMES = ("run", "dev", "sdk1", "server", "server-torch", "build", "photos", "bench")
+NAMES = ("run", "dev", "sdk1", "server", "server-torch", "build", "photos", "bench", "audit")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 #: What differs on purpose: the SDK before 2.0, and the hash library it holds back.
 OTHER_SDK = {"aistore", "xxhash"}

@@ -1,0 +1,125 @@
+"""Write docs/licences.md: under which licence all that the locks name comes. ``make licences``; a test compares.
+
+From the metadata of what is installed in `.venv`. What another system or another Python has instead is named there too,
+without one, as it is not installed here.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "docs" / "licences.md"
+
+#: Licences that ask for no more than their own text to be kept with what is passed on.
+ALLOWED = {
+    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
+    "ISC", "MIT", "MIT-CMU", "PSF-2.0", "Unlicense", "Zlib",
+}  # fmt: skip
+#: Others, each for these packages alone, and why.
+EXCEPTIONS = {
+    "LicenseRef-None-Stated": ({"cuda-toolkit"}, "a list of NVIDIA's packages without a file of its own"),
+    "MPL-2.0": (
+        {"certifi", "hypothesis", "pathspec"},
+        "used unchanged; certifi comes with requests, the others are tools of the tests",
+    ),
+    "LicenseRef-NVIDIA-Proprietary": (
+        {
+            "nvidia-cublas", "nvidia-cuda-cccl", "nvidia-cuda-cupti", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime",
+            "nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-cufile", "nvidia-cusolver", "nvidia-cusparse",
+            "nvidia-cusparselt-cu13", "nvidia-nccl-cu13", "nvidia-nvjitlink", "nvidia-nvshmem-cu13", "nvidia-nvtx",
+        },
+        "CUDA's libraries, which the default index's torch brings and we never call: in the tests and in the image's "
+        "`cpu` variant; not where TORCH_INDEX names an index of CPU wheels, nor in `slim`. Who passes such an image on "
+        "must keep to NVIDIA's terms",
+    ),
+}  # fmt: skip
+#: Where the metadata say nothing, or a whole text: read in the project itself.
+READ = {"cuda-toolkit": "LicenseRef-None-Stated", "graphemeu": "MIT"}
+#: What the metadata say, as SPDX does.
+_NAMES = {
+    "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache license, version 2.0": "Apache-2.0",
+    "apache software license": "Apache-2.0", "bsd": "BSD", "bsd license": "BSD", "bsd 2-clause license": "BSD-2-Clause",
+    "bsd 3-clause license": "BSD-3-Clause", "isc license": "ISC", "isc license (iscl)": "ISC", "mit license": "MIT",
+    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0", "nvidia proprietary software": "LicenseRef-NVIDIA-Proprietary",
+}  # fmt: skip
+
+
+def locked() -> dict[str, set[str]]:
+    """Project -> the locks that name it."""
+    found: dict[str, set[str]] = {}
+    for lock in sorted((REPOSITORY / "locks").glob("*.txt")):
+        for name in re.findall(r"^([a-z0-9._-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE):
+            found.setdefault(name, set()).add(lock.stem)
+    return found
+
+
+def licence(name: str) -> str | None:
+    """As SPDX writes it; None where the project is not installed, empty where nothing is said."""
+    try:
+        found = distribution(name)
+    except PackageNotFoundError:
+        return None
+    return READ.get(name) or _said(found)
+
+
+def _said(found: Distribution) -> str:
+    expression = found.metadata.get("License-Expression")
+    if expression:
+        return str(expression)
+    line = str(found.metadata.get("License") or "").split("\n")[0].strip()
+    classifiers = [c for c in found.metadata.get_all("Classifier") or () if c.startswith("License ::")]
+    told = [line] if line and len(line) < 40 and line != "UNKNOWN" else []
+    told += [each.rpartition(" :: ")[2] for each in classifiers]
+    known = [_NAMES.get(each.lower(), each) for each in told]
+    return next((each for each in known if each in ALLOWED or each in EXCEPTIONS), known[0] if known else "")
+
+
+def refused(name: str, expression: str) -> list[str]:
+    """What of a licence's parts is not allowed for this project. Of "A OR B" one is enough."""
+    parts = [re.split(r" OR ", part.strip(" ()")) for part in re.split(r" AND ", expression)]
+    allowed = ALLOWED | {kind for kind, (names, _) in EXCEPTIONS.items() if name in names}
+    return [" OR ".join(choice) for choice in parts if not {each.strip(" ()") for each in choice} & allowed]
+
+
+def page() -> str:
+    """The whole page."""
+    rows, elsewhere = [], []
+    for name, locks in sorted(locked().items()):
+        if locks == {"audit"}:  # in an environment of its own, and in nothing that anybody gets
+            continue
+        told = licence(name)
+        shipped = ", ".join(kind for kind in ("server", "server-torch", "run") if kind in locks)
+        if told is None:
+            elsewhere.append(f"`{name}`")
+        else:
+            rows.append(f"| `{name}` | {told or '?'} | {shipped} |")
+    allowed = ", ".join(sorted(ALLOWED))
+    exceptions = "\n".join(
+        f"- {kind}: {', '.join(f'`{name}`' for name in sorted(names))}; {why}."
+        for kind, (names, why) in sorted(EXCEPTIONS.items())
+    )
+    return f"""# Licences
+
+Ours is MIT. Below, all that `locks/` names, as its metadata say, and where it comes along: `server` is the image's slim
+variant, `server-torch` its cpu variant, `run` what the client needs; what has no mark is only for tests and tools. An
+image's own list, with Debian's packages in it, is its SBOM (`make sbom`). A test refuses every licence but these:
+{allowed}.
+
+And these, each for the packages named alone:
+
+{exceptions}
+
+| package | licence | comes with |
+|---|---|---|
+{chr(10).join(rows)}
+
+Not installed where this list was made, being for other systems, other Pythons, or comparisons: {", ".join(elsewhere)}.
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.relative_to(REPOSITORY)} written")
