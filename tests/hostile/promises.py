@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,31 +59,53 @@ class Sender:
         self._connection.close()
 
 
-def processes(server: Server) -> list[int]:
-    """The server's process and all that it started, sorted."""
-    found, seen = [server.process.pid], 0
-    while seen < len(found):
-        for children in Path(f"/proc/{found[seen]}/task").glob("*/children"):
-            with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
-                found += map(int, children.read_text(encoding="ascii").split())
-        seen += 1
-    return sorted(found)
+def processes(server: Server, levels: int = 99) -> set[int]:
+    """The server's process, what it started, what these started, and so on."""
+    found = new = {server.process.pid}
+    for _ in range(levels):
+        started: set[int] = set()
+        for process in new:
+            for children in Path(f"/proc/{process}/task").glob("*/children"):
+                with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
+                    started.update(map(int, children.read_text(encoding="ascii").split()))
+        found, new = found | started, started
+    return found
+
+
+def lasting(server: Server) -> set[int]:
+    """The processes that no object may end: the first, the workers, and what forks their decoders."""
+    return processes(server, 2)
+
+
+def deaths(server: Server) -> list[str]:
+    """The objects of which a decoder died, or that kept it beyond all limits, by the log."""
+    return re.findall(r"decoder (?:died|was ended)\b.*'(.*)'", server.log)
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of all processes of a server together; what they share is counted once in ``now``, in each in ``peak``."""
 
-    now: int
+    by_process: dict[int, int]
     peak: int
+
+    @property
+    def now(self) -> int:
+        return sum(self.by_process.values())
 
 
 def memory(server: Server) -> Memory:
     """What the processes hold now (PSS), and the sum of what each held at most (VmHWM)."""
-    now = peak = 0
+    held: dict[int, int] = {}
+    peak = 0
     for process in processes(server):
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            now += 1024 * int(line.split()[1]) if line.startswith("Pss:") else 0
-        for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
-            peak += 1024 * int(line.split()[1]) if line.startswith("VmHWM:") else 0
-    return Memory(now, peak)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            held[process] = _kibibytes(process, "smaps_rollup", "Pss")
+            peak += _kibibytes(process, "status", "VmHWM")
+    return Memory(held, peak)
+
+
+def _kibibytes(process: int, file: str, line: str) -> int:
+    """One of the numbers in /proc, in bytes."""
+    lines = Path(f"/proc/{process}/{file}").read_text(encoding="ascii").splitlines()
+    return 1024 * sum(int(found.split()[1]) for found in lines if found.startswith(f"{line}:"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hostile.inputs import damages, good, jpeg_of, picture, saved, strange
-from hostile.promises import PIPELINE, Broken, Sender, code_of, memory
+from hostile.promises import PIPELINE, Broken, Memory, Sender, code_of, memory
 from PIL import Image
 from serving import Disk, Server
 
@@ -23,8 +23,8 @@ OF_A_BYTE, OF_A_PIXEL, OF_A_RESULT = 3, 24, 56
 
 
 def base(workers: int, decoders: int) -> int:
-    """Bytes of all processes while they transform nothing large."""
-    return (35 + workers * (20 + decoders * 30)) * MIB
+    """Bytes of all processes while they transform nothing large; there may be one decoder more, beside a slow one."""
+    return (35 + workers * (20 + (decoders + 1) * 30)) * MIB
 
 
 def most(data: bytes, pixels: int, result: int = 32 * 32) -> int:
@@ -163,11 +163,12 @@ def test_an_image_of_the_default_limit_stays_within_the_bound(
 def test_memory_does_not_grow_over_20000_requests(
     run_server: Callable[..., Server], disk: Disk, figure: Callable[[str, str], None]
 ) -> None:
-    server = run_server(TVETL_PIPELINE=PIPELINE, TVETL_ROOTS=str(disk.root), TVETL_WORKERS="2", TVETL_DECODERS="2")
+    # One of each: which of several gets how many is chance, and what each holds in the end comes sooner or later.
+    server = run_server(TVETL_PIPELINE=PIPELINE, TVETL_ROOTS=str(disk.root), TVETL_DECODERS="1")
     fuss = ("of strange size 4", "run-lengths that jump", "with too many pixels")  # hundreds of megabytes, for a while
     odd = [(name, data) for name, data in strange().items() if not any(words in name for words in fuss)]
     inputs = [*good().items(), *odd, *damages(good(), 10)]
-    senders, requests = 4, 20_000
+    senders, warm, requests = 4, 5_000, 20_000
     codes: Counter[str] = Counter()
     at = iter(range(10**9))
     lock = threading.Lock()
@@ -184,18 +185,18 @@ def test_memory_does_not_grow_over_20000_requests(
                 codes[code] += 1
         sender.close()
 
-    def send_until(until: int) -> int:
+    def send_until(until: int) -> Memory:
         with ThreadPoolExecutor(senders) as pool:
             list(pool.map(send, [until] * senders))
-        return memory(server).now
+        return memory(server)
 
     # The allocators have their arenas after some time; from then on there is nothing to keep.
-    held = [send_until(requests // 5 * part) for part in range(1, 6)]
-    assert sum(codes.values()) >= requests - 5 * senders
-    assert held[-1] < 1.05 * held[0] + 8 * MIB
-    assert held[-1] < base(workers=2, decoders=2)
+    held = [send_until(warm + part * requests // 4).now for part in range(5)]
+    assert sum(codes.values()) >= warm + requests - len(held) * senders
+    assert max(held[1:]) < 1.03 * held[0] + 6 * MIB
+    assert max(held) < base(workers=1, decoders=1)
     figure(
-        "memory: after 4,000 to 20,000 requests, a third of them refused",
+        "memory: after 5,000 requests, a third of them refused, and then over 20,000 more",
         f"{', '.join(f'{bytes_ / MIB:,.0f}' for bytes_ in held)} MiB in all processes "
         f"({', '.join(f'{count:,} {code}' for code, count in codes.most_common(2))})",
     )
