@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -235,18 +234,6 @@ def hang(handler: _Handler) -> None:
     handler.hang_up()
 
 
-def dribble(handler: _Handler) -> None:
-    """An answer that never ends, a byte every tenth of a second: no single wait is long."""
-    handler.send_response_only(200)
-    handler.send_header("Content-Length", "1000000000")
-    handler.end_headers()
-    ends = time.monotonic() + PATIENCE
-    while not handler.gateway.over.wait(0.1) and time.monotonic() < ends:
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-    handler.hang_up()
-
-
 def cut(handler: _Handler) -> None:
     """Half of the body, then the end of the connection."""
     status, headers, data = handler.fetch()
@@ -281,12 +268,6 @@ def saying(status: int, kind: str, data: bytes, **headers: str) -> Fault:
         handler.answer(status, [("Content-Type", kind), *headers.items()], data)
 
     return fault
-
-
-def truncated(handler: _Handler) -> None:
-    """The first half of the answer as if it were all of it, which no HTTP client can see."""
-    status, headers, data = handler.fetch()
-    handler.answer(status, headers, data[: len(data) // 2])
 
 
 def around(handler: _Handler) -> None:
