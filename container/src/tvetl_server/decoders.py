@@ -125,12 +125,12 @@ class Decoders:
         if not self._nursery.recv(1):
             raise RuntimeError("The process that forks decoders could not start.")
         threading.Thread(target=self._watch, name="nursery's watch", daemon=True).start()
+        self._spare = threading.Semaphore(1)
+        self._births = threading.Lock()
         #: None stands for one that is yet to be born.
         self._free: queue.SimpleQueue[_Decoder | None] = queue.SimpleQueue()
         for _ in range(count):
-            self._free.put(None)
-        self._spare = threading.Semaphore(1)
-        self._births = threading.Lock()
+            self._free.put(self._new())
 
     def transform(
         self, source: bytes | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None

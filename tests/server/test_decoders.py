@@ -1,0 +1,316 @@
+"""The processes that decode: what comes back from them, what they may do, and what is left of them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tvetl.spec import Arguments
+from tvetl_server import decoders as module
+from tvetl_server.decoders import Decoders
+from tvetl_server.errors import DamagedImage, FileGone, NotAnImage, OutOfTime
+from tvetl_server.metrics import Metrics
+from tvetl_server.problems import Refused
+
+PATIENCE = 60.0
+
+
+@dataclass
+class Made:
+    body: bytes
+    content_type: str = "text/plain"
+
+
+def shown(arguments: Arguments) -> str:
+    return f"{sorted(arguments.given)} {replace(arguments, given=frozenset())}"
+
+
+class Words:
+    """An engine that does what the object's bytes say."""
+
+    def self_test(self) -> None:
+        pass
+
+    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Made:
+        word, _, rest = data.partition(b" ")
+        if word == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == b"die-once":
+            path = Path(rest.decode())
+            if not path.exists():
+                path.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if word == b"sleep":
+            time.sleep(float(rest))
+        if word == b"refuse":
+            raise NotAnImage("no image")
+        if word == b"bug":
+            raise ZeroDivisionError
+        if word == b"large":
+            return Made(b"x" * int(rest))
+        if word == b"who":
+            return Made(b"%d" % os.getpid())
+        if word == b"arguments":
+            return Made(shown(arguments).encode())
+        return Made(data[::-1])
+
+
+class Folder:
+    def read(self, fqn: str) -> bytes:
+        if fqn == "/gone":
+            raise FileGone("gone")
+        return fqn.encode("utf-8", "surrogateescape")
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Decoders]]:
+    with ExitStack() as stack:
+
+        def some(count: int = 1, lost: Callable[[], None] = lambda: None) -> Decoders:
+            made = Decoders(Words, Folder(), count, Metrics(), (), lost)
+            stack.callback(_close, made)
+            return made
+
+        yield some
+
+
+def _close(made: Decoders) -> None:
+    """As when the worker ends."""
+    made._nursery.shutdown(socket.SHUT_RDWR)
+    os.wait()
+
+
+def does(some: Decoders, source: bytes | str, seconds: float = PATIENCE, **more: Any) -> bytes:
+    asked = more.pop("arguments", Arguments())
+    return some.transform(source, "src/a", asked, time.monotonic() + seconds, **more).body
+
+
+def test_bytes_and_names_of_files_become_results(make: Callable[..., Decoders]) -> None:
+    some = make()
+    answer = some.transform(b"abc", "src/a", Arguments(), time.monotonic() + PATIENCE)
+    assert (answer.body, answer.content_type, answer.bytes_in) == (b"cba", "text/plain", 3)
+    assert answer.read >= 0 <= answer.transformed
+    assert does(some, "/ab\udcff") == b"\xffba/"
+    assert does(some, b"") == b""
+
+
+def test_arguments_arrive_as_they_were(make: Callable[..., Decoders]) -> None:
+    some = make()
+    for asked in (
+        Arguments(),
+        Arguments(seed=2**63, size=(3, 4), given=frozenset({"seed", "size"})),
+        Arguments(epoch=1, view=2, format="npy", size=5, given=frozenset({"epoch", "view", "format", "size"})),
+    ):
+        assert does(some, b"arguments", arguments=asked).decode() == shown(asked)
+
+
+def test_one_decoder_serves_one_object_after_the_other(make: Callable[..., Decoders]) -> None:
+    some = make()
+    assert len({does(some, b"who") for _ in range(5)}) == 1
+
+
+def test_errors_keep_their_names(make: Callable[..., Decoders]) -> None:
+    some = make()
+    for source, code in ((b"refuse", "not_an_image"), ("/gone", "file_gone"), (b"bug", "internal")):
+        with pytest.raises(Refused) as refused:
+            does(some, source)
+        assert refused.value.problem.code == code
+    assert does(some, b"ab") == b"ba", "none of them ends the decoder"
+
+
+def test_who_dies_of_an_object_dies_of_that_alone(make: Callable[..., Decoders], tmp_path: Path) -> None:
+    some = make()
+    with pytest.raises(DamagedImage):
+        does(some, b"die")
+    assert does(some, b"ab") == b"ba"
+    assert does(some, b"die-once %s" % os.fsencode(tmp_path / "died")) != b"", "it is tried once more"
+
+
+def test_one_killed_while_idle_costs_nothing(make: Callable[..., Decoders]) -> None:
+    some = make()
+    for _ in range(5):
+        os.kill(int(does(some, b"who")), signal.SIGKILL)
+        assert does(some, b"ab") == b"ba"
+
+
+def test_whatever_takes_too_long_is_ended(make: Callable[..., Decoders]) -> None:
+    some = make()
+    before = int(does(some, b"who"))
+    with pytest.raises(OutOfTime):
+        does(some, b"sleep 100", seconds=0.3)
+    end = time.monotonic() + PATIENCE
+    while Path(f"/proc/{before}/cmdline").exists() and time.monotonic() < end:
+        does(some, b"ab")  # its parent buries it when it is spoken to
+        if Path(f"/proc/{before}/stat").exists() and " Z " in Path(f"/proc/{before}/stat").read_text():
+            break
+        time.sleep(0.01)
+    assert int(does(some, b"who")) != before
+
+
+def test_who_waits_in_vain_is_told(make: Callable[..., Decoders]) -> None:
+    some = make()
+    some._spare.acquire()
+    busy = threading.Thread(target=does, args=(some, b"sleep 2"))
+    busy.start()
+    time.sleep(0.2)
+    with pytest.raises(OutOfTime, match="waited too long"):
+        does(some, b"ab", seconds=0.3)
+    busy.join()
+    assert does(some, b"ab") == b"ba"
+
+
+def test_a_slow_object_leaves_its_place_to_others(make: Callable[..., Decoders]) -> None:
+    """One spare, given back: the next slow one gets it again."""
+    some = make()
+    for _ in range(2):
+        done: list[bytes] = []
+        slow = threading.Thread(target=lambda found: found.append(does(some, b"sleep 2")), args=(done,))
+        slow.start()
+        time.sleep(0.1)
+        assert does(some, b"ab", seconds=1.5) == b"ba"
+        assert not done
+        slow.join()
+        assert done == [b"2 peels"]
+    assert some._free.qsize() == 1
+
+
+def test_a_result_without_room_is_forgotten(make: Callable[..., Decoders]) -> None:
+    some = make()
+
+    def full(size: int) -> None:
+        assert size == 10**6
+        raise OutOfTime("full")
+
+    with pytest.raises(OutOfTime):
+        does(some, b"large 1000000", admit=full)
+    assert does(some, b"ab") == b"ba"
+
+
+def test_large_memory_is_given_back(make: Callable[..., Decoders]) -> None:
+    some = make()
+    assert len(does(some, b"large %d" % (20 * 2**20))) == 20 * 2**20
+    assert does(some, b"x" * 20 * 2**20) == b"x" * 20 * 2**20
+    decoder = some._free.get()
+    assert decoder is not None
+    assert os.fstat(decoder.outbox).st_size == os.fstat(decoder.inbox).st_size == 0
+    some._free.put(decoder)
+
+
+def test_what_is_no_answer_is_a_death(make: Callable[..., Decoders]) -> None:
+    some = make()
+    does(some, b"ab")
+    decoder = some._free.get()
+    assert decoder is not None
+    ours, theirs = socket.socketpair()
+    decoder._connection.close()
+    decoder._connection = ours
+    module._send(theirs, b'["no such code", "x"]')
+    some._free.put(decoder)
+    assert does(some, b"ab") == b"ba"
+    theirs.close()
+
+
+def test_less_than_was_promised_is_an_error_and_no_endless_loop() -> None:
+    memory = module._memory()
+    module._write(memory, b"abc")
+    assert module._read(memory, 3) == b"abc"
+    with pytest.raises(RuntimeError):
+        module._read(memory, 4)
+    os.close(memory)
+
+
+def test_an_engine_that_cannot_be_made_is_an_error_at_once() -> None:
+    def no() -> None:
+        raise MemoryError
+
+    with pytest.raises(RuntimeError, match="could not start"):
+        Decoders(no, Folder(), 1, Metrics())  # type: ignore[arg-type]
+    os.wait()
+
+
+def test_the_end_of_the_nursery_is_heard_of_and_its_children_go_on(make: Callable[..., Decoders]) -> None:
+    heard = threading.Event()
+    some = make(lost=heard.set)
+    child = int(does(some, b"who"))
+    parent = int(Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    assert heard.wait(PATIENCE)
+    assert int(does(some, b"who")) == child
+    with pytest.raises(RuntimeError):
+        does(some, b"die")
+
+
+def test_at_the_end_of_the_worker_all_end_even_who_is_busy(make: Callable[..., Decoders]) -> None:
+    some = make(2)
+
+    def hang() -> None:
+        with pytest.raises(RuntimeError):
+            does(some, b"sleep 100")
+
+    asked = threading.Thread(target=hang)
+    asked.start()
+    child = int(does(some, b"who"))
+    time.sleep(0.1)
+    some._nursery.shutdown(socket.SHUT_RDWR)
+    end = time.monotonic() + PATIENCE
+    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child}").exists()
+    asked.join(PATIENCE)
+    assert not asked.is_alive()
+
+
+def test_no_descriptor_is_left_behind(make: Callable[..., Decoders]) -> None:
+    some = make()
+    does(some, b"ab")
+
+    def held() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = held()
+    for _ in range(20):
+        os.kill(int(does(some, b"who")), signal.SIGKILL)
+        does(some, b"ab")
+    assert held() == before
+
+
+def test_all_that_ask_at_once_are_answered(make: Callable[..., Decoders]) -> None:
+    some = make(2)
+    found: list[bytes] = []
+    threads = [threading.Thread(target=lambda: found.append(does(some, b"ab"))) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [b"ba"] * 50
+
+
+def test_a_message_in_pieces_is_one_message() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        framed = module._LENGTH.pack(200_000) + b"x" * 200_000
+
+        def drip() -> None:
+            for at in range(0, len(framed), 7001):
+                ours.sendall(framed[at : at + 7001])
+            ours.close()
+
+        sender = threading.Thread(target=drip)
+        sender.start()
+        assert module._receive(theirs) == (b"x" * 200_000, [])
+        assert module._receive(theirs) == (None, [])
+        sender.join()
+    assert json.loads(module._pack(["\udcff"])) == ["\udcff"]
