@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tvetl.spec import Arguments, parse
-from tvetl_server.engine import Engine
+from tvetl_server.engine import Engine, spool
 from tvetl_server.errors import (
     BadArguments,
     DamagedImage,
@@ -30,6 +33,14 @@ NAMES = ("a/0001.jpg", "a/0001.cls", "a/0001.json", "a/0002.PNG", "a/0002.cls", 
 def engine(limits: Limits = Limits(), **output: object) -> Engine:  # noqa: B008
     steps = [*CROP, {"op": "ToTensor"}] if output.get("format") == "npy" else CROP
     return Engine(parse({"steps": steps, "seed": 9, "output": {"format": "jpeg", **output}}), limits)
+
+
+def transformed(shard: bytes | IO[bytes], arguments: Arguments, **output: object) -> bytes:
+    result = engine(**output).transform(shard, "shards/x.tar", arguments)
+    assert result.content_type == "application/x-tar"
+    assert not isinstance(result.body, bytes)
+    with result.body as file:
+        return file.read()
 
 
 def packed(content: Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -58,20 +69,19 @@ def contents(photographs: list[Path]) -> list[tuple[str, bytes]]:
 def test_images_are_transformed_by_their_own_names_and_the_rest_passes_through(
     format: int, contents: list[tuple[str, bytes]]
 ) -> None:
-    result = engine().transform(packed(contents, format), "shards/x.tar", Arguments(epoch=3))
-    assert result.content_type == "application/x-tar"
-    members = unpacked(result.body)
+    result = transformed(packed(contents, format), Arguments(epoch=3))
+    members = unpacked(result)
     assert list(members) == ["a/0001.jpg", "a/0001.cls", "a/0001.json", "a/0002.jpg", "a/0002.cls", "no-ending.jpg"]
     for (name, data), (_, after) in zip(contents, members.items(), strict=True):
         if name.endswith(("cls", "json")):
             assert after == data
         else:
             assert after == engine().transform(data, f"shards/x.tar/{name}", Arguments(epoch=3)).body
-    assert result == engine().transform(packed(contents, format), "shards/x.tar", Arguments(epoch=3))
+    assert result == transformed(packed(contents, format), Arguments(epoch=3))
 
 
 def test_tensors_bear_their_own_ending(contents: list[tuple[str, bytes]]) -> None:
-    members = unpacked(engine(format="npy").transform(packed(contents[:3]), "shards/x.tar", Arguments()).body)
+    members = unpacked(transformed(packed(contents[:3]), Arguments(), format="npy"))
     assert list(members) == ["a/0001.npy", "a/0001.cls", "a/0001.json"]
     assert np.load(io.BytesIO(members["a/0001.npy"])).shape == (3, 48, 48)
 
@@ -79,7 +89,7 @@ def test_tensors_bear_their_own_ending(contents: list[tuple[str, bytes]]) -> Non
 def test_names_of_any_length_and_script_survive(contents: list[tuple[str, bytes]]) -> None:
     name = "猫/" + "x" * 300 + ".cls"
     shard = packed([(name, b"1"), ("猫/y.jpg", contents[0][1])])
-    assert list(unpacked(engine().transform(shard, "shards/x.tar", Arguments()).body)) == [name, "猫/y.jpg"]
+    assert list(unpacked(transformed(shard, Arguments()))) == [name, "猫/y.jpg"]
 
 
 def test_one_image_that_fails_is_the_shards_failure_and_is_named(contents: list[tuple[str, bytes]]) -> None:
@@ -98,7 +108,7 @@ def test_a_shard_cut_anywhere_is_damaged_and_never_half_a_shard(contents: list[t
     for cut in [*range(512, end, 4001), end]:
         with pytest.raises(ObjectError):
             engine().transform(data[:cut], "shards/x.tar", Arguments())
-    assert engine().transform(data[: end + 512], "shards/x.tar", Arguments()).body
+    assert transformed(data[: end + 512], Arguments())
 
 
 def test_limits_hold_and_views_are_of_one_image(contents: list[tuple[str, bytes]]) -> None:
@@ -134,3 +144,45 @@ def test_a_length_beyond_all_numbers_is_damage() -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     with pytest.raises(DamagedImage, match="shard is damaged"):
         engine().transform(bytes(header) + bytes(1024), "shards/x.tar", Arguments())
+
+
+def test_an_open_file_gives_what_its_bytes_give(contents: list[tuple[str, bytes]], tmp_path: Path) -> None:
+    data = packed(contents)
+    (tmp_path / "x.tar").write_bytes(data)
+    with (tmp_path / "x.tar").open("rb") as file:
+        assert transformed(file, Arguments()) == transformed(data, Arguments())
+
+
+def test_a_result_goes_to_a_disk_with_room_and_is_refused_without(
+    contents: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = packed([*contents, *((f"{number}.bin", bytes(100_000)) for number in range(5))])
+    in_memory = transformed(data, Arguments())
+    monkeypatch.setattr(spool, "MEMORY", 200_000)
+    assert transformed(data, Arguments()) == in_memory
+    Image.new("RGB", (20, 20)).save(file := io.BytesIO(), "JPEG")
+    many = packed((f"{number}.jpg", file.getvalue()) for number in range(20))
+    with pytest.raises(TooManyBytes, match="result has more than 400000 bytes"):
+        engine(Limits(max_shard_bytes=400_000), format="npy").transform(many, "s/x.tar", Arguments())
+    monkeypatch.setattr(spool, "_disk", lambda least: None)
+    assert transformed(data, Arguments()) == in_memory
+    small = engine(Limits(max_bytes=300_000))
+    with pytest.raises(TooManyBytes, match="named by TMPDIR"):
+        small.transform(data, "s/x.tar", Arguments())
+
+
+def test_a_disk_that_is_full_is_said(contents: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool, "_memory", Full)
+    with pytest.raises(TooManyBytes, match="no room left"):
+        engine().transform(packed(contents), "s/x.tar", Arguments())
+
+
+def test_what_is_said_to_be_larger_than_it_may_be_is_refused(contents: list[tuple[str, bytes]]) -> None:
+    with pytest.raises(TooManyBytes, match="members have more bytes than the limit of 5000"):
+        engine(Limits(max_shard_bytes=5000)).transform(packed(contents), "s/x.tar", Arguments())
+    with pytest.raises(TooManyBytes, match=r"'a/0001\.jpg' has more bytes than the limit of 50"):
+        engine(Limits(max_bytes=50)).transform(packed(contents), "s/x.tar", Arguments())

@@ -26,7 +26,7 @@ def test_the_promised_defaults() -> None:
     assert settings.target_url is None
     assert not settings.direct_put
     assert not settings.access_log
-    assert settings.limits == Limits(256 * 2**20, 178_956_970, 1000, 100_000, 8192**2, 30.0)
+    assert settings.limits == Limits(256 * 2**20, 8 * 2**30, 178_956_970, 1000, 100_000, 8192**2, 30.0)
 
 
 def test_an_object_and_its_delivery_end_before_aistore_gives_up() -> None:

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from tvetl.spec import parse_arguments
 
 from . import delivery, metrics, problems, source
+from .bodies import Body, FileBody
 from .decoders import Decoders
 from .errors import NoSource, OutOfTime, TransformFailed
 from .settings import Settings
@@ -149,7 +150,9 @@ class _Objects:
         self.counts.spent("queue", spent - result.read - result.transformed)
         self.counts.spent("transform", result.transformed)
         job.bytes_in = result.bytes_in
-        if not result.body:
+        if isinstance(result.body, FileBody):
+            job.afterwards.append(result.body.close)
+        if not len(result.body):
             # An empty 200 is stored as an empty object.
             raise TransformFailed("The result is empty.")
         job.bytes_out = len(result.body)
@@ -221,14 +224,16 @@ class _Job:
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.afterwards: list[Callable[[], None]] = []
-        self._body = b""
+        self._body: Body = b""
 
-    def answer(self, status: int, body: bytes, content_type: str) -> None:
+    def answer(self, status: int, body: Body, content_type: str) -> None:
         self.status = status
         self.headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
+        if isinstance(self._body, FileBody):
+            return iter(self._body)
         return iter([self._body] if self._body else [])
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ import gc
 import json
 import logging
 import os
-import queue
 import signal
 import socket
 import struct
@@ -20,14 +19,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 from tvetl.spec import Arguments
 
 from . import problems
+from .bodies import Body, FileBody
 from .errors import DamagedImage, OutOfTime
 from .metrics import Metrics
 from .problems import Refused
@@ -58,7 +59,7 @@ class Result(Protocol):
     """What an engine makes of an object."""
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes | IO[bytes]: ...
 
     @property
     def content_type(self) -> str: ...
@@ -67,7 +68,9 @@ class Result(Protocol):
 class Engine(Protocol):
     """Bytes to bytes; :class:`tvetl_server.engine.Engine` is the one."""
 
-    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result: ...
+    def transform(
+        self, data: bytes | IO[bytes], name: str, arguments: Arguments, deadline: float | None = None
+    ) -> Result: ...
 
     def self_test(self) -> None: ...
 
@@ -75,7 +78,7 @@ class Engine(Protocol):
 class Files(Protocol):
     """Where a file's name leads to; :class:`tvetl_server.source.Files` is the one."""
 
-    def read(self, fqn: str) -> bytes: ...
+    def read(self, fqn: str) -> bytes | IO[bytes]: ...
 
 
 Admit = Callable[[int], None]
@@ -85,7 +88,8 @@ Admit = Callable[[int], None]
 class Answer:
     """A result that came back from a decoder."""
 
-    body: bytes
+    body: Body
+    """For the caller to close, where it is an open file."""
     content_type: str
     bytes_in: int
     #: Seconds.
@@ -127,8 +131,7 @@ class Decoders:
         threading.Thread(target=self._watch, name="nursery's watch", daemon=True).start()
         self._spare = threading.Semaphore(1)
         self._births = threading.Lock()
-        #: None stands for one that is yet to be born.
-        self._free: queue.SimpleQueue[_Decoder | None] = queue.SimpleQueue()
+        self._free = _Free()
         for _ in range(count):
             self._free.put(self._new())
 
@@ -145,9 +148,7 @@ class Decoders:
         """
         self._counts.waits(1)
         try:
-            decoder = self._free.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise OutOfTime("The object waited too long for others to be transformed.") from None
+            decoder = self._free.get(max(0.0, deadline - time.monotonic()))
         finally:
             self._counts.waits(-1)
         slow = False
@@ -255,13 +256,13 @@ class _Decoder:
             self._connection.settimeout(SLOW if is_slow else left)
             _send(self._connection, _pack([name, given, _to_list(arguments), deadline]))
             try:
-                reply, _ = _receive(self._connection)
+                reply, descriptors = _receive(self._connection)
             except TimeoutError:
                 if not is_slow:
                     raise
                 is_slow()
                 self._connection.settimeout(left)
-                reply, _ = _receive(self._connection)
+                reply, descriptors = _receive(self._connection)
             code, *rest = json.loads(reply or b"")
             problem = problems.BY_CODE[code] if code else None
         except (OSError, ValueError, KeyError) as error:  # also what is no answer: it is not itself any more
@@ -269,18 +270,65 @@ class _Decoder:
         if problem:
             raise Refused(problem, *rest)
         length, *others = rest
+        file = FileBody(descriptors[0], length) if descriptors else None  # closed with it
         try:
             admit(length)
         except BaseException:
             os.ftruncate(self.outbox, 0)
             raise
-        return Answer(_read(self.outbox, length), *others)
+        return Answer(file or _read(self.outbox, length), *others)
 
     def close(self) -> None:
         """Let it go: it ends at the end of its connection."""
         self._connection.close()
         os.close(self.inbox)
         os.close(self.outbox)
+
+
+class _Free:
+    """Decoders that are free, for who waits longest; None stands for one that is yet to be born."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[_Decoder | None] = []
+        self._waiting: deque[_Turn] = deque()
+
+    def put(self, decoder: _Decoder | None) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().give(decoder)
+            else:
+                self._free.append(decoder)
+
+    def get(self, timeout: float) -> _Decoder | None:
+        """The one that was at work last. Raises OutOfTime where there is none within ``timeout`` seconds."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            turn = _Turn()
+            self._waiting.append(turn)
+        if not turn.come(timeout):
+            with self._lock:
+                if turn in self._waiting:  # else it came this moment
+                    self._waiting.remove(turn)
+                    raise OutOfTime("The object waited too long for others to be transformed.")
+        return turn.decoder
+
+
+class _Turn:
+    """A thread that waits for a decoder."""
+
+    def __init__(self) -> None:
+        self.decoder: _Decoder | None = None
+        self._come = threading.Lock()
+        self._come.acquire()
+
+    def give(self, decoder: _Decoder | None) -> None:
+        self.decoder = decoder
+        self._come.release()
+
+    def come(self, timeout: float) -> bool:
+        return self._come.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
 
 
 class _Nursery:
@@ -339,28 +387,46 @@ class _Nursery:
                     os._exit(0)
                 name, source, arguments, deadline = json.loads(message)
                 signal.setitimer(signal.ITIMER_REAL, max(0.0, deadline - time.monotonic()) + GRACE)
+                result: list[IO[bytes]] = []
                 try:
-                    reply = self._answer(source, inbox, outbox, name, _from_list(arguments), deadline)
+                    reply = self._answer(source, inbox, outbox, name, _from_list(arguments), deadline, result)
                 except Exception as error:  # noqa: BLE001  the worker makes an answer of it
                     problem = problems.problem_of(error)
                     if problem is problems.INTERNAL:
                         _log.error("A bug, at %r", name, exc_info=error)
                     reply = [problem.code, str(error)]
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                _send(worker, _pack(reply))
+                _send(worker, _pack(reply), [file.fileno() for file in result])
+                for file in result:
+                    file.close()
 
     def _answer(
-        self, source: str | int, inbox: int, outbox: int, name: str, arguments: Arguments, deadline: float
+        self,
+        source: str | int,
+        inbox: int,
+        outbox: int,
+        name: str,
+        arguments: Arguments,
+        deadline: float,
+        files: list[IO[bytes]],
     ) -> list[object]:
+        """The reply; ``files`` gets the result, where that is an open file."""
         if not name:
             self._engine.self_test()
             return ["", 0, "", 0, 0.0, 0.0]
         start = time.perf_counter()
         data = self._files.read(source) if isinstance(source, str) else _read(inbox, source)
         then = time.perf_counter()
-        result = self._engine.transform(data, name, arguments, deadline)
-        _write(outbox, result.body)
-        return ["", len(result.body), result.content_type, len(data), then - start, time.perf_counter() - then]
+        with contextlib.nullcontext() if isinstance(data, bytes) else data:
+            result = self._engine.transform(data, name, arguments, deadline)
+            size = len(data) if isinstance(data, bytes) else os.fstat(data.fileno()).st_size
+        if isinstance(result.body, bytes):
+            _write(outbox, result.body)
+            length = len(result.body)
+        else:
+            files.append(result.body)
+            length = os.fstat(result.body.fileno()).st_size
+        return ["", length, result.content_type, size, then - start, time.perf_counter() - then]
 
 
 @contextlib.contextmanager

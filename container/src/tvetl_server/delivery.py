@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
+from .bodies import Body
 from .errors import BadNodeUrl, DeliveryFailed, DeliveryRetry, HostNotAllowed
 from .peers import Broken, NotSent, Peers, Reply, TooLong
 from .settings import Settings, TargetUrl
@@ -103,7 +104,7 @@ class Delivery:
         return route
 
     def send(
-        self, route: Route, path: str, data: bytes, content_type: str, etl_args: str | None, *, from_body: bool
+        self, route: Route, path: str, data: Body, content_type: str, etl_args: str | None, *, from_body: bool
     ) -> Answer:
         """PUT ``data`` to where ``route`` leads; ``path`` is the object's, as it came.
 

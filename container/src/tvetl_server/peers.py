@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
+from .bodies import Body, pieces
+
 __all__ = ["Broken", "NotSent", "Peers", "Reply", "TooLong"]
 
 #: Seconds for a connection within a cluster.
 _CONNECT = 3.0
-#: Write and read at most so much between two looks at the clock.
+#: Read at most so much between two looks at the clock.
 _STEP = 1 << 20
 
 
@@ -62,7 +64,7 @@ class Peers:
         self._idle: list[tuple[tuple[str, str], HTTPConnection]] = []  # the one used last comes last
 
     def put(
-        self, node: SplitResult, target: str, data: bytes, headers: Mapping[str, str], deadline: float, limit: int
+        self, node: SplitResult, target: str, data: Body, headers: Mapping[str, str], deadline: float, limit: int
     ) -> Reply:
         """PUT ``data`` to ``target`` (path and query, as they go on the wire) at ``node``'s scheme, host and port.
 
@@ -146,7 +148,7 @@ def _exchange(
     connection: HTTPConnection,
     host: str,
     target: str,
-    data: bytes,
+    data: Body,
     headers: Mapping[str, str],
     deadline: float,
     limit: int,
@@ -171,13 +173,14 @@ def _exchange(
         return Reply(response.status, names, body), kept
 
 
-def _send(connection: socket.socket, data: bytes, deadline: float) -> bool:
+def _send(connection: socket.socket, data: Body, deadline: float) -> bool:
     """Whether all was sent; a peer that refuses early closes, and what it said can often still be read."""
-    view = memoryview(data)
     try:
-        while view:
-            connection.settimeout(_left(deadline))
-            view = view[connection.send(view[:_STEP]) :]
+        for piece in pieces(data):
+            view = memoryview(piece)
+            while view:
+                connection.settimeout(_left(deadline))
+                view = view[connection.send(view) :]
     except ConnectionError:
         return False
     return True

@@ -39,8 +39,12 @@ class Limits:
     """What one object may cost. Beyond a limit the answer is 413 or 422, before the cost is paid."""
 
     max_bytes: int = 256 * 2**20
-    """Bytes of a source; 256 MiB. Photographs are far below; shards are commonly cut at 100 to 250 MB.
-    The source is held in memory, at most once a thread."""
+    """Bytes of a source; 256 MiB. Photographs are far below. The source is held in memory; a shard that comes in a
+    request is, too."""
+
+    max_shard_bytes: int = 8 * 2**30
+    """Bytes of a shard read by file name, of what its members say to hold, and of its result; 8 GiB. It is not held in
+    memory, so this bounds time and the room for temporary files; shards are commonly cut at 0.1 to 4 GB."""
 
     max_pixels: int = 178_956_970
     """Pixels of a source; 178,956,970, where Pillow itself refuses (twice its MAX_IMAGE_PIXELS), so that
@@ -154,6 +158,7 @@ def _table() -> tuple[Variable, ...]:
         Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
         Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
         Variable("TVETL_MAX_BYTES", "bytes", str(limits.max_bytes), "largest source"),
+        Variable("TVETL_MAX_SHARD_BYTES", "bytes", str(limits.max_shard_bytes), "largest shard (.tar) by file name"),
         Variable("TVETL_MAX_PIXELS", "pixels", str(limits.max_pixels), "largest source image; Pillow's own limit"),
         Variable("TVETL_MAX_FRAMES", "frames", str(limits.max_frames), "longest animation"),
         Variable("TVETL_MAX_MEMBERS", "members", str(limits.max_members), "longest shard (.tar)"),
@@ -185,6 +190,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
     reader = _Reader(env)
     limits = Limits(
         max_bytes=reader.whole("TVETL_MAX_BYTES", _DEFAULT.limits.max_bytes, 1, 2**40),
+        max_shard_bytes=reader.whole("TVETL_MAX_SHARD_BYTES", _DEFAULT.limits.max_shard_bytes, 1, 2**50),
         max_pixels=reader.whole("TVETL_MAX_PIXELS", _DEFAULT.limits.max_pixels, 1, 2**40),
         max_frames=reader.whole("TVETL_MAX_FRAMES", _DEFAULT.limits.max_frames, 1, 2**31),
         max_members=reader.whole("TVETL_MAX_MEMBERS", _DEFAULT.limits.max_members, 1, 2**31),

@@ -18,9 +18,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Protocol
+from typing import IO, BinaryIO, NoReturn, Protocol
 from urllib.parse import parse_qsl, unquote
 
+from .engine.shards import is_shard
 from .errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
 
 __all__ = ["Files", "Request", "Socket", "TooSlow", "discard", "mounts", "parse_target", "read_body"]
@@ -189,8 +190,10 @@ class Files:
     With ``roots`` None the roots are the mounts found, and a name must have the shape of an object's.
     """
 
-    def __init__(self, roots: Sequence[Path] | None, limit: int) -> None:
+    def __init__(self, roots: Sequence[Path] | None, limit: int, shards: int = 0) -> None:
+        """``limit`` is in bytes; ``shards`` is that of tar archives, where it is larger."""
         self._limit = limit
+        self._shards = max(limit, shards)
         self._any_shape = roots is not None
         # Resolved once: a root may be reached by a link, what is below it may not.
         found = [Path(os.path.realpath(root)) for root in (mounts() if roots is None else roots)]
@@ -213,15 +216,22 @@ class Files:
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableFile("The named file is not a regular file.")
             if status.st_size > self._limit:
-                raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {self._limit}.")
+                limit = self._shards if _is_tar(descriptor) else self._limit
+                if status.st_size > limit:
+                    raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {limit}.")
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor, status.st_size
 
-    def read(self, fqn: str) -> bytes:
-        """The file's bytes. Raises what :meth:`open` raises; also where the file grew or broke since."""
+    def read(self, fqn: str) -> bytes | IO[bytes]:
+        """The file's bytes, or where it is a tar archive the file, opened, for the caller to close.
+
+        Raises what :meth:`open` raises; also where the file grew or broke since.
+        """
         descriptor, size = self.open(fqn)
+        if _is_tar(descriptor):
+            return os.fdopen(descriptor, "rb")
         try:
             return _read_all(descriptor, size, self._limit)
         except OSError as error:
@@ -302,6 +312,12 @@ class Files:
             self._warned = True
             _log.error("NO FILE CAN BE READ BY NAME. %s", message)
         return message
+
+
+def _is_tar(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):  # whoever reads it will say so
+        return is_shard(os.pread(descriptor, 512, 0))
+    return False
 
 
 def _read_all(descriptor: int, size: int, limit: int) -> bytes:

@@ -129,7 +129,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             limits = self._settings.limits
             decoders = Decoders(
                 lambda: Engine(self._pipeline, limits, self._own),
-                Files(self._settings.roots, limits.max_bytes),
+                Files(self._settings.roots, limits.max_bytes, limits.max_shard_bytes),
                 self._settings.decoders,
                 self._counts,
                 self._not_theirs,

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import IO
 
 from PIL import Image, PngImagePlugin
 
@@ -39,7 +40,8 @@ _PLANS = 64
 class Result:
     """An answer: never empty."""
 
-    body: bytes
+    body: bytes | IO[bytes]
+    """Of a shard an open file, for the caller to close."""
     content_type: str
 
 
@@ -62,27 +64,31 @@ class Engine:
         self._plan = _plan(pipeline, own)
         self._plans: dict[object, Plan] = {}
 
-    def transform(self, data: bytes, name: str, arguments: Arguments, deadline: float | None = None) -> Result:
+    def transform(
+        self, data: bytes | IO[bytes], name: str, arguments: Arguments, deadline: float | None = None
+    ) -> Result:
         """Transform one object.
 
-        ``data`` is the object: an image, or a shard (``.tar``) of images. ``name`` is ``<bucket>/<object>``, for the
-        seed; of an image in a shard the member's name follows. ``deadline`` is on time.monotonic(). Raises the classes
-        of :mod:`tvetl_server.errors`, and tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
+        ``data`` is the object: an image, or a shard (``.tar``) of images, which may also be an open file. ``name`` is
+        ``<bucket>/<object>``, for the seed; of an image in a shard the member's name follows. ``deadline`` is on
+        time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and tvetl.errors.ArgumentsError where the
+        arguments do not fit the pipeline.
         """
         pipeline, plan = self._variant(arguments)
 
         def one(content: bytes, name: str) -> bytes:
             return self._one(content, name, arguments, pipeline, plan, deadline)
 
-        if not is_shard(data):
+        if isinstance(data, bytes) and not is_shard(data):
             several = arguments.views is not None
             return Result(one(data, name), media_type(pipeline.output, several=several))
         if arguments.views is not None:
             raise BadArguments("views are of one image; a shard has many. Ask for each view by itself, with view.")
-        body = transform_shard(
-            data, pipeline.output, self._limits, lambda content, member: one(content, f"{name}/{member}")
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        spool = transform_shard(
+            file, pipeline.output, self._limits, lambda content, member: one(content, f"{name}/{member}")
         )
-        return Result(body, "application/x-tar")
+        return Result(spool.file(), "application/x-tar")
 
     def _one(
         self, data: bytes, name: str, arguments: Arguments, pipeline: Pipeline, plan: Plan, deadline: float | None

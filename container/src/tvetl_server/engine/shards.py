@@ -6,9 +6,11 @@ import contextlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from typing import IO, cast
 
 from tvetl.spec import Output
 from tvetl_server.engine.decode import format_of
+from tvetl_server.engine.spool import Spool
 from tvetl_server.errors import (
     DamagedImage,
     ObjectError,
@@ -24,54 +26,100 @@ _ENDINGS = frozenset(("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", 
 #: What a result is called: an image that is one of the same kind keeps its ending.
 _KINDS = {"jpeg": ("jpg", "jpeg", "jpe"), "png": ("png",), "webp": ("webp",)}
 _BLOCK = 512
+#: Bytes of a member that tell whether it is an image.
+_HEAD = 64
 
 
-def is_shard(data: bytes) -> bool:
-    """Whether it is a tar archive: ustar, GNU or pax, not compressed."""
-    return data[257:262] == b"ustar"
+def is_shard(head: bytes) -> bool:
+    """Whether it is a tar archive: ustar, GNU or pax, not compressed. ``head`` is 512 bytes of it, or all."""
+    return head[257:262] == b"ustar"
 
 
-def transform_shard(data: bytes, output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]) -> bytes:
+def transform_shard(file: IO[bytes], output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]) -> Spool:
     """The archive with ``transform(content, name of the member)`` in place of each image.
 
-    Raises TooManyMembers, TooManyBytes where members are said to be larger than an object may be (a sparse file may say
-    anything), DamagedImage where the archive is cut short or broken, and whatever ``transform`` raises, naming the
-    member: one image that fails is the whole shard's failure, for half a shard would be trained on without a word.
+    No more than one image is held in memory, and the start of the result. Raises TooManyMembers, TooManyBytes where
+    members are said to be larger than the limits (a sparse file may say anything) or the result has no room,
+    DamagedImage where the archive is cut short or broken, and whatever ``transform`` raises, naming the member: one
+    image that fails is the whole shard's failure, for half a shard would be trained on without a word.
     """
-    buffer = io.BytesIO()
+    result = Spool(limits)
+    try:
+        _transform(file, result, output, limits, transform)
+    except BaseException:
+        result.close()
+        raise
+    return result
+
+
+def _transform(
+    file: IO[bytes], result: Spool, output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]
+) -> None:
     with _damage():
-        source = tarfile.open(fileobj=io.BytesIO(data), mode="r:")  # noqa: SIM115  the next line closes it
-    with source, tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as result:
-        results: set[str] = set()
+        source = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  the next line closes it
+    with source, tarfile.TarFile(fileobj=cast("IO[bytes]", result), mode="w", format=tarfile.PAX_FORMAT) as target:
+        names: set[str] = set()
         for member, content in _members(source, limits):
             member.pax_headers = {}  # the source's own, a length among them, would be written as they were
-            if content is not None and _is_image(member.name, content):
-                content = _transformed(transform, content, member.name)
+            given: _Careful | io.BytesIO | None
+            if isinstance(content, bytes):
+                done = _transformed(transform, content, member.name)
                 member.name = _named(member.name, output.format)
-                if member.name in results:
+                if member.name in names:
                     raise TransformFailed(f"Two images of the shard would both be called {member.name!r}.")
-                results.add(member.name)
-            member.type = member.type if content is None else tarfile.REGTYPE  # a sparse file comes out whole
-            member.size = len(content or b"")
-            result.addfile(member, io.BytesIO(content) if content is not None else None)
+                names.add(member.name)
+                member.size, given = len(done), io.BytesIO(done)
+            else:
+                given, member.size = content, member.size if content else 0
+            member.type = tarfile.REGTYPE if given else member.type  # a sparse file comes out whole
+            target.addfile(member, given)
+            _forget(target)
         # tarfile ends without a word where a header is cut off; the end mark is a block of zeros.
-        if data[source.offset : source.offset + _BLOCK] != bytes(_BLOCK):
+        file.seek(source.offset)
+        if file.read(_BLOCK) != bytes(_BLOCK):
             raise DamagedImage("The shard is damaged: it ends without its end mark.")
-    return buffer.getvalue()
 
 
-def _members(source: tarfile.TarFile, limits: Limits) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """Each member, and its content if it is a file."""
+def _members(source: tarfile.TarFile, limits: Limits) -> Iterator[tuple[tarfile.TarInfo, bytes | _Careful | None]]:
+    """Each member, and of an image its bytes, of another file what it can be read from."""
     said = 0
     with _damage():
         for count, member in enumerate(source, start=1):
+            _forget(source)
             if count > limits.max_members:
                 raise TooManyMembers(f"The shard has more than the {limits.max_members:,} members allowed.")
-            said += max(0, member.size)
-            if said > limits.max_bytes:
-                raise TooManyBytes(f"The shard's members have more bytes than the limit of {limits.max_bytes}.")
+            if member.size < 0:
+                raise DamagedImage(f"The shard is damaged: {member.name!r} has less than nothing.")
+            said += member.size
+            if said > limits.max_shard_bytes:
+                raise TooManyBytes(f"The shard's members have more bytes than the limit of {limits.max_shard_bytes}.")
             file = source.extractfile(member) if member.isfile() else None
-            yield member, file.read() if file else None
+            if file is None:
+                yield member, None
+            elif _is_image(member.name, file.read(_HEAD)):
+                if member.size > limits.max_bytes:
+                    raise TooManyBytes(f"{member.name!r} has more bytes than the limit of {limits.max_bytes}.")
+                file.seek(0)
+                yield member, file.read()
+            else:
+                file.seek(0)
+                yield member, _Careful(file)
+
+
+def _forget(archive: tarfile.TarFile) -> None:
+    """It would remember all its members, a kilobyte each."""
+    archive.members.clear()  # type: ignore[attr-defined]
+
+
+class _Careful(io.RawIOBase):
+    """A member, of which what cannot be read is the archive's damage, and what cannot be written is not."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _damage():
+            return self._file.read(size)
 
 
 @contextlib.contextmanager
@@ -85,8 +133,8 @@ def _damage() -> Iterator[None]:
         raise DamagedImage(f"The shard is damaged: {first_line(error)}.") from error
 
 
-def _is_image(name: str, content: bytes) -> bool:
-    return name.rpartition(".")[2].lower() in _ENDINGS or format_of(content) is not None
+def _is_image(name: str, head: bytes) -> bool:
+    return name.rpartition(".")[2].lower() in _ENDINGS or format_of(head) is not None
 
 
 def _transformed(transform: Callable[[bytes, str], bytes], content: bytes, name: str) -> bytes:

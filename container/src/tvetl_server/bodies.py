@@ -1,0 +1,52 @@
+"""A result that is too large for memory: an open file, sent in pieces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+__all__ = ["PIECE", "Body", "FileBody", "pieces"]
+
+#: Bytes that are read and sent at once.
+PIECE = 1 << 20
+
+
+class FileBody:
+    """A file's first ``length`` bytes, for any number of readings; its descriptor is closed with it."""
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        self._descriptor = descriptor
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        at = 0
+        while at < self._length:
+            piece = os.pread(self._descriptor, min(PIECE, self._length - at), at)
+            if not piece:
+                raise OSError("a result is shorter than it was")
+            at += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+Body = bytes | FileBody
+
+
+def pieces(body: Body) -> Iterator[bytes | memoryview]:
+    """The body as it is to be sent."""
+    if isinstance(body, FileBody):
+        yield from body
+        return
+    view = memoryview(body)
+    for at in range(0, len(view), PIECE):
+        yield view[at : at + PIECE]
