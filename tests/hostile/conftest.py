@@ -25,6 +25,7 @@ def figure() -> Callable[[str, str], None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep-figures", action="store_true", help="write the figures into docs/reliability.json")
+    parser.addoption("--long", action="store_true", help="overload for a minute, and more rounds against slow peers")
     parser.addoption("--fuzz-seconds", type=float, default=60.0, help="how long to fuzz")
     parser.addoption("--fuzz-seed", type=int, default=1, help="which mutants")
 

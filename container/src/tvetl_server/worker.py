@@ -20,6 +20,9 @@ from concurrent.futures import Future
 from enum import Enum, auto
 from functools import partial
 
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
@@ -93,18 +96,18 @@ class _Socket(socket.socket):
     since = 0.0
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]  # gunicorn sends bytes only
-        """Send, or keep what the peer does not take soon; wait where there is no room to keep it."""
-        rest = self._send(data) if not self.unsent else data
-        while rest and not self.unsent and _ready(self, select.POLLOUT, STAY):
+        """Send, or keep what the peer does not take soon; wait with it where there is no room, or more to come."""
+        kept = len(self.unsent)
+        rest = data if kept else self._send(data)
+        while rest and not kept and _ready(self, select.POLLOUT, STAY):
             rest = self._send(rest)
         if not rest:
             return
-        if self.room.take(len(rest)):
+        if kept <= _LOOK and self.room.take(len(rest)):
             self.unsent += rest
             return
         try:
-            if self.unsent:
-                rest = self._taken() + rest
+            rest = self._taken() + rest
             self.settimeout(GRACE + len(rest) / RATE)
             super().sendall(rest)
         except TimeoutError:
@@ -145,14 +148,27 @@ class _Paced(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         if self._late and not _ready(self.sock, select.POLLIN, 0):
-            raise TooSlow("too slow")
+            raise TooSlow(errno.EPIPE, "too slow")
         if self._waited > GRACE + self._got / RATE:
-            raise TooSlow("too slow")
+            raise TooSlow(errno.EPIPE, "too slow")  # which gunicorn does not log
         start = time.monotonic()
         data: bytes = super().chunk(size_hint)
         self._waited += time.monotonic() - start
         self._got += len(data)
         return data
+
+
+class _Chunks:
+    """A body in chunks, whose end is an OSError wherever it is not that of a body."""
+
+    def __init__(self, reader: ChunkedReader) -> None:
+        self._reader = reader
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._reader.read(size)  # type: ignore[no-any-return]
+        except ParseException as error:
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
 
 class _Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -282,6 +298,11 @@ def worker_class(counts: Metrics) -> type[ThreadWorker]:
                     return keep
                 if not conn.follows():
                     return keep
+
+        def handle_request(self, req: Request, conn: _Connection) -> object:
+            if isinstance(req.body.reader, ChunkedReader):
+                req.body.reader = _Chunks(req.body.reader)
+            return super().handle_request(req, conn)
 
         # --- in the main thread ---
 
