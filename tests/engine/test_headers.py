@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from random import Random
 
 import pytest
 
@@ -29,6 +30,14 @@ def test_a_jpeg_with_fill_and_marks_between_its_segments_is_walked_to_its_scan()
     headers.check(head + b"\xff\xda\0\2" + b"\1\xff\0\2\xff\xd0\3" + b"\xff\xda\0\2" * 99, "JPEG", FEW)
     with pytest.raises(DamagedImage, match="more than 100 scans"):
         headers.check(head + b"\xff\xda\0\2\1\xff\0\2\xff\xd0\3" * 101, "JPEG", FEW)
+
+
+def test_markers_are_found_by_c_as_by_its_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = Random(1)
+    cases = [(bytes(chance.choices((0, 1, 0xFF), k=chance.randrange(12))), chance.randrange(14)) for _ in range(3000)]
+    found = [headers._marker(data, start) for data, start in cases]
+    monkeypatch.setattr(headers, "_native", None)
+    assert found == [headers._marker(data, start) for data, start in cases]
 
 
 def test_what_follows_a_jpeg_is_no_scan_of_it() -> None:

@@ -521,6 +521,26 @@ end:
     return PyBool_FromLong(done);
 }
 
+/* Where the first 0xff is, from `start` on, that no zero follows; -1 where there is none. */
+static PyObject *marker(PyObject *module, PyObject *args) {
+    Py_buffer data;
+    Py_ssize_t start, place = -1;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*n:marker", &data, &start)) return NULL;
+    if (start >= 0 && start < data.len) {
+        const uint8_t *first = data.buf, *at = first + start, *last = first + data.len - 1;
+        while (at < last && (at = memchr(at, 0xff, (size_t)(last - at)))) {
+            if (at[1]) {
+                place = at - first;
+                break;
+            }
+            at += 2;
+        }
+    }
+    PyBuffer_Release(&data);
+    return PyLong_FromSsize_t(place);
+}
+
 static PyObject *use_avx2(PyObject *module, PyObject *wanted) {
     int on = PyObject_IsTrue(wanted);
     (void)module;
@@ -533,6 +553,7 @@ static PyObject *use_avx2(PyObject *module, PyObject *wanted) {
 
 static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS, "See _jpeg.pyi."},
+    {"marker", marker, METH_VARARGS, "See _jpeg.pyi."},
     {"use_avx2", use_avx2, METH_O, "See _jpeg.pyi."},
     {NULL, NULL, 0, NULL},
 };

@@ -13,3 +13,6 @@ def decode(
 
 def use_avx2(wanted: bool, /) -> None:
     """For tests: take AVX2 and BMI2 where they are there, or do without; the answers are the same."""
+
+def marker(data: Buffer, start: int, /) -> int:
+    """Where the first 0xff is, from ``start`` on, that another byte than 0 follows; -1 where there is none."""

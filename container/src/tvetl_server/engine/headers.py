@@ -14,9 +14,16 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
+from types import ModuleType
 
 from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
 from tvetl_server.settings import Limits
+
+_native: ModuleType | None
+try:
+    from tvetl_resize import _jpeg as _native
+except ImportError:  # there was no compiler
+    _native = None
 
 #: Scans of a JPEG. Encoders write 10, optimisers some more; a scan costs up to 30 ms for the largest image allowed, and
 #: may take ten bytes of the file.
@@ -85,6 +92,14 @@ _u16 = struct.Struct(">H").unpack_from
 _segment = struct.Struct(">BBH").unpack_from
 
 
+def _marker(data: bytes, start: int) -> int:
+    """Where the next marker is, from ``start`` on; -1 where there is none."""
+    if _native is not None:
+        return int(_native.marker(data, start))
+    found = _MARKER.search(data, start)
+    return found.start() if found else -1
+
+
 def _jpeg(data: bytes, limits: Limits) -> tuple[int, int] | None:
     """Pillow's own walk to the first scan; then the scans, counted."""
     at, segments, exif, junk = 2, 0, 0, 0
@@ -117,9 +132,9 @@ def _jpeg(data: bytes, limits: Limits) -> tuple[int, int] | None:
         if junk > MAX_JUNK:
             raise _too_many("bytes that belong to nothing", MAX_JUNK)
     begin = at + 2 + max(2, _u16(data, at + 2)[0])
-    found = _MARKER.search(data, begin)
-    if found is not None and data[found.start() + 1] == _END:
-        return begin, found.start()
+    found = _marker(data, begin)
+    if found >= 0 and data[found + 1] == _END:
+        return begin, found
     # Counting is quick, and an upper bound: what follows the image, a film maybe, may hold these two bytes too.
     if data.count(b"\xff\xda", at) > MAX_SCANS:
         _count_scans(data, at)
