@@ -128,7 +128,8 @@ def test_sigterm_under_64_connections_loses_nothing(
     tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None]
 ) -> None:
     """Who has sent a request before is answered; who comes later is refused or reset, and repeats elsewhere."""
-    server = run_server(**faulty.install(tmp_path), TVETL_WORKERS="2")
+    server = run_server(**faulty.install(tmp_path), TVETL_WORKERS="2", TVETL_DECODERS="2")
+    time.sleep(1)  # the second worker, too
     slow = faulty.picture(faulty.LEVELS["slow"])
     head = f"PUT /src/a.png HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(slow)}\r\n\r\n".encode()
     connections = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(64)]

@@ -20,7 +20,7 @@ def problems(**env: str) -> list[str]:
 
 def test_the_promised_defaults() -> None:
     settings = read_settings(OK, count_cpus=lambda: 3)
-    assert (settings.workers, settings.decoders, settings.threads) == (3, 2, 64)
+    assert (settings.workers, settings.decoders, settings.threads) == (3, 1, 64)
     assert (settings.host, settings.port) == ("0.0.0.0", 8000)
     assert settings.roots is None
     assert settings.target_url is None

@@ -99,8 +99,9 @@ class Settings:
     workers: int = 1
     """Processes; the CPUs this container may use. Decoding is CPU-bound, and Python runs one thread at a time."""
 
-    decoders: int = 2
-    """Decoding processes of a worker; 2. One decodes while the other's object is read or delivered."""
+    decoders: int = 1
+    """Decoding processes of a worker; 1, and a spare while one object takes long. More than there are CPUs take their
+    time from each other: with 2 an object cost 2 to 10 % more."""
 
     threads: int = 64
     """Threads of a worker; 64. Each is a peer that is being talked to, slow ones too; at work are the decoders."""

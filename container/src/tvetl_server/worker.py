@@ -9,6 +9,7 @@ the next request, which mostly follows at once.
 from __future__ import annotations
 
 import errno
+import mmap
 import re
 import select
 import selectors
@@ -29,7 +30,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from .metrics import Metrics, Threads
 from .source import TooSlow
 
-__all__ = ["worker_class"]
+__all__ = ["Shares", "worker_class"]
 
 #: Milliseconds that a thread waits for its peer to take more of an answer; and for the next request, while no other
 #: connection waits for the thread. Then the poller waits.
@@ -49,6 +50,9 @@ BODY = 1 << 18
 #: Bytes of answers that wait for their peers, in a worker; beyond that, their threads wait with them.
 UNSENT = 1 << 26
 
+#: Seconds that a worker leaves a new connection to one that has fewer.
+LEAVE = 0.005
+
 #: Bytes looked at for the end of a head; of a longer one gunicorn reads until it is longer than it allows.
 _LOOK = 1 << 16
 
@@ -66,6 +70,29 @@ class _Next(Enum):
     STREAM = auto()  # a head, of a body that is read while it comes
     HEAD = auto()  # less than a head
     BODY = auto()  # a head and less than its body
+
+
+class Shares:
+    """How many connections each worker has; in memory that they share, so made before they are.
+
+    Whichever worker wakes first would get the connections of a peer that opens some at once, and keep them: the others
+    had nothing to do.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._cells = memoryview(mmap.mmap(-1, rows * 4)).cast("i")
+        for row in range(rows):
+            self.clear(row)
+
+    def clear(self, row: int) -> None:
+        """No worker of that row takes connections."""
+        self._cells[row] = -1
+
+    def note(self, row: int, connections: int) -> None:
+        self._cells[row] = connections
+
+    def fewest(self) -> int:
+        return min((cell for cell in self._cells if cell >= 0), default=0)
 
 
 class _Unsent:
@@ -270,8 +297,8 @@ class _Wait:
         self.idle = idle
 
 
-def worker_class(counts: Metrics) -> type[ThreadWorker]:
-    """The worker, with a count of the requests that wait for a thread."""
+def worker_class(counts: Metrics, shares: Shares) -> type[ThreadWorker]:
+    """The worker, with a count of the requests that wait for a thread, and of the connections of all workers."""
 
     class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         tpool: Threads
@@ -281,6 +308,7 @@ def worker_class(counts: Metrics) -> type[ThreadWorker]:
             self._waits: dict[_Connection, _Wait] = {}
             self._unsent = _Unsent()
             self._looked = 0.0
+            self._left_at: float | None = None
 
         def get_thread_pool(self) -> Threads:
             # Bodies that are read while they come keep their threads waiting: only each other's.
@@ -306,7 +334,29 @@ def worker_class(counts: Metrics) -> type[ThreadWorker]:
 
         # --- in the main thread ---
 
+        def set_accept_enabled(self, enabled: bool) -> None:
+            super().set_accept_enabled(enabled)
+            self._share()
+
+        def _share(self) -> None:
+            if self._accepting:
+                shares.note(self.tvetl_row, self.nr_conns)
+            else:
+                shares.clear(self.tvetl_row)
+
+        def _leaves_it(self) -> bool:
+            """Whether to leave a connection to a worker that has fewer; for a while, as that may not come."""
+            now = time.monotonic()
+            if self.nr_conns <= shares.fewest() or (self._left_at is not None and now > self._left_at + LEAVE):
+                self._left_at = None
+                return False
+            self._left_at = self._left_at or now
+            time.sleep(LEAVE / 20)
+            return True
+
         def accept(self, listener: socket.socket) -> None:
+            if self._leaves_it():
+                return
             try:
                 accepted, client = listener.accept()
             except OSError as error:
@@ -316,6 +366,7 @@ def worker_class(counts: Metrics) -> type[ThreadWorker]:
             sock = _Socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
             sock.room = self._unsent
             self.nr_conns += 1
+            self._share()
             self.enqueue_req(_Connection(self.cfg, sock, client, listener.getsockname()))
 
         def enqueue_req(self, conn: _Connection, *, woken: bool = False) -> None:
@@ -390,6 +441,7 @@ def worker_class(counts: Metrics) -> type[ThreadWorker]:
 
         def _drop(self, conn: _Connection) -> None:
             self.nr_conns -= 1
+            self._share()
             conn.close()
 
         def _wait(

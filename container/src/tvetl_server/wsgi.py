@@ -28,7 +28,7 @@ from .metrics import Metrics
 from .own import NONE, OwnOp, installed
 from .settings import Settings, describe, read_settings
 from .source import Files
-from .worker import worker_class
+from .worker import Shares, worker_class
 
 __all__ = ["main"]
 
@@ -109,6 +109,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         self._own = own
         # A row a worker, and as many for those that still stop while their successors run.
         self._counts = Metrics(rows=2 * settings.workers)
+        self._shares = Shares(2 * settings.workers)
         self._free_rows = list(range(2 * settings.workers))
         self._not_theirs: list[int] = []  # descriptors of a worker that its decoders shall not have
         super().__init__()
@@ -116,7 +117,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
     def load_config(self) -> None:
         for name, value in gunicorn_conf.config(self._settings).items():
             self.cfg.set(name, value)
-        self.cfg.set("worker_class", worker_class(self._counts))
+        self.cfg.set("worker_class", worker_class(self._counts, self._shares))
         self.cfg.set("logger_class", _logger_class(self._settings))
         self.cfg.set("when_ready", self._before_workers)
         self.cfg.set("pre_fork", self._before_fork)
@@ -158,6 +159,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
     def _after_exit(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
         self._free_rows.append(worker.tvetl_row)
         self._counts.clear_in_flight(worker.tvetl_row)
+        self._shares.clear(worker.tvetl_row)
 
 
 class _WithoutSecret(logging.Formatter):

@@ -1,0 +1,82 @@
+"""Which worker gets a connection, and what is left of it when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import PATIENCE, ask
+
+from tvetl_server.worker import Shares
+
+
+def sockets(process: int) -> int:
+    return sum("socket" in str(at.readlink()) for at in Path(f"/proc/{process}/fd").iterdir())
+
+
+def workers(server: Any) -> list[int]:
+    return [int(line.split()[-1]) for line in server.log.splitlines() if "Booting worker" in line]
+
+
+def test_the_fewest_are_those_of_workers_that_take_some() -> None:
+    shares = Shares(4)
+    assert shares.fewest() == 0
+    shares.note(1, 5)
+    shares.note(2, 3)
+    assert shares.fewest() == 3
+    shares.clear(2)
+    assert shares.fewest() == 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells a process's connections as Linux does")
+def test_connections_are_shared_evenly(run_server: Callable[..., Any], image: bytes) -> None:
+    """Also those that one peer opens all at once."""
+    server = run_server(TVETL_WORKERS="2")
+    end = time.monotonic() + PATIENCE
+    while len(workers(server)) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    both = workers(server)
+    time.sleep(2)  # until the second one takes some, too
+    before = [sockets(worker) for worker in both]
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(40)]
+        for connection in connections:
+            connection.request("PUT", "/src/a.jpg", body=image)
+        assert {connection.getresponse().read()[:4] for connection in connections} == {b"\x89PNG"}
+        shares = [sockets(worker) - had for worker, had in zip(both, before, strict=True)]
+        assert sum(shares) == 40
+        assert max(shares) - min(shares) <= 8, shares
+
+
+def test_a_worker_alone_takes_all(run_server: Callable[..., Any], image: bytes) -> None:
+    """It waits for no other that is gone."""
+    server = run_server(TVETL_WORKERS="1")
+    connections = [server.connect() for _ in range(50)]
+    began = time.monotonic()
+    for connection in connections:
+        assert ask(connection, "PUT", "/src/a.jpg", image, keep=True).status == 200
+    assert time.monotonic() - began < PATIENCE / 2
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells a process's connections as Linux does")
+def test_closed_connections_leave_nothing(run_server: Callable[..., Any], image: bytes) -> None:
+    server = run_server(TVETL_WORKERS="1")
+    (worker,) = workers(server)
+    assert server.put("/src/a.jpg", image).status == 200
+    before = sockets(worker)
+    for sent in (b"", b"PUT /s", b"\x16\x03\x01 no HTTP\r\n\r\n", b"GET /metrics HTTP/1.1\r\nHost: pod\r\n\r\n") * 10:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(100)
+    end = time.monotonic() + PATIENCE
+    while sockets(worker) > before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert sockets(worker) <= before
