@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hostile import faulty
+from hostile.peers import family
 from hostile.promises import processes
 from serving import PATIENCE, Server, ask, start
 
@@ -137,9 +138,9 @@ def test_with_one_decoder_a_hang_still_keeps_nobody_waiting(
 def test_where_memory_is_short_the_kernel_ends_a_decoder_first(server: Server) -> None:
     server.put("/src/good.png", faulty.picture(200))
     scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii")) for pid in processes(server)}
-    here = scores.pop(server.process.pid)
-    assert sorted(score > here for score in scores.values())[:2] == [False, False], "the worker and its nursery"
-    assert any(score > here for score in scores.values()), "the decoders"
+    here, kinds = scores[server.process.pid], family(server)
+    assert {scores[process] for kind in ("worker", "nursery") for process in kinds[kind]} == {here}
+    assert all(scores[process] > here for process in kinds["decoder"])
 
 
 def test_ctrl_c_ends_all_that_was_started(tmp_path: Path, run_server: Callable[..., Server]) -> None:
@@ -159,10 +160,10 @@ def test_what_is_left_alone_ends_by_itself(tmp_path: Path, run_server: Callable[
     hang = threading.Thread(target=_try, args=(server,))
     hang.start()
     time.sleep(1)
-    all_of_them = processes(server)
+    all_of_them, (worker,) = processes(server), family(server)["worker"]
     server.process.kill()
     server.process.wait(PATIENCE)
-    os.kill(all_of_them[1], signal.SIGKILL)  # the worker, which would wait for its requests
+    os.kill(worker, signal.SIGKILL)  # which would wait for its requests
     _end_of(all_of_them)
     hang.join()
 

@@ -14,28 +14,11 @@ from pathlib import Path
 
 import pytest
 from hostile import faulty
-from hostile.peers import Outcome, Peers
-from hostile.promises import processes
+from hostile.peers import Outcome, Peers, family
 from serving import PATIENCE, Server
 
 #: Seconds after a kill within which objects come through again.
 BACK = 2.0
-
-
-def family(server: Server) -> dict[str, list[int]]:
-    """The processes by what they are: their depth below the first tells."""
-    parents = {}
-    for process in processes(server):
-        with contextlib.suppress(FileNotFoundError):
-            stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-            if stat[0] != "Z":
-                parents[process] = int(stat[1])
-
-    def depth(process: int) -> int:
-        return 0 if process == server.process.pid or process not in parents else 1 + depth(parents[process])
-
-    kinds = ("arbiter", "worker", "nursery", "decoder")
-    return {kind: [process for process in parents if depth(process) == at] for at, kind in enumerate(kinds)}
 
 
 def kill(server: Server, kind: str, seconds: float, rate: float = 0.5) -> list[float]:

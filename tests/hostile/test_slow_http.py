@@ -113,7 +113,7 @@ BAD = {
         100, b"PUT /src/c.png HTTP/1.1\r\nHost: pod\r\nTransfer-Encoding: chunked\r\n\r\n1000000\r\n", b"x"
     ),
     "100 that read no answer": (100, head("deaf.png", len(SENT)) + SENT, b""),
-    "100 that read no answer and send on": (100, (head("deaf.png", len(SENT)) + SENT) * 20, b""),
+    "20 that read no answer and send on": (20, (head("deaf.png", len(SENT)) + SENT) * 20, b""),
     "1,000 idle connections": (1000, b"", b""),
     "1,000 idle connections after a request": (1000, b"GET /metrics HTTP/1.1\r\nHost: pod\r\n\r\n", b""),
 }  # fmt: skip

@@ -16,7 +16,11 @@ from tvetl_server.worker import Shares
 
 
 def sockets(process: int) -> int:
-    return sum("socket" in str(at.readlink()) for at in Path(f"/proc/{process}/fd").iterdir())
+    found = 0
+    for at in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found += "socket" in str(at.readlink())
+    return found
 
 
 def workers(server: Any) -> list[int]:

@@ -233,7 +233,7 @@ class _Decoder:
         try:
             self._connection.settimeout(_BIRTH)
             word, _ = _receive(self._connection)
-            self.process = json.loads(word or b"")
+            self.process = _unpack(word or b"")
         except (OSError, ValueError) as error:
             self.close()
             raise RuntimeError("A decoder could not be forked.") from error
@@ -263,7 +263,7 @@ class _Decoder:
                 is_slow()
                 self._connection.settimeout(left)
                 reply, descriptors = _receive(self._connection)
-            code, *rest = json.loads(reply or b"")
+            code, *rest = _unpack(reply or b"")
             problem = problems.BY_CODE[code] if code else None
         except (OSError, ValueError, KeyError) as error:  # also what is no answer: it is not itself any more
             raise _DecoderDied from error
@@ -344,23 +344,25 @@ class _Nursery:
         # Ctrl-C and a group's SIGTERM are for the first process, which lets requests finish; we end with the worker.
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(ignored, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, self._bury)
         gc.freeze()  # what is here now stays shared with all of them
         self._control.send(b".")
         while True:
             message, descriptors = _receive(self._control)
-            self._bury()
             if message is None:  # the worker is gone, and nobody waits for what is still worked on
                 self._kill(*self._children)
                 os._exit(0)
             if not descriptors:
-                self._kill(json.loads(message))
+                self._kill(_unpack(message))
                 continue
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it is known before it is buried
             child = os.fork()
             if child == 0:
                 with _no_return():
                     self._control.close()
                     self._decode(*descriptors)
             self._children.add(child)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -368,14 +370,16 @@ class _Nursery:
         for child in self._children.intersection(ids):  # no other: an id may have been given again
             os.kill(child, signal.SIGKILL)
 
-    def _bury(self) -> None:
-        """Forget the dead. Only now may their ids be given again."""
+    def _bury(self, *_: object) -> None:
+        """A signal's handler: forget the dead. Only now may their ids be given again."""
         with contextlib.suppress(ChildProcessError):
             while dead := os.waitpid(-1, os.WNOHANG)[0]:
                 self._children.discard(dead)
 
     def _decode(self, connection: int, inbox: int, outbox: int) -> NoReturn:
         """The life of a decoder."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for what steps may start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever native code it is in
         with contextlib.suppress(OSError):  # no such file: not Linux
             Path("/proc/self/oom_score_adj").write_text(str(_FIRST_TO_GO), encoding="ascii")
@@ -385,7 +389,7 @@ class _Nursery:
                 message, _ = _receive(worker)
                 if message is None:
                     os._exit(0)
-                name, source, arguments, deadline = json.loads(message)
+                name, source, arguments, deadline = _unpack(message)
                 signal.setitimer(signal.ITIMER_REAL, max(0.0, deadline - time.monotonic()) + GRACE)
                 result: list[IO[bytes]] = []
                 try:
@@ -463,8 +467,17 @@ _FIELDS = ("given", "seed", "epoch", "view", "views", "format", "quality", "size
 # --- messages: a length, then JSON; descriptors may come along (SCM_RIGHTS) ---
 
 
+#: json.dumps and json.loads make these anew, and guess the encoding, for each message.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
+
 def _pack(message: object) -> bytes:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _encode(message).encode("utf-8", "surrogatepass")
+
+
+def _unpack(message: bytes) -> Any:
+    return _decode(message.decode("utf-8", "surrogatepass"))
 
 
 def _send(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
