@@ -476,7 +476,7 @@ def _pack(message: object) -> bytes:
     return _encode(message).encode("utf-8", "surrogatepass")
 
 
-def _unpack(message: bytes) -> Any:
+def _unpack(message: bytes) -> Any:  # noqa: ANN401  JSON, of our own making
     return _decode(message.decode("utf-8", "surrogatepass"))
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
 
 import gunicorn.http.message
+import gunicorn.util
 
 from .settings import Settings
 
-__all__ = ["REQUEST_LINE", "allow_long_request_lines", "config", "end_waits"]
+__all__ = ["REQUEST_LINE", "allow_long_request_lines", "config", "end_waits", "keep_the_date"]
 
 #: Longest request line, in bytes. A name of 1,024 CJK characters is 9 kB in the path (%XX a byte) and 15 kB in
 #: ``etl_fqn`` (quoted twice: %25XX a byte); the arguments come on top.
@@ -81,6 +83,21 @@ def allow_long_request_lines() -> None:
     reaches the port could fill the memory.
     """
     gunicorn.http.message.MAX_REQUEST_LINE = REQUEST_LINE
+
+
+def keep_the_date() -> None:
+    """Let gunicorn format the Date header once a second, and not for each answer."""
+    date = gunicorn.util.http_date
+    kept = (0, "")
+
+    def http_date(timestamp: float | None = None) -> str:
+        nonlocal kept
+        now = int(time.time() if timestamp is None else timestamp)
+        if kept[0] != now:
+            kept = (now, date(now))
+        return kept[1]
+
+    gunicorn.util.http_date = http_date
 
 
 def end_waits(listeners: Iterable[socket.socket], peer: int = PEER, silent: int = SILENT) -> None:

@@ -60,6 +60,9 @@ _LOOK = 1 << 16
 #: lose the answer.
 _FORGOTTEN = 1 << 20
 
+#: What the head of an answer with a body begins like, mostly.
+_OK = b"HTTP/1.1 200 "
+
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n")
 
 
@@ -156,10 +159,10 @@ class _Socket(socket.socket):
         self.room.give_back(len(kept))
         return kept
 
-    def _send(self, data: bytes) -> bytes:
+    def _send(self, data: bytes, flags: int = 0) -> bytes:
         """The rest."""
         try:
-            return data[self.send(data, socket.MSG_DONTWAIT) :]
+            return data[self.send(data, flags | socket.MSG_DONTWAIT) :]
         except BlockingIOError:
             return data
 

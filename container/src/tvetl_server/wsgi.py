@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     _log_to_stderr(settings)
     gunicorn_conf.allow_long_request_lines()
+    gunicorn_conf.keep_the_date()
     _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
     _log.info("Resizing is done by %s", resizer())
     _Server(settings, pipeline, own).run()
