@@ -101,7 +101,7 @@ class Settings:
 
     decoders: int = 1
     """Decoding processes of a worker; 1, and a spare while one object takes long. More than there are CPUs take their
-    time from each other: with 2 an object cost 2 to 10 % more."""
+    time from each other: with 2 an object cost 0 to 10 % more."""
 
     threads: int = 64
     """Threads of a worker; 64. Each is a peer that is being talked to, slow ones too; at work are the decoders."""

@@ -32,9 +32,9 @@ class Spool:
     def write(self, data: bytes) -> int:
         """All of it. Raises TooManyBytes where there is no room for more."""
         self._length += len(data)
-        if self._length > self._most:
-            self._make_room()
         try:
+            if self._length > self._most:
+                self._make_room()
             self._file.write(data)
         except OSError as error:
             raise _too_many(error) from error
@@ -68,8 +68,8 @@ class Spool:
                 self._file = disk
         if self._length > self._most:
             raise TooManyBytes(
-                f"The shard's result has more than {self._most} bytes; beyond TVETL_MAX_BYTES there must be a folder "
-                "with room for it (an emptyDir, named by TMPDIR), up to TVETL_MAX_SHARD_BYTES."
+                f"The shard's result has more than {self._most} bytes; beyond TVETL_MAX_BYTES the container must have "
+                "a folder with room for it, named by TMPDIR, up to TVETL_MAX_SHARD_BYTES."
             )
 
 
