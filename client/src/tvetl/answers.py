@@ -61,7 +61,7 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
             # tarfile ends without a word where a header is cut off; the end mark is a block of zeros.
             if data[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):
                 raise UsageError("this tar archive is cut short: it ends without its end mark")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError, *_DAMAGED) as error:  # tarfile lets some of these through
         raise UsageError(f"this is no tar archive that can be read: {error}") from error
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from threading import get_ident
 
 from tvetl.errors import TvetlError
 
@@ -22,7 +23,7 @@ def write_whole(path: Path, data: bytes, *, folder: bool = False) -> None:
             path.write_bytes(data)
             return
         real = Path(os.path.realpath(path))  # of a link, what it leads to
-        part = real.with_name(f".tvetl-{os.getpid()}.part")
+        part = real.with_name(f".tvetl-{os.getpid()}-{get_ident()}.part")
         try:
             part.write_bytes(data)
             with suppress(FileNotFoundError):
