@@ -191,6 +191,19 @@ class Pod:
                 pass
         return sorted(found)
 
+    def workers(self) -> list[int]:
+        """Those of its processes that the first one has started."""
+        first, *others = self.processes()
+        found = []
+        for process in others:
+            try:
+                # proc_pid_stat(5): the parent is the second field behind the name in brackets
+                if int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]) == first:
+                    found.append(process)
+            except OSError:  # it has ended
+                pass
+        return found
+
     def put(
         self, path: str, body: bytes = b"", fqn: str = "", node_url: str = "", timeout: float = 60
     ) -> tuple[int, bytes, http.client.HTTPMessage]:
