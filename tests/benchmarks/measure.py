@@ -211,7 +211,7 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
 def ours(pipeline: str, root: Path, workers: int, log: Path, name: str = "tvetl", **settings: str) -> Server:
     """tvetl-server as it is shipped."""
     port = free_port()
-    given = {"TVETL_PIPELINE": pipeline, "TVETL_WORKERS": str(workers), "TVETL_THREADS": "1", "TVETL_ROOTS": str(root)}
+    given = {"TVETL_PIPELINE": pipeline, "TVETL_WORKERS": str(workers), "TVETL_ROOTS": str(root)}
     given |= {"TVETL_HOST": "127.0.0.1", "PORT": str(port), **settings}
     return Server(name, [str(Path(sys.executable).parent / "tvetl-server")], given, port, log)
 

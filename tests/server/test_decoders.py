@@ -314,3 +314,23 @@ def test_a_message_in_pieces_is_one_message() -> None:
         assert module._receive(theirs) == (None, [])
         sender.join()
     assert json.loads(module._pack(["\udcff"])) == ["\udcff"]
+
+
+def test_messages_behind_each_other_stay_two() -> None:
+    """To the nursery nobody answers: who ends a decoder asks for another at once."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        module._send(ours, b"1")
+        module._send(ours, b"", [ours.fileno()])
+        module._send(ours, b"23")
+        first, second, third = (module._receive(theirs) for _ in range(3))
+        assert (first, third) == ((b"1", []), (b"23", []))
+        assert (second[0], len(second[1])) == (b"", 1)
+        os.close(second[1][0])
+
+
+def test_who_was_slow_and_in_nobodys_way_lives_on(make: Callable[..., Decoders]) -> None:
+    some = make(1)
+    before = does(some, b"who")
+    does(some, b"sleep 1")
+    assert does(some, b"who") == before

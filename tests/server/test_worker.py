@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from serving import PATIENCE, ask
 
+from tvetl_server import worker
 from tvetl_server.worker import Shares
 
 
@@ -84,3 +85,18 @@ def test_closed_connections_leave_nothing(run_server: Callable[..., Any], image:
     while sockets(worker) > before and time.monotonic() < end:
         time.sleep(0.1)
     assert sockets(worker) <= before
+
+
+def test_who_was_waited_for_in_vain_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main loop reads on such a connection before it closes it: it must come back at once."""
+    monkeypatch.setattr(worker, "GRACE", 0.2)
+    monkeypatch.setattr(worker, "RATE", 1 << 40)
+    ours, theirs = socket.socketpair()
+    with theirs, worker._Socket(ours.family, ours.type, ours.proto, ours.detach()) as answers:
+        answers.room = worker._Unsent()
+        answers.sendall(bytes(8 << 20))  # what the kernel does not take is kept, and then there is too much
+        with pytest.raises(BrokenPipeError):
+            answers.sendall(b"more")
+        assert answers.gettimeout() is None
+        with pytest.raises(BlockingIOError):
+            answers.recv(1, socket.MSG_DONTWAIT)

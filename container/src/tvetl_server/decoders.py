@@ -173,8 +173,11 @@ class Decoders:
                     _log.warning("A decoder died of %r, or was killed", name)
             raise DamagedImage("The image is damaged, or worse: its decoder died of it, twice.")
         finally:
-            if slow:  # the spare has its place
-                if decoder:
+            if slow:
+                # The spare may have its place by now; where nobody wanted that, it takes it again.
+                if self._free.take_back():
+                    self._free.put(decoder)
+                elif decoder:
                     self._end(decoder)
                 self._spare.release()
             else:
@@ -187,8 +190,12 @@ class Decoders:
     def _new(self) -> _Decoder:
         ours, theirs = socket.socketpair()
         decoder = _Decoder(ours)
-        with theirs:
-            self._tell(b"", [theirs.fileno(), decoder.inbox, decoder.outbox])
+        try:
+            with theirs:
+                self._tell(b"", [theirs.fileno(), decoder.inbox, decoder.outbox])
+        except BaseException:
+            decoder.close()
+            raise
         decoder.born()
         return decoder
 
@@ -314,6 +321,14 @@ class _Free:
                     raise OutOfTime("The object waited too long for others to be transformed.")
         return turn.decoder
 
+    def take_back(self) -> bool:
+        """Take one that is yet to be born; whether there was one."""
+        with self._lock:
+            found = None in self._free
+            if found:
+                self._free.remove(None)
+            return found
+
 
 class _Turn:
     """A thread that waits for a decoder."""
@@ -352,19 +367,27 @@ class _Nursery:
             if message is None:  # the worker is gone, and nobody waits for what is still worked on
                 self._kill(*self._children)
                 os._exit(0)
-            if not descriptors:
+            # A child is known before it is buried, and not buried while it is killed.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+            if descriptors:
+                self._fork(descriptors)
+            else:
                 self._kill(_unpack(message))
-                continue
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it is known before it is buried
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def _fork(self, descriptors: Sequence[int]) -> None:
+        try:
             child = os.fork()
+        except OSError as error:  # no process left, or no memory; who asked sees the end of the connection
+            _log.error("A decoder could not be forked: %s", error.strerror)
+        else:
             if child == 0:
                 with _no_return():
                     self._control.close()
                     self._decode(*descriptors)
             self._children.add(child)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            for descriptor in descriptors:
-                os.close(descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _kill(self, *ids: int) -> None:
         for child in self._children.intersection(ids):  # no other: an id may have been given again
@@ -488,16 +511,27 @@ def _send(connection: socket.socket, message: bytes, descriptors: Sequence[int] 
 
 
 def _receive(connection: socket.socket) -> tuple[bytes | None, list[int]]:
-    """The next message and what came with it; None at the end."""
-    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 3)
-    if not data:
-        return None, []
-    while len(data) < 4 or len(data) < 4 + _LENGTH.unpack_from(data)[0]:
-        part = connection.recv(1 << 16)
+    """The next message and what came with it, and no byte of the one behind it; None at the end."""
+    head, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
+    head = _exactly(connection, _LENGTH.size, head) if head else head
+    if len(head) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        message = _exactly(connection, length)
+        if len(message) == length:
+            return message, descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return None, []
+
+
+def _exactly(connection: socket.socket, length: int, data: bytes = b"") -> bytes:
+    """``length`` bytes, of which ``data`` is there already; less only at the end."""
+    while len(data) < length:
+        part = connection.recv(length - len(data))
         if not part:
-            return None, []
+            break
         data += part
-    return data[4:], descriptors
+    return data
 
 
 # --- shared memory ---

@@ -142,6 +142,8 @@ class _Socket(socket.socket):
             super().sendall(rest)
         except TimeoutError:
             raise BrokenPipeError(errno.EPIPE, "the peer does not read") from None
+        finally:
+            self.settimeout(None)  # with one, MSG_DONTWAIT would wait: Python asks poll() first
 
     def send_rest(self) -> None:
         """Send of what was kept as much as the peer takes now."""

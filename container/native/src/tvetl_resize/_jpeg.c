@@ -38,7 +38,7 @@ typedef uint8_t Bytes __attribute__((vector_size(8)));
 
 /* What the next BITS bits begin with. `one` is a single code with its extra bits: their length together (5 bits), how many
  * extra bits (4), the run of zeros before (4); 0 where the code is longer. `many` is all codes that are complete there:
- * their length (5), by how many coefficients they move on (9): END more where the block ends, LATER where none is. */
+ * their length (5), by how many coefficients they move on (11): END more where the block ends, LATER where none is. */
 typedef struct {
     uint16_t one[1 << BITS];
     uint16_t many[1 << BITS];
@@ -48,7 +48,7 @@ typedef struct {
     int there;
 } Table;
 
-enum { END = 128, LATER = 256 };
+enum { END = 256, LATER = 512 }; /* beyond all that codes without an end can move on: 63 + 79 */
 
 /* `counts` of codes by length 1..16, and their values; clause C.2. */
 static int table_make(Table *table, const uint8_t *counts, const uint8_t *values, int number, int is_ac) {
@@ -338,8 +338,9 @@ static int file_read(File *file, const uint8_t *data, size_t size) {
     for (;;) {
         if (stop - at < 4 || at[0] != 0xff) return -1;
         int marker = at[1], length = u16(at + 2);
+        if (length < 2 || length > stop - at - 2 || marker < 0xc0 || (marker >= 0xd0 && marker <= 0xd9)) return -1;
+        if (marker == 0xff || (marker >= 0xf0 && marker <= 0xfd)) return -1; /* not of a length, for Pillow */
         const uint8_t *from = at + 4, *end = at + 2 + length;
-        if (length < 2 || end > stop || marker < 0xc0 || (marker >= 0xd0 && marker <= 0xd9)) return -1;
         at = end;
         if (marker == 0xdb) {
             if (read_quantization(file, from, end)) return -1;
