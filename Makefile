@@ -33,9 +33,9 @@ test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in a
 ifneq ($(ARGS),)
 	.venv/bin/python -m pytest $(ARGS)
 else
-# The hostile ones have the machine to themselves: some compare times.
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/hostile
-	.venv/bin/python -m pytest tests/hostile
+# One after the other: those of the one Kubernetes, and the hostile ones, some of which compare times.
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore tests/,cluster e2e image hostile)
+	.venv/bin/python -m pytest tests/cluster tests/e2e tests/image tests/hostile
 	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py tests/hostile/test_client_faults.py
 endif
 

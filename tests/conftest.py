@@ -14,19 +14,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "rocket.jpg")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """A shell starts what it puts into the background deaf to Ctrl-C, and so would be all that the tests start."""
-    config.addinivalue_line("markers", "xdist_group: pytest-xdist's own, which not every environment has")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (pytest-xdist): a file's tests together, and what uses the one Kubernetes in one process."""
-    for item in items:
-        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
-        group = "kube" if folder in ("cluster", "e2e", "image") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
