@@ -27,12 +27,12 @@ KEEP_ALIVE = 30
 #: the main loop, whatever the requests do, so this ends only a process that hangs as a whole.
 TIMEOUT = 120
 
-#: Seconds that a thread waits for a peer in the middle of a request line, a header or an answer. gunicorn waits for
-#: ever, and a node that vanished would keep a thread; above AIStore's obj_timeout (45), after which nobody listens.
+#: Seconds that the kernel lets one read or write wait for a peer, whoever forgot to set a limit of its own (worker.py's
+#: are shorter); above AIStore's obj_timeout (45), after which nobody listens.
 PEER = 60
 
-#: Seconds that the kernel keeps a connection on which nothing was said yet. gunicorn would hold a thread for it, up
-#: to 5 s, and Go opens connections that it may not need at once.
+#: Seconds that the kernel keeps a connection on which nothing was said yet, and wakes nobody for it: Go opens
+#: connections that it may not need at once.
 SILENT = 30
 
 #: A folder in memory that every pod has. On a disk the sign of life can hang with the disk, and the root file
@@ -45,7 +45,7 @@ def config(settings: Settings) -> Mapping[str, object]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": [f"{host}:{settings.port}"],
-        # sync workers keep no connection; with threads, one reads while another decodes. (wsgi.py counts its waits.)
+        # sync workers keep no connection. (wsgi.py puts worker.py's in its place.)
         "worker_class": "gthread",
         "workers": settings.workers,
         "threads": settings.threads,
@@ -56,8 +56,7 @@ def config(settings: Settings) -> Mapping[str, object]:
         "timeout": TIMEOUT,
         # As long as an accepted request may take. (AIStore deletes pods with no grace at all.)
         "graceful_timeout": int(settings.limits.seconds + settings.delivery_seconds) + 5,
-        # A worker makes its own engine after the fork: decoders belong to threads, CUDA to a process.
-        # The master has imported the modules, so that their pages are shared.
+        # A worker forks its own decoders. The master has imported the modules, so that their pages are shared.
         "preload_app": False,
         "limit_request_line": REQUEST_LINE,
         # Ais-Node-Url has a URL with a name in it for each stage.
