@@ -35,7 +35,8 @@ ifneq ($(ARGS),)
 else
 # One after the other: those of the one Kubernetes, and the hostile ones, some of which compare times.
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore tests/,cluster e2e image hostile)
-	.venv/bin/python -m pytest tests/cluster tests/e2e tests/image tests/hostile
+	.venv/bin/python -m pytest tests/cluster tests/e2e tests/image
+	.venv/bin/python -m pytest tests/hostile
 	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py tests/hostile/test_client_faults.py
 endif
 

@@ -30,7 +30,7 @@ def test_ten_times_as_much_as_can_be_served(
     tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None], pytestconfig: pytest.Config
 ) -> None:
     """Closed loop: each peer sends its next object when it has the last. Fewer threads than peers, too."""
-    seconds = 60.0 if pytestconfig.getoption("--long") else 8.0
+    seconds = 60.0 if pytestconfig.getoption("--long", default=False) else 8.0
     settings = {"TVETL_WORKERS": "1", "TVETL_DECODERS": str(DECODERS), "TVETL_THREADS": "16"}
     server = run_server(**faulty.install(tmp_path), **settings)
     with Peers(server, 2 * DECODERS, slow, right) as peers:
@@ -84,7 +84,7 @@ def test_what_cannot_be_served_in_time_is_told(
 def test_500_connections_at_full_speed(
     run_server: Callable[..., Server], image: bytes, figure: Callable[[str, str], None], pytestconfig: pytest.Config
 ) -> None:
-    seconds = 60.0 if pytestconfig.getoption("--long") else 6.0
+    seconds = 60.0 if pytestconfig.getoption("--long", default=False) else 6.0
     server = run_server(TVETL_WORKERS="2")
     with Peers(server, 500, lambda _: image, lambda _, body: body.startswith(b"\x89PNG")) as many:
         time.sleep(seconds)

@@ -125,7 +125,7 @@ def test_good_peers_do_not_notice(
 ) -> None:
     """Without and with them in turn; the bad peers come back when they are closed."""
     count, first, then = BAD[what]
-    rounds = 5 if pytestconfig.getoption("--long") else 1
+    rounds = 5 if pytestconfig.getoption("--long", default=False) else 1
     without: list[float] = []
     beside: list[float] = []
     for _ in range(rounds):
