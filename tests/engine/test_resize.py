@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import resizing
+import sanitizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -202,26 +203,5 @@ def test_a_pillow_it_does_not_know_resizes_itself(monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_reads_and_writes_nothing_that_is_not_its_own(repository: Path, tmp_path: Path) -> None:
-    """Compiled with AddressSanitizer and UndefinedBehaviorSanitizer, which end the process at the first finding."""
-    compiler = shutil.which("gcc")
-    if compiler is None or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        pytest.skip("needs gcc and Python's headers")
-    told = [compiler, "-print-file-name=libasan.so"]
-    library = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(library).is_absolute():
-        pytest.skip("needs gcc's sanitizers")
-    extension = tmp_path / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    headers = f"-I{sysconfig.get_path('include')}"
-    build = [compiler, *flags, *sanitizers, headers, str(repository / SOURCE), "-o", str(extension), "-lm"]
-    subprocess.run(build, check=True)
-    done = subprocess.run(
-        [sys.executable, str(repository / "tests" / "resizing.py"), str(extension), "600"],
-        env={"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "600 cases equal\n"
+    script = repository / "tests" / "resizing.py"
+    assert sanitizers.run(repository / SOURCE, script, 600, tmp_path) == "600 cases equal\n"

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import subprocess
-import sys
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reducing
+import sanitizers
 from benchmarks.inputs import enlarged
 from PIL import Image
 
@@ -269,37 +266,5 @@ def test_what_does_not_fit_is_refused(wrong: tuple[int, tuple[int, int, int, int
 
 
 def test_damaged_files_let_it_read_and_write_nothing_that_is_not_its_own(repository: Path, tmp_path: Path) -> None:
-    """Compiled with AddressSanitizer and UndefinedBehaviorSanitizer, which end the process at the first finding."""
-    compiler = shutil.which("gcc")
-    if compiler is None or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        pytest.skip("needs gcc and Python's headers")
-    told = [compiler, "-print-file-name=libasan.so"]
-    library = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(library).is_absolute():
-        pytest.skip("needs gcc's sanitizers")
-    extension = tmp_path / f"_jpeg{sysconfig.get_config_var('EXT_SUFFIX')}"
-    flags = [
-        "-std=c11",
-        "-O1",
-        "-g",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-psabi",
-        "-ffp-contract=off",
-        "-shared",
-        "-fPIC",
-    ]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    headers = f"-I{sysconfig.get_path('include')}"
-    build = [compiler, *flags, *sanitizers, headers, str(repository / SOURCE), "-o", str(extension), "-lm"]
-    subprocess.run(build, check=True)
-    done = subprocess.run(
-        [sys.executable, str(repository / "tests" / "reducing.py"), str(extension), "4000"],
-        env={"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "fine\n"
+    script = repository / "tests" / "reducing.py"
+    assert sanitizers.run(repository / SOURCE, script, 4000, tmp_path, "-Wno-psabi") == "fine\n"

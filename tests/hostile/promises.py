@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,24 @@ def memory(server: Server) -> Memory:
             held[process] = _kibibytes(process, "smaps_rollup", "Pss")
             peak += _kibibytes(process, "status", "VmHWM")
     return Memory(held, peak)
+
+
+@contextlib.contextmanager
+def watching(server: Server) -> Iterator[list[int]]:
+    """Bytes that all processes held together (PSS): before, and then looked at again and again."""
+    seen, over = [memory(server).now], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            seen.append(memory(server).now)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def _kibibytes(process: int, file: str, line: str) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hostile.inputs import damages, good, jpeg_of, picture, saved, strange
-from hostile.promises import PIPELINE, Broken, Memory, Sender, code_of, memory
+from hostile.promises import PIPELINE, Broken, Memory, Sender, code_of, memory, watching
 from PIL import Image
 from serving import Disk, Server
 
@@ -30,30 +29,6 @@ def base(workers: int, decoders: int) -> int:
 def most(data: bytes, pixels: int, result: int = 32 * 32) -> int:
     """Bytes that one object may take; ``result`` in pixels, as float32 of three channels at most."""
     return OF_A_BYTE * len(data) + OF_A_PIXEL * pixels + OF_A_RESULT * result
-
-
-class Watch:
-    """The most that all processes held together, looked at again and again."""
-
-    def __init__(self) -> None:
-        self.most = 0
-
-
-@contextmanager
-def watching(server: Server) -> Iterator[Watch]:
-    watch, over = Watch(), threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.02):
-            watch.most = max(watch.most, memory(server).now)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        over.set()
-        thread.join()
 
 
 def progressive(width: int, height: int) -> bytes:
@@ -94,16 +69,16 @@ def test_eight_of_the_largest_images_at_once_stay_within_the_bound(
     def send(data: bytes) -> str:
         return code_of(server.put("/src/large.jpg", data))
 
-    with watching(server) as watch, ThreadPoolExecutor(8) as pool:
+    with watching(server) as seen, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(send, files)) == ["answered"] * 8
         assert code_of(server.put("/src/larger.jpg", progressive(edge, edge + 1))) == "too_many_pixels"
     bound = base(2, 4) + sum(most(data, edge**2) for data in files)
-    assert before + 8 * edge**2 < watch.most < bound
+    assert before + 8 * edge**2 < max(seen) < bound
     after = memory(server).now
     assert after < before + 8 * 16 * MIB, "it was given back"
     figure(
         "memory: eight images of the largest size allowed at once (16.8 million pixels)",
-        f"{watch.most / MIB:,.0f} MiB in all processes ({before / MIB:,.0f} before, {after / MIB:,.0f} after); "
+        f"{max(seen) / MIB:,.0f} MiB in all processes ({before / MIB:,.0f} before, {after / MIB:,.0f} after); "
         f"bound {bound / MIB:,.0f}",
     )
 
@@ -127,14 +102,14 @@ def test_four_of_the_largest_results_at_once_stay_within_the_bound(
         reply = server.put("/src/large.jpg", data)
         return len(reply.body) if reply.status == 200 else 0
 
-    with watching(server) as watch, ThreadPoolExecutor(4) as pool:
+    with watching(server) as seen, ThreadPoolExecutor(4) as pool:
         assert min(pool.map(send, range(4))) > 12 * edge**2
         assert code_of(server.put("/src/larger.jpg", progressive(edge, edge + 1))) == "too_many_pixels"
     bound = base(1, 4) + 4 * most(data, edge**2, edge**2)
-    assert before + 12 * edge**2 < watch.most < bound
+    assert before + 12 * edge**2 < max(seen) < bound
     figure(
         "memory: four of the largest results allowed at once (4.2 million pixels, float32)",
-        f"{watch.most / MIB:,.0f} MiB in all processes ({before / MIB:,.0f} before); bound {bound / MIB:,.0f}",
+        f"{max(seen) / MIB:,.0f} MiB in all processes ({before / MIB:,.0f} before); bound {bound / MIB:,.0f}",
     )
 
 
@@ -150,13 +125,13 @@ def test_an_image_of_the_default_limit_stays_within_the_bound(
     server = run_server(TVETL_PIPELINE=PIPELINE, TVETL_ROOTS=str(disk.root), TVETL_SECONDS="120")
     warmed(server, disk, 2)
     before = memory(server).now
-    with watching(server) as watch:
+    with watching(server) as seen:
         assert code_of(server.put("/src/large.jpg", data)) == "answered"
     bound = base(1, 2) + most(data, width * height)
-    assert before + 6 * width * height < watch.most < bound
+    assert before + 6 * width * height < max(seen) < bound
     figure(
         "memory: one image of the default limit (179 million pixels)",
-        f"{watch.most / MIB:,.0f} MiB in all processes, of which {before / MIB:,.0f} before; bound {bound / MIB:,.0f}",
+        f"{max(seen) / MIB:,.0f} MiB in all processes, of which {before / MIB:,.0f} before; bound {bound / MIB:,.0f}",
     )
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
-from hostile.promises import memory
+from hostile.promises import watching
 from serving import Disk, Recorder, Reply, Server
 
 MIB = 2**20
@@ -40,24 +38,6 @@ def asked(server: Server, target: str) -> tuple[HTTPConnection, HTTPResponse]:
     connection = server.connect()
     connection.request("PUT", target)
     return connection, connection.getresponse()
-
-
-@contextmanager
-def watching(server: Server) -> Iterator[list[int]]:
-    """Bytes that all processes held together, looked at again and again."""
-    seen, over = [memory(server).now], threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.05):
-            seen.append(memory(server).now)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.fixture

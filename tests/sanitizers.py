@@ -1,0 +1,36 @@
+"""The C of container/native under AddressSanitizer and UndefinedBehaviorSanitizer: the first finding ends it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+
+def run(source: Path, script: Path, count: int, folder: Path, *flags: str) -> str:
+    """What ``script`` prints, given the extension that is compiled of ``source`` into ``folder``, and ``count``."""
+    compiler = shutil.which("gcc")
+    if compiler is None or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        pytest.skip("needs gcc and Python's headers")
+    told = [compiler, "-print-file-name=libasan.so"]
+    library = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(library).is_absolute():
+        pytest.skip("needs gcc's sanitizers")
+    extension = folder / f"{source.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    strict = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC", *flags]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    headers = f"-I{sysconfig.get_path('include')}"
+    subprocess.run([compiler, *strict, *sanitizers, headers, str(source), "-o", str(extension), "-lm"], check=True)
+    done = subprocess.run(
+        [sys.executable, str(script), str(extension), str(count)],
+        env={"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
