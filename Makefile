@@ -21,7 +21,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 .PHONY: help setup demo test lint format lock audit licences tables notebook pictures training bench reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (3 GB to fetch, 5.5 GB on disk)
 	@echo "Ready: .venv/bin/tvetl and .venv/bin/tvetl-server"
