@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-NAMES = ("run", "dev", "sdk1", "server", "server-torch", "build", "photos", "bench", "audit")
+NAMES = ("run", "dev", "sdk1", "server", "server-torch", "server-cuda", "build", "photos", "bench", "audit")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 #: What differs on purpose: the SDK before 2.0, and the hash library it holds back.
 OTHER_SDK = {"aistore", "xxhash"}
@@ -72,6 +74,25 @@ def test_the_benchmark_brings_what_is_missing_and_no_other_versions(repository: 
     # six: dev.txt has it for Python 3.10 alone; nvimgcodec: DALI's folder would hide ours.
     assert there.keys() & more.keys() <= {"six", "nvidia-nvimgcodec-cu13"}
     assert all(there[name] == more[name] for name in there.keys() & more.keys())
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_cuda_variant_adds_what_torch_does_not_bring(repository: Path, python: str) -> None:
+    cpu, more = pins(repository, "server-torch", python), pins(repository, "server-cuda", python)
+    assert not cpu.keys() & more.keys(), "cuda is built on cpu"
+    assert {"torch", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"} <= cpu.keys() | more.keys()
+
+
+def test_nvjpeg_is_of_the_cuda_that_torch_was_made_with(repository: Path) -> None:
+    """As the list that torch names, NVIDIA's cuda-toolkit of one version, has them together."""
+    try:
+        listed = [Requirement(line) for line in requires("cuda-toolkit") or []]
+    except PackageNotFoundError:
+        pytest.skip("torch has no CUDA here")
+    (wanted,) = (r for r in listed if r.name == "nvidia-nvjpeg" and r.marker and 'extra == "nvjpeg"' in str(r.marker))
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert version("cuda-toolkit") == pins(repository, "server-torch", python)["cuda-toolkit"]
+    assert wanted.specifier.contains(pins(repository, "server-cuda", python)["nvidia-nvjpeg"])
 
 
 @pytest.mark.parametrize("python", PYTHONS)
