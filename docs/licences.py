@@ -29,15 +29,18 @@ EXCEPTIONS = {
         {
             "nvidia-cublas", "nvidia-cuda-cccl", "nvidia-cuda-cupti", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime",
             "nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-cufile", "nvidia-cusolver", "nvidia-cusparse",
-            "nvidia-cusparselt-cu13", "nvidia-nccl-cu13", "nvidia-nvjitlink", "nvidia-nvshmem-cu13", "nvidia-nvtx",
+            "nvidia-cusparselt-cu13", "nvidia-nccl-cu13", "nvidia-nvjitlink", "nvidia-nvjpeg", "nvidia-nvshmem-cu13",
+            "nvidia-nvtx",
         },
-        "CUDA's libraries, which the default index's torch brings and we never call: in the tests and in the image's "
-        "`cpu` variant; not where TORCH_INDEX names an index of CPU wheels, nor in `slim`. Who passes such an image on "
-        "must keep to NVIDIA's terms",
+        "CUDA's libraries, which the default index's torch brings: in the tests, in the image's `cpu` variant, where "
+        "nothing calls them, and in `cuda`, which has `nvidia-nvjpeg` too; not where TORCH_INDEX names an index of CPU "
+        "wheels, nor in `slim`. Who passes such an image on must keep to NVIDIA's terms",
     ),
 }  # fmt: skip
-#: Where the metadata say nothing, or a whole text: read in the project itself.
-READ = {"cuda-toolkit": "LicenseRef-None-Stated", "graphemeu": "MIT"}
+#: Where the metadata say nothing, or a whole text, or where only an image has it: read in the project itself.
+READ = {
+    "cuda-toolkit": "LicenseRef-None-Stated", "graphemeu": "MIT", "nvidia-nvjpeg": "LicenseRef-NVIDIA-Proprietary",
+}  # fmt: skip
 #: What the metadata say, as SPDX does.
 _NAMES = {
     "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache license, version 2.0": "Apache-2.0",
@@ -57,12 +60,11 @@ def locked() -> dict[str, set[str]]:
 
 
 def licence(name: str) -> str | None:
-    """As SPDX writes it; None where the project is not installed, empty where nothing is said."""
+    """As SPDX writes it; None where the project is not installed nor read, empty where nothing is said."""
     try:
-        found = distribution(name)
+        return READ.get(name) or _said(distribution(name))
     except PackageNotFoundError:
         return None
-    return READ.get(name) or _said(found)
 
 
 def _said(found: Distribution) -> str:
@@ -91,7 +93,7 @@ def page() -> str:
         if locks == {"audit"}:  # in an environment of its own, and in nothing that anybody gets
             continue
         told = licence(name)
-        shipped = ", ".join(kind for kind in ("server", "server-torch", "run") if kind in locks)
+        shipped = ", ".join(kind for kind in ("server", "server-torch", "server-cuda", "run") if kind in locks)
         if told is None:
             elsewhere.append(f"`{name}`")
         else:
@@ -104,8 +106,9 @@ def page() -> str:
     return f"""# Licences
 
 Ours is MIT. Below, all that `locks/` names, as its metadata say, and where it comes along: `server` is the image's slim
-variant, `server-torch` its cpu variant, `run` what the client needs; what has no mark is only for tests and tools. An
-image's own list, with Debian's packages in it, is its SBOM (`make sbom`). A test refuses every licence but these:
+variant, `server-torch` its cpu variant, `server-cuda` what its cuda variant has beside that, `run` what the client
+needs; what has no mark is only for tests and tools. An image's own list, with Debian's packages in it, is its SBOM
+(`make sbom`). A test refuses every licence but these:
 {allowed}.
 
 And these, each for the packages named alone:

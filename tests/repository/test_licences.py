@@ -42,7 +42,7 @@ def test_an_expression_is_read_as_it_is_meant(licences: Any, name: str, expressi
 def test_what_is_refused_elsewhere_is_not_in_the_slim_image(licences: Any) -> None:
     names, _ = licences.EXCEPTIONS["LicenseRef-NVIDIA-Proprietary"]
     with_them = {lock for name, locks in licences.locked().items() if name in names for lock in locks}
-    assert with_them <= {"dev", "server-torch", "bench"}
+    assert with_them <= {"dev", "server-torch", "server-cuda", "bench"}
     assert names <= licences.locked().keys(), "an exception for nothing"
 
 
