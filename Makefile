@@ -56,6 +56,8 @@ lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer
 	$(COMPILE) locks/dev.in --output-file locks/dev.txt
 	echo tvetl > build/left-out.txt && $(COMPILE) --excludes build/left-out.txt locks/server.in --output-file locks/server.txt
 	$(COMPILE) --excludes build/left-out.txt locks/server-torch.in --output-file locks/server-torch.txt
+	$(COMPILE) --excludes build/left-out.txt $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' locks/server-torch.txt) \
+		locks/server-cuda.in --output-file locks/server-cuda.txt
 	$(COMPILE) locks/build.in --output-file locks/build.txt
 	$(COMPILE) locks/sdk1.in --output-file locks/sdk1.txt
 	$(COMPILE) --no-deps locks/photos.in --output-file locks/photos.txt
@@ -92,10 +94,9 @@ reliability: .venv/dev.stamp  ## bad input, faults and attackers against the ser
 manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
 	@.venv/bin/python k8s/manifests.py
 
-build:  ## the image, with docker, podman or buildah (VARIANT=slim|cpu IMAGE= BASE= INDEX= TORCH_INDEX= BUILDFLAGS=)
-ifeq ($(VARIANT),cuda)
-	@echo "There is no cuda variant yet: the server works on the CPU alone. VARIANT=cpu runs every pipeline." >&2; exit 2
-endif
+build:  ## the image, with docker, podman or buildah (VARIANT=slim|cpu|cuda IMAGE= BASE= INDEX= TORCH_INDEX= BUILDFLAGS=)
+	@test "$(VARIANT)" != cuda || test -z "$(TORCH_INDEX)" || { \
+		echo "TORCH_INDEX is for wheels without CUDA: the cuda variant takes torch, as its lock has it, from INDEX" >&2; exit 2; }
 	@test -n "$(BUILDER)" || { echo "make build needs docker (with its engine running), podman or buildah" >&2; exit 2; }
 	$(BUILDER) build $(REPEATABLE) $(BUILDARGS) $(BUILDFLAGS) --target $(VARIANT) --tag $(IMAGE) --file container/Dockerfile .
 

@@ -69,7 +69,7 @@ def finish() -> None:
     """In the image itself: a place for own ops, byte code of what the server loads, the list of all that is inside."""
     site = Path(sysconfig.get_path("purelib"))
     # By a .pth, and not PYTHONPATH: so they come after ours, and no dependency of theirs takes the place of our Pillow.
-    OWN.mkdir()
+    OWN.mkdir(exist_ok=True)
     (site / "tvetl-own.pth").write_text(f"{OWN}\n", encoding="utf-8")
     # The official Python images come without byte code of the standard library, and nothing can be written at run time.
     for module in _loaded_by_the_server():
