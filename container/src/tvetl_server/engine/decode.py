@@ -165,6 +165,10 @@ class Source:
             whole = self._reduced[factor] = pixels
         return whole[top:bottom, left:right], _part(box, factor, left, top)
 
+    def baseline(self) -> bytes | None:
+        """The file, where it is a whole baseline JPEG that is upright as it is; else None."""
+        return self._data if self._region_can_do() else None
+
     def _draft(self, factor: int) -> Array:
         """All of it at 1/``factor``, by Pillow: libjpeg's scaled DCT."""
         with _damage(), Image.open(io.BytesIO(self._data), formats=["JPEG"]) as image:
