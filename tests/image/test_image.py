@@ -225,15 +225,51 @@ def test_a_derived_image_brings_own_ops(
         tool("rmi", "--force", derived, check=False)
 
 
-def test_the_cpu_variant_runs_what_needs_torch(tool: Any, start: Callable[..., Any], photographs: list[Path]) -> None:
-    image = os.environ.get("TEST_CPU_IMAGE")
+def large(variant: str) -> str:
+    """The name of an image that is there."""
+    variable = f"TEST_{variant.upper()}_IMAGE"
+    image = os.environ.get(variable)
     if not image:
-        pytest.skip("the cpu variant is 6 GB and is not built for each run: TEST_CPU_IMAGE names one that is there")
+        pytest.skip(f"the {variant} variant is 6 GB and is not built for each run: {variable} names one that is there")
+    return image
+
+
+@pytest.mark.parametrize(("variant", "settings"), [("cpu", {}), ("cuda", {"TVETL_DEVICE": "none"})])
+def test_what_needs_torch_runs_without_a_gpu(
+    variant: str, settings: dict[str, str], tool: Any, start: Callable[..., Any], photographs: list[Path]
+) -> None:
+    image = large(variant)
     pipeline = '{"steps": [{"op": "RandomRotation", "degrees": 9}], "output": {"format": "png"}, "seed": 5}'
-    server = start(image, TVETL_PIPELINE=pipeline)
+    server = start(image, TVETL_PIPELINE=pipeline, **settings)
     print(f"from the start of the process to the first 200: {server.seconds:.2f} s")
     status, body = server.ask("PUT", "/src/a.png", photographs[0].read_bytes())
     assert status == 200, body
     assert np.array_equal(pixels(body), pixels(here(pipeline, photographs[0].read_bytes(), "src/a.png")))
     (told,) = json.loads(tool("image", "inspect", image))
     assert told["Config"]["Labels"]["tvetl.ops"] == tool.run(image, "--ops").stdout.strip()
+
+
+def test_the_cuda_variant_has_all_but_the_driver(tool: Any) -> None:
+    """nvImageCodec opens nvJPEG by itself, and every library of both is complete."""
+    code = """if True:
+        import ctypes, glob, sysconfig
+        from nvidia import nvimgcodec
+        try:
+            nvimgcodec.Decoder()
+        except RuntimeError as error:  # no driver: said once the libraries are there
+            assert "CUDA" in str(error), error
+        code = [line.split()[-1] for line in open("/proc/self/maps") if "r-xp" in line]
+        print(*(path for path in code if "libnvjpeg.so" in path))
+        site = sysconfig.get_path("purelib")
+        found = glob.glob(f"{site}/nvidia/nvimgcodec/**/*.so*", recursive=True)
+        for path in found + glob.glob(f"{site}/nvidia/cu13/lib/libnvjpeg.so*"):
+            ctypes.CDLL(path, mode=2)  # RTLD_NOW: each symbol is looked for
+        import torch
+        print(len(found), torch.version.cuda)
+    """
+    done = tool.run(large("cuda"), "-c", code, options=[PYTHON])
+    assert done.returncode == 0, done.stderr
+    opened, (libraries, cuda) = (line.split() for line in done.stdout.strip().splitlines())
+    assert len(opened) == 1 and opened[0].endswith("/nvidia/cu13/lib/libnvjpeg.so.13")
+    assert int(libraries) > 8 and cuda.startswith("13.")
+    assert "[nvjpeg-ext]" not in done.stderr, "nvImageCodec has its decoder for JPEG"
