@@ -9,16 +9,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tvetl.spec import Arguments
-from tvetl_server import decoders as module
+from tvetl_server import handover
 from tvetl_server.decoders import Decoders
 from tvetl_server.errors import DamagedImage, FileGone, NotAnImage, OutOfTime
 from tvetl_server.metrics import Metrics
@@ -31,6 +31,7 @@ PATIENCE = 60.0
 class Made:
     body: bytes
     content_type: str = "text/plain"
+    ways: Mapping[str, int] = field(default_factory=dict)
 
 
 def shown(arguments: Arguments) -> str:
@@ -216,18 +217,18 @@ def test_what_is_no_answer_is_a_death(make: Callable[..., Decoders]) -> None:
     ours, theirs = socket.socketpair()
     decoder._connection.close()
     decoder._connection = ours
-    module._send(theirs, b'["no such code", "x"]')
+    handover.send(theirs, b'["no such code", "x"]')
     some._free.put(decoder)
     assert does(some, b"ab") == b"ba"
     theirs.close()
 
 
 def test_less_than_was_promised_is_an_error_and_no_endless_loop() -> None:
-    memory = module._memory()
-    module._write(memory, b"abc")
-    assert module._read(memory, 3) == b"abc"
+    memory = handover.memory()
+    handover.write(memory, b"abc")
+    assert handover.read(memory, 3) == b"abc"
     with pytest.raises(RuntimeError):
-        module._read(memory, 4)
+        handover.read(memory, 4)
     os.close(memory)
 
 
@@ -301,7 +302,7 @@ def test_all_that_ask_at_once_are_answered(make: Callable[..., Decoders]) -> Non
 def test_a_message_in_pieces_is_one_message() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        framed = module._LENGTH.pack(200_000) + b"x" * 200_000
+        framed = handover._LENGTH.pack(200_000) + b"x" * 200_000
 
         def drip() -> None:
             for at in range(0, len(framed), 7001):
@@ -310,20 +311,20 @@ def test_a_message_in_pieces_is_one_message() -> None:
 
         sender = threading.Thread(target=drip)
         sender.start()
-        assert module._receive(theirs) == (b"x" * 200_000, [])
-        assert module._receive(theirs) == (None, [])
+        assert handover.receive(theirs) == (b"x" * 200_000, [])
+        assert handover.receive(theirs) == (None, [])
         sender.join()
-    assert json.loads(module._pack(["\udcff"])) == ["\udcff"]
+    assert json.loads(handover.pack(["\udcff"])) == ["\udcff"]
 
 
 def test_messages_behind_each_other_stay_two() -> None:
     """To the nursery nobody answers: who ends a decoder asks for another at once."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        module._send(ours, b"1")
-        module._send(ours, b"", [ours.fileno()])
-        module._send(ours, b"23")
-        first, second, third = (module._receive(theirs) for _ in range(3))
+        handover.send(ours, b"1")
+        handover.send(ours, b"", [ours.fileno()])
+        handover.send(ours, b"23")
+        first, second, third = (handover.receive(theirs) for _ in range(3))
         assert (first, third) == ((b"1", []), (b"23", []))
         assert (second[0], len(second[1])) == (b"", 1)
         os.close(second[1][0])

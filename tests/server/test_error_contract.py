@@ -196,6 +196,7 @@ class Broken:
     def __init__(self, body: bytes | None = None) -> None:
         self.body = body or b""
         self.content_type = "image/png"
+        self.ways: dict[str, int] = {}
         self.bug = body is None
 
     def transform(self, source: bytes, name: str, arguments: Arguments, deadline: float, admit: object) -> Broken:

@@ -58,16 +58,25 @@ class Ready:
 
 
 def create_app(
-    settings: Settings, decoders: Decoders, counts: metrics.Metrics | None = None, ready: Ready | None = None
+    settings: Settings,
+    decoders: Decoders,
+    counts: metrics.Metrics | None = None,
+    ready: Ready | None = None,
+    device: Callable[[], str] | None = None,
 ) -> Flask:
-    """The WSGI application: settings and decoders in, routes out. ``counts`` is shared by the workers."""
+    """The WSGI application: settings and decoders in, routes out. ``counts`` is shared by the workers.
+
+    ``device`` says in words what there is beside the CPU, for /health.
+    """
     app = Flask("tvetl_server", static_folder=None)
     objects = _Objects(settings, decoders, counts or metrics.Metrics())
     is_ready = ready or Ready(decoders)
 
     @app.get("/health")
     def health() -> Response:
-        return Response("ok\n", 200) if is_ready() else Response("the self-test failed; see the log\n", 503)
+        if not is_ready():
+            return Response("the self-test failed; see the log\n", 503)
+        return Response(f"ok\n{device()}\n" if device else "ok\n", 200)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -149,6 +158,7 @@ class _Objects:
         self.counts.spent("read", received - began + result.read)
         self.counts.spent("queue", spent - result.read - result.transformed)
         self.counts.spent("transform", result.transformed)
+        self.counts.ways(result.ways)
         job.bytes_in = result.bytes_in
         if isinstance(result.body, FileBody):
             job.afterwards.append(result.body.close)

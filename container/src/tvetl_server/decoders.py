@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
 import signal
 import socket
-import struct
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
@@ -30,6 +27,7 @@ from tvetl.spec import Arguments
 from . import problems
 from .bodies import Body, FileBody
 from .errors import DamagedImage, OutOfTime
+from .handover import memory, pack, read, receive, send, unpack, write
 from .metrics import Metrics
 from .problems import Refused
 
@@ -49,11 +47,6 @@ _BIRTH = 10.0
 #: How much rather than its parents the kernel shall end a decoder where memory is short (oom_score_adj, to 1000).
 _FIRST_TO_GO = 500
 
-#: Bytes of shared memory that a decoder keeps from one object to the next.
-_KEPT = 8 * 2**20
-
-_LENGTH = struct.Struct("!I")
-
 
 class Result(Protocol):
     """What an engine makes of an object."""
@@ -63,6 +56,9 @@ class Result(Protocol):
 
     @property
     def content_type(self) -> str: ...
+
+    @property
+    def ways(self) -> Mapping[str, int]: ...
 
 
 class Engine(Protocol):
@@ -95,6 +91,8 @@ class Answer:
     #: Seconds.
     read: float
     transformed: float
+    ways: Mapping[str, int]
+    """Where there is a device, how many images went there, or why not: metrics.WAYS."""
 
 
 class Decoders:
@@ -202,12 +200,12 @@ class Decoders:
     def _end(self, decoder: _Decoder) -> None:
         decoder.close()
         with contextlib.suppress(RuntimeError):
-            self._tell(_pack(decoder.process))
+            self._tell(pack(decoder.process))
 
     def _tell(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
             with self._births:
-                _send(self._nursery, message, descriptors)
+                send(self._nursery, message, descriptors)
         except OSError as error:
             raise RuntimeError("The process that forks decoders is gone.") from error
 
@@ -229,8 +227,8 @@ class _Decoder:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         #: Shared memory: the source, where it came in the request, and the result.
-        self.inbox = _memory()
-        self.outbox = _memory()
+        self.inbox = memory()
+        self.outbox = memory()
 
         #: Its id; 0 until that is known.
         self.process = 0
@@ -239,8 +237,8 @@ class _Decoder:
         """Wait for its first word. Raises RuntimeError where none comes."""
         try:
             self._connection.settimeout(_BIRTH)
-            word, _ = _receive(self._connection)
-            self.process = _unpack(word or b"")
+            word, _ = receive(self._connection)
+            self.process = unpack(word or b"")
         except (OSError, ValueError) as error:
             self.close()
             raise RuntimeError("A decoder could not be forked.") from error
@@ -259,18 +257,18 @@ class _Decoder:
         left = max(0.0, deadline - time.monotonic()) + 4 * GRACE
         try:
             if isinstance(source, bytes):
-                _write(self.inbox, source)
+                write(self.inbox, source)
             self._connection.settimeout(SLOW if is_slow else left)
-            _send(self._connection, _pack([name, given, _to_list(arguments), deadline]))
+            send(self._connection, pack([name, given, _to_list(arguments), deadline]))
             try:
-                reply, descriptors = _receive(self._connection)
+                reply, descriptors = receive(self._connection)
             except TimeoutError:
                 if not is_slow:
                     raise
                 is_slow()
                 self._connection.settimeout(left)
-                reply, descriptors = _receive(self._connection)
-            code, *rest = _unpack(reply or b"")
+                reply, descriptors = receive(self._connection)
+            code, *rest = unpack(reply or b"")
             problem = problems.BY_CODE[code] if code else None
         except (OSError, ValueError, KeyError) as error:  # also what is no answer: it is not itself any more
             raise _DecoderDied from error
@@ -283,7 +281,7 @@ class _Decoder:
         except BaseException:
             os.ftruncate(self.outbox, 0)
             raise
-        return Answer(file or _read(self.outbox, length), *others)
+        return Answer(file or read(self.outbox, length), *others)
 
     def close(self) -> None:
         """Let it go: it ends at the end of its connection."""
@@ -363,7 +361,7 @@ class _Nursery:
         gc.freeze()  # what is here now stays shared with all of them
         self._control.send(b".")
         while True:
-            message, descriptors = _receive(self._control)
+            message, descriptors = receive(self._control)
             if message is None:  # the worker is gone, and nobody waits for what is still worked on
                 self._kill(*self._children)
                 os._exit(0)
@@ -372,7 +370,7 @@ class _Nursery:
             if descriptors:
                 self._fork(descriptors)
             else:
-                self._kill(_unpack(message))
+                self._kill(unpack(message))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def _fork(self, descriptors: Sequence[int]) -> None:
@@ -407,12 +405,12 @@ class _Nursery:
         with contextlib.suppress(OSError):  # no such file: not Linux
             Path("/proc/self/oom_score_adj").write_text(str(_FIRST_TO_GO), encoding="ascii")
         with socket.socket(fileno=connection) as worker:
-            _send(worker, _pack(os.getpid()))
+            send(worker, pack(os.getpid()))
             while True:
-                message, _ = _receive(worker)
+                message, _ = receive(worker)
                 if message is None:
                     os._exit(0)
-                name, source, arguments, deadline = _unpack(message)
+                name, source, arguments, deadline = unpack(message)
                 signal.setitimer(signal.ITIMER_REAL, max(0.0, deadline - time.monotonic()) + GRACE)
                 result: list[IO[bytes]] = []
                 try:
@@ -423,7 +421,7 @@ class _Nursery:
                         _log.error("A bug, at %r", name, exc_info=error)
                     reply = [problem.code, str(error)]
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                _send(worker, _pack(reply), [file.fileno() for file in result])
+                send(worker, pack(reply), [file.fileno() for file in result])
                 for file in result:
                     file.close()
 
@@ -440,20 +438,20 @@ class _Nursery:
         """The reply; ``files`` gets the result, where that is an open file."""
         if not name:
             self._engine.self_test()
-            return ["", 0, "", 0, 0.0, 0.0]
+            return ["", 0, "", 0, 0.0, 0.0, {}]
         start = time.perf_counter()
-        data = self._files.read(source) if isinstance(source, str) else _read(inbox, source)
+        data = self._files.read(source) if isinstance(source, str) else read(inbox, source)
         then = time.perf_counter()
         with contextlib.nullcontext() if isinstance(data, bytes) else data:
             result = self._engine.transform(data, name, arguments, deadline)
             size = len(data) if isinstance(data, bytes) else os.fstat(data.fileno()).st_size
         if isinstance(result.body, bytes):
-            _write(outbox, result.body)
+            write(outbox, result.body)
             length = len(result.body)
         else:
             files.append(result.body)
             length = os.fstat(result.body.fileno()).st_size
-        return ["", length, result.content_type, size, then - start, time.perf_counter() - then]
+        return ["", length, result.content_type, size, then - start, time.perf_counter() - then, dict(result.ways)]
 
 
 @contextlib.contextmanager
@@ -485,79 +483,3 @@ def _from_list(values: Sequence[Any]) -> Arguments:
 
 
 _FIELDS = ("given", "seed", "epoch", "view", "views", "format", "quality", "size")
-
-
-# --- messages: a length, then JSON; descriptors may come along (SCM_RIGHTS) ---
-
-
-#: json.dumps and json.loads make these anew, and guess the encoding, for each message.
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_decode = json.JSONDecoder().decode
-
-
-def _pack(message: object) -> bytes:
-    return _encode(message).encode("utf-8", "surrogatepass")
-
-
-def _unpack(message: bytes) -> Any:  # noqa: ANN401  JSON, of our own making
-    return _decode(message.decode("utf-8", "surrogatepass"))
-
-
-def _send(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
-    framed = _LENGTH.pack(len(message)) + message
-    sent = socket.send_fds(connection, [framed], list(descriptors)) if descriptors else connection.send(framed)
-    if sent < len(framed):
-        connection.sendall(framed[sent:])
-
-
-def _receive(connection: socket.socket) -> tuple[bytes | None, list[int]]:
-    """The next message and what came with it, and no byte of the one behind it; None at the end."""
-    head, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
-    head = _exactly(connection, _LENGTH.size, head) if head else head
-    if len(head) == _LENGTH.size:
-        (length,) = _LENGTH.unpack(head)
-        message = _exactly(connection, length)
-        if len(message) == length:
-            return message, descriptors
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return None, []
-
-
-def _exactly(connection: socket.socket, length: int, data: bytes = b"") -> bytes:
-    """``length`` bytes, of which ``data`` is there already; less only at the end."""
-    while len(data) < length:
-        part = connection.recv(length - len(data))
-        if not part:
-            break
-        data += part
-    return data
-
-
-# --- shared memory ---
-
-
-def _memory() -> int:
-    """A descriptor of memory that has no name; of a file that has none where the system knows no such memory."""
-    if hasattr(os, "memfd_create"):  # Linux
-        return os.memfd_create("tvetl")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    done = os.pwrite(descriptor, data, 0)
-    while done < len(data):
-        done += os.pwrite(descriptor, memoryview(data)[done:], done)
-
-
-def _read(descriptor: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, 0)
-    while len(data) < length:
-        part = os.pread(descriptor, length - len(data), len(data))
-        if not part:
-            raise RuntimeError("There is less in shared memory than was said.")
-        data += part
-    if length > _KEPT:
-        os.ftruncate(descriptor, 0)
-    return data

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
@@ -31,6 +31,13 @@ STAGES = ("wait", "read", "queue", "transform", "deliver")
 
 #: Seconds. A photograph takes 1 to 10 ms, AIStore gives up at 45 s.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+#: Images that went through the device together.
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+#: What the time on the device is made of: waiting for others, and a batch's run.
+DEVICE_STAGES = ("gather", "run")
+#: Which way an image went where there is a device: there, or by the CPU, and why (tvetl_server.engine.NotByDevice).
+WAYS = ("device", "format", "step", "refused", "late", "lost")
 
 #: (status, code) of a request that went well: answered; stored by direct put; answered by the next stage.
 _DONE = ((200, "answered"), (204, "delivered"), (200, "forwarded"))
@@ -53,9 +60,18 @@ def _series() -> tuple[str, ...]:
     names = [f'tvetl_requests_total{{status="{status}",code="{code}"}}' for status, code in OUTCOMES]
     names += ["tvetl_bytes_in_total", "tvetl_bytes_out_total", "tvetl_requests_in_flight", "tvetl_requests_waiting"]
     for stage in STAGES:
-        names += [f'tvetl_seconds_bucket{{stage="{stage}",le="{edge:g}"}}' for edge in BUCKETS]
-        names += [f'tvetl_seconds_bucket{{stage="{stage}",le="+Inf"}}', f'tvetl_seconds_sum{{stage="{stage}"}}']
+        names += _histogram("tvetl_seconds", BUCKETS, f'stage="{stage}"')
+    names += [*(f'tvetl_device_images_total{{way="{way}"}}' for way in WAYS), "tvetl_device_up"]
+    names += ["tvetl_device_deaths_total", *_histogram("tvetl_device_batch", BATCHES)]
+    for stage in DEVICE_STAGES:
+        names += _histogram("tvetl_device_seconds", BUCKETS, f'stage="{stage}"')
     return tuple(names)
+
+
+def _histogram(name: str, edges: Sequence[float], label: str = "") -> list[str]:
+    before = f"{label}," if label else ""
+    buckets = [f'{name}_bucket{{{before}le="{edge}"}}' for edge in (*(f"{edge:g}" for edge in edges), "+Inf")]
+    return [*buckets, f"{name}_sum{{{label}}}" if label else f"{name}_sum"]
 
 
 _SERIES = _series()
@@ -74,6 +90,15 @@ _STAGE = {
     )
     for stage in STAGES
 }
+_STAGE |= {
+    stage: (
+        _CELL[f'tvetl_device_seconds_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}'],
+        _CELL[f'tvetl_device_seconds_sum{{stage="{stage}"}}'],
+    )
+    for stage in DEVICE_STAGES
+}
+_BATCH = _CELL[f'tvetl_device_batch_bucket{{le="{BATCHES[0]}"}}'], _CELL["tvetl_device_batch_sum"]
+_WAY = {way: _CELL[f'tvetl_device_images_total{{way="{way}"}}'] for way in WAYS}
 _HEAD = {
     "tvetl_requests_total": ("counter", "Requests for objects, by status and code of the answer."),
     "tvetl_bytes_in_total": ("counter", "Bytes of sources read."),
@@ -81,13 +106,20 @@ _HEAD = {
     "tvetl_requests_in_flight": ("gauge", "Requests being worked on."),
     "tvetl_requests_waiting": ("gauge", "Requests that wait for a free thread, or for a free decoder."),
     "tvetl_seconds": ("histogram", "Seconds by stage of a request."),
+    "tvetl_device_images_total": ("counter", "Images that went to the device, or to the CPU, by the reason."),
+    "tvetl_device_up": ("gauge", "Whether the device works."),
+    "tvetl_device_deaths_total": ("counter", "Deaths of the process that owns the device."),
+    "tvetl_device_batch": ("histogram", "Images that went through the device together."),
+    "tvetl_device_seconds": ("histogram", "Seconds that an image waits for others, and that a batch takes."),
 }
 
 
 class Metrics:
     """``rows`` rows of float64 cells; this process writes ``row``, everyone reads all."""
 
-    def __init__(self, rows: int = 1) -> None:
+    def __init__(self, rows: int = 1, *, device: bool = False) -> None:
+        """``device`` shows what is about one, too."""
+        self._device = device
         self._cells = memoryview(mmap.mmap(-1, rows * len(_SERIES) * 8)).cast("d")
         self._start = 0
         self._lock = threading.Lock()
@@ -137,11 +169,30 @@ class Metrics:
             self.spent(name, perf_counter() - start)
 
     def spent(self, stage: str, seconds: float) -> None:
-        """Count so many seconds of one of STAGES."""
+        """Count so many seconds of one of STAGES, or of DEVICE_STAGES."""
         first, total = _STAGE[stage]
         with self._lock:
             self._add(first + bisect_left(BUCKETS, seconds), 1)
             self._add(total, seconds)
+
+    def ways(self, images: Mapping[str, int]) -> None:
+        """So many images went these of WAYS."""
+        for way, number in images.items():
+            self._change(_WAY[way], number)
+
+    def batch(self, images: int, seconds: float) -> None:
+        """A batch of so many images took so long on the device."""
+        first, total = _BATCH
+        self._change(first + bisect_left(BATCHES, images), 1)
+        self._change(total, images)
+        self.spent("run", seconds)
+
+    def device_is(self, *, up: bool) -> None:
+        """Whether it works, in this process's row."""
+        self._cells[self._start + _CELL["tvetl_device_up"]] = up
+
+    def device_died(self) -> None:
+        self._change(_CELL["tvetl_device_deaths_total"], 1)
 
     def _change(self, cell: int, amount: float) -> None:
         with self._lock:
@@ -155,6 +206,8 @@ class Metrics:
         running = 0.0
         for name, total in zip(_SERIES, totals, strict=True):
             family = name.partition("{")[0].removesuffix("_bucket").removesuffix("_sum")
+            if family.startswith("tvetl_device") and not self._device:
+                continue
             if family != seen:
                 kind, words = _HEAD[family]
                 lines += [f"# HELP {family} {words}", f"# TYPE {family} {kind}"]

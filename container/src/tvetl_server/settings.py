@@ -14,11 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from tvetl.errors import TvetlError
 
 __all__ = ["SETTINGS", "Limits", "Settings", "SettingsError", "TargetUrl", "Variable", "cpus", "read_settings"]
+
+T = TypeVar("T")
+
+Where = Literal["none", "cuda", "host"]
+Without = Literal["stop", "cpu"]
 
 #: The largest edge the contract allows for an output (tvetl.spec checks sizes 1..8192).
 _LARGEST_EDGE = 8192
@@ -101,10 +107,25 @@ class Settings:
 
     decoders: int = 1
     """Decoding processes of a worker; 1, and a spare while one object takes long. More than there are CPUs take their
-    time from each other: with 2 an object cost 0 to 10 % more."""
+    time from each other: with 2 an object cost 0 to 10 % more. With a device, which they mostly wait for, as many as
+    two batches in all workers together: one gathers while the other runs."""
 
     threads: int = 64
     """Threads of a worker; 64. Each is a peer that is being talked to, slow ones too; at work are the decoders."""
+
+    device: Where = "none"
+    """What decodes and transforms beside the CPU: nothing; ``cuda``, the first GPU that is seen; or ``host``, the GPU's
+    code on the CPU, to try it where there is none."""
+
+    without_device: Without = "stop"
+    """What to do where the device is missing, or is lost: ``stop``, so that the pod fails where it can be seen, or is
+    started again; or ``cpu``, serve on by the CPU, slower and exact."""
+
+    visible: str | None = None
+    """CUDA_VISIBLE_DEVICES: which of the container's GPUs there are for us, the first of which is used."""
+
+    batch: int = 32
+    """Images that go through the device together, at most; 32."""
 
     host: str = "0.0.0.0"
     """Address to listen at; all IPv4 addresses, as the target comes through the node. ``::`` for IPv6."""
@@ -154,7 +175,11 @@ def _table() -> tuple[Variable, ...]:
         Variable("TVETL_PIPELINE", "JSON, YAML or @file", "(required)", "the transforms to run"),
         Variable("TVETL_ROOTS", "folders, with :", "(the target's mounts)", "where objects may be read by file name"),
         Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that speak HTTP"),
-        Variable("TVETL_DECODERS", "processes", str(_DEFAULT.decoders), "processes that decode, for each worker"),
+        Variable("TVETL_DECODERS", "processes", "1, or as a device needs", "processes that decode, for each worker"),
+        Variable("TVETL_DEVICE", "none, cuda or host", _DEFAULT.device, "what transforms beside the CPU (docs/gpu.md)"),
+        Variable("TVETL_WITHOUT_DEVICE", "stop or cpu", _DEFAULT.without_device, "what to do without that device"),
+        Variable("TVETL_BATCH", "images", str(_DEFAULT.batch), "most images that go through the device together"),
+        Variable("CUDA_VISIBLE_DEVICES", "GPUs, with ,", "(all)", "of the container's GPUs; the first of them is used"),
         Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "peers that each worker talks to at a time"),
         Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
         Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
@@ -179,6 +204,8 @@ SETTINGS: tuple[Variable, ...] = _table()
 
 # A Service called "tvetl..." makes Kubernetes put variables of these shapes into every pod of the namespace.
 _KUBERNETES = re.compile(r"TVETL(_.*)?_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+_WHERE: Mapping[str, Where] = {"none": "none", "cuda": "cuda", "host": "host"}
+_WITHOUT: Mapping[str, Without] = {"stop": "stop", "cpu": "cpu"}
 _HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
@@ -198,11 +225,20 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
         max_output_pixels=reader.whole("TVETL_MAX_OUTPUT_PIXELS", _DEFAULT.limits.max_output_pixels, 1, 2**40),
         seconds=reader.seconds("TVETL_SECONDS", _DEFAULT.limits.seconds),
     )
+    pipeline = reader.text_or_file("TVETL_PIPELINE")
+    roots = reader.folders("TVETL_ROOTS")
+    workers = reader.whole("TVETL_WORKERS", (count_cpus or cpus)(), 1, 1024)
+    device = reader.choice("TVETL_DEVICE", _WHERE, "none")
+    batch = reader.whole("TVETL_BATCH", _DEFAULT.batch, 1, 256)
     settings = Settings(
-        pipeline=reader.text_or_file("TVETL_PIPELINE"),
-        roots=reader.folders("TVETL_ROOTS"),
-        workers=reader.whole("TVETL_WORKERS", (count_cpus or cpus)(), 1, 1024),
-        decoders=reader.whole("TVETL_DECODERS", _DEFAULT.decoders, 1, 256),
+        pipeline=pipeline,
+        roots=roots,
+        workers=workers,
+        decoders=reader.whole("TVETL_DECODERS", 1 if device == "none" else math.ceil(2 * batch / workers), 1, 512),
+        device=device,
+        without_device=reader.choice("TVETL_WITHOUT_DEVICE", _WITHOUT, "stop"),
+        visible=reader.gpus("CUDA_VISIBLE_DEVICES"),
+        batch=batch,
         threads=reader.whole("TVETL_THREADS", _DEFAULT.threads, 1, 256),
         host=reader.address("TVETL_HOST") or _DEFAULT.host,
         port=reader.whole("PORT", _DEFAULT.port, 1, 65535),
@@ -251,7 +287,7 @@ class _Reader:
         self.wrong(name, repr(text), "seconds from 0.1 to 86400")
         return default
 
-    def choice(self, name: str, choices: Mapping[str, bool], default: str) -> bool:
+    def choice(self, name: str, choices: Mapping[str, T], default: str) -> T:
         text = self.get(name).lower() or default
         if text not in choices:
             self.wrong(name, repr(text), " or ".join(choices))
@@ -283,6 +319,13 @@ class _Reader:
             if not _HOST.fullmatch(host) and not _is_address(host):
                 self.wrong(name, repr(host), "names, .domains or addresses without a port, with commas between them")
         return hosts
+
+    def gpus(self, name: str) -> str | None:
+        """Where empty is not unset, but none; what it names, the driver knows."""
+        text = self.env.get(name)
+        if text is not None and not re.fullmatch(r"[A-Za-z0-9 ,/_-]*", text):
+            self.wrong(name, repr(text), "numbers or ids of GPUs, with commas between them")
+        return text
 
     def address(self, name: str) -> str | None:
         text = self.get(name)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import flask
 import gunicorn.app.base
@@ -17,16 +18,19 @@ import gunicorn.workers.base
 
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
+from tvetl.spec.model import IMAGE_FORMATS
 from tvetl.spec.ops import is_own
 
 from . import gunicorn_conf
 from .app import Ready, create_app
 from .decoders import Decoders
-from .engine import Engine, runnable
+from .device import DeviceProcess, Runner
+from .engine import Engine, has_torch, runnable
+from .engine.driver import DeviceError
 from .engine.resize import resizer
 from .metrics import Metrics
 from .own import NONE, OwnOp, installed
-from .settings import Settings, describe, read_settings
+from .settings import Settings, cpus, describe, read_settings
 from .source import Files
 from .worker import Shares, worker_class
 
@@ -76,8 +80,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gunicorn_conf.keep_the_date()
     _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
     _log.info("Resizing is done by %s", resizer())
-    _Server(settings, pipeline, own).run()
+    try:
+        return _serve(settings, pipeline, own)
+    except TvetlError as error:
+        _explain(error)
+        return error.exit_code
+
+
+def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> int:
+    """Until it is told to end; gives the exit status. Raises DeviceError."""
+    if settings.device == "none":
+        _Server(settings, pipeline, own).run()
+        return 0
+    # The last row is the device's.
+    counts = Metrics(rows=2 * settings.workers + 1, device=True)
+    device = DeviceProcess(
+        partial(_runner, settings, pipeline),
+        batch=settings.batch,
+        processors=cpus(),
+        counts=counts,
+        row=2 * settings.workers,
+        gives_images=pipeline.output.format in IMAGE_FORMATS,
+        stops=settings.without_device == "stop",
+    )
+    try:
+        _Server(settings, pipeline, own, counts, device).run()
+    except SystemExit as end:  # gunicorn's own way to return
+        if end.code:
+            raise
+    finally:
+        device.close()
+    if device.lost and settings.without_device == "stop":
+        print(f"tvetl-server: DeviceError: {device.state}", file=sys.stderr, flush=True)
+        return 1
     return 0
+
+
+def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
+    """In the device's process. Raises DeviceError."""
+    if not has_torch():
+        raise DeviceError("TVETL_DEVICE needs torch and nvImageCodec", hint="The image's cuda variant has them.")
+    from .engine.cuda import Gpu
+
+    return Gpu(settings.device, pipeline, settings.visible)
 
 
 def _understand(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, OwnOp]]:
@@ -104,12 +149,20 @@ def _explain(error: TvetlError) -> None:
 class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings; each worker makes its own engine and application."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: Pipeline,
+        own: Mapping[str, OwnOp] = NONE,
+        counts: Metrics | None = None,
+        device: DeviceProcess | None = None,
+    ) -> None:
         self._settings = settings
         self._pipeline = pipeline
         self._own = own
+        self._device = device
         # A row a worker, and as many for those that still stop while their successors run.
-        self._counts = Metrics(rows=2 * settings.workers)
+        self._counts = counts or Metrics(rows=2 * settings.workers)
         self._shares = Shares(2 * settings.workers)
         self._free_rows = list(range(2 * settings.workers))
         self._not_theirs: list[int] = []  # descriptors of a worker that its decoders shall not have
@@ -130,7 +183,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         try:
             limits = self._settings.limits
             decoders = Decoders(
-                lambda: Engine(self._pipeline, limits, self._own),
+                lambda: Engine(self._pipeline, limits, self._own, self._device.link() if self._device else None),
                 Files(self._settings.roots, limits.max_bytes, limits.max_shard_bytes),
                 self._settings.decoders,
                 self._counts,
@@ -139,7 +192,8 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             )
             ready = Ready(decoders)
             ready()  # the first object shall not pay for it; where it fails, /health tries again and says so
-            return create_app(self._settings, decoders, self._counts, ready)
+            device = self._device
+            return create_app(self._settings, decoders, self._counts, ready, (lambda: device.state) if device else None)
         except Exception:  # noqa: BLE001
             # The master made the same engine, so this is the moment (memory, most likely), not the pipeline. As an
             # exception it would end the master too, and with it the ETL; so: leave, and be replaced.

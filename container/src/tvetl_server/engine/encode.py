@@ -18,6 +18,9 @@ Array = npt.NDArray[np.generic]
 Outcome = Image.Image | Array
 """What a pipeline ends in: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
 
+Encoded = bytes
+"""Such an image, as a device has encoded it."""
+
 
 def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
     def save(image: Image.Image, options: Mapping[str, Value]) -> bytes:
@@ -52,11 +55,13 @@ _TENSORS: Mapping[str, Callable[[Array], bytes]] = {
 _MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
-def encode(outcome: Outcome, output: Output) -> bytes:
+def encode(outcome: Outcome | Encoded, output: Output) -> bytes:
     """One result as the output says. Tensors are C-contiguous, little-endian; ``raw`` is (C, H, W) without a header.
 
     Raises TransformFailed where the format has no room for such an image.
     """
+    if isinstance(outcome, bytes):
+        return outcome
     if isinstance(outcome, Image.Image):
         return _IMAGES[output.format](outcome, output.options)
     dtype = output.options["dtype"]
@@ -64,13 +69,13 @@ def encode(outcome: Outcome, output: Output) -> bytes:
     return _TENSORS[output.format](np.ascontiguousarray(tensor))
 
 
-def encode_views(outcomes: Sequence[Outcome], output: Output) -> bytes:
+def encode_views(outcomes: Sequence[Outcome | Encoded], output: Output) -> bytes:
     """Several results in one answer: tensors of one shape as (N, C, H, W), images as an uncompressed tar.
 
     The members are named ``0.jpeg``, ``1.jpeg``, ... Raises ValueError where tensors differ in shape.
     """
     if output.format not in _IMAGES:
-        return encode(np.stack([outcome for outcome in outcomes if not isinstance(outcome, Image.Image)]), output)
+        return encode(np.stack([outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]), output)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for view, outcome in enumerate(outcomes):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -38,8 +38,22 @@ class Crop:
         return image.crop(self.box)
 
 
+@dataclass(frozen=True)
+class Call:
+    """One of torchvision's functions, done by Pillow."""
+
+    name: str
+    """Its name in torchvision.transforms.v2.functional."""
+    arguments: tuple[Value, ...]
+    """What comes behind the image, in its order there."""
+    do: Do = field(compare=False)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return self.do(image)
+
+
 Action = Callable[[Image.Image], Outcome]
-"""A Crop, or any other function of an image; only the last of a pipeline may give a tensor."""
+"""A Crop, a Call, or any other function of an image; only the last of a pipeline may give a tensor."""
 
 Drawn = tuple[list[Action], Size]
 Drawer = Callable[[Mapping[str, Value], Draw, Size], Drawn]
@@ -160,16 +174,17 @@ def _pad_by(border: tuple[int, ...], fill: Value, mode: str) -> list[Action]:
     """``border`` is left, top, right, bottom."""
     if not any(border):
         return []
-    if mode == "constant":
-        return [lambda image: ImageOps.expand(image, border=border, fill=_colour(fill, image))]
     left, top, right, bottom = border
+
+    def expand(image: Image.Image) -> Image.Image:
+        return ImageOps.expand(image, border=border, fill=_colour(fill, image))
 
     def pad(image: Image.Image) -> Image.Image:
         pixels = np.asarray(image)
         widths = [(top, bottom), (left, right), (0, 0)][: pixels.ndim]
         return Image.fromarray(np.pad(pixels, widths, mode=mode))  # type: ignore[call-overload]
 
-    return [pad]
+    return [Call("pad", (border, fill, mode), expand if mode == "constant" else pad)]
 
 
 def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
@@ -184,7 +199,7 @@ def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
 # --- now and then -------------------------------------------------------------------------------------------------
 
 
-def _sometimes(make: Callable[[Mapping[str, Value]], Do]) -> Drawer:
+def _sometimes(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
     """A step done with probability ``p`` (v2's _RandomApplyTransform), which keeps the size."""
 
     def drawer(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
@@ -193,17 +208,20 @@ def _sometimes(make: Callable[[Mapping[str, Value]], Do]) -> Drawer:
     return drawer
 
 
-def _always(make: Callable[[Mapping[str, Value]], Do]) -> Drawer:
+def _always(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
     return lambda params, draw, size: ([make(params)], size)
 
 
-def mirror(image: Image.Image) -> Image.Image:
-    """Left to right."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+def _transposed(how: Image.Transpose) -> Do:
+    return lambda image: image.transpose(how)
 
 
-def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance], factor: float) -> Do:
-    return lambda image: enhancer(image).enhance(factor)
+mirror = Call("horizontal_flip", (), _transposed(Image.Transpose.FLIP_LEFT_RIGHT))
+_upside_down = Call("vertical_flip", (), _transposed(Image.Transpose.FLIP_TOP_BOTTOM))
+
+
+def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance], factor: float) -> Call:
+    return Call(f"adjust_{name}", (factor,), lambda image: enhancer(image).enhance(factor))
 
 
 # --- colour ---------------------------------------------------------------------------------------------------------
@@ -218,11 +236,11 @@ def _color_jitter(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
     for index in order:
         factor = factors[index]
         if factor is not None:
-            actions.append(_turn_hue(factor) if index == 3 else _enhance(enhancers[index], factor))
+            actions.append(_turn_hue(factor) if index == 3 else _enhance(names[index], enhancers[index], factor))
     return actions, size
 
 
-def _turn_hue(factor: float) -> Do:
+def _turn_hue(factor: float) -> Call:
     """``factor`` in -0.5..0.5 of a full turn; the hue channel wraps as uint8 does."""
 
     def turn(image: Image.Image) -> Image.Image:
@@ -232,15 +250,36 @@ def _turn_hue(factor: float) -> Do:
         turned = np.asarray(hue) + np.int32(factor * 255).astype(np.uint8)
         return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert(image.mode)
 
-    return turn
+    return Call("adjust_hue", (factor,), turn)
 
 
-def _gray(params: Mapping[str, Value]) -> Do:
+def _gray(params: Mapping[str, Value]) -> Call:
+    wanted = params.get("num_output_channels")  # None: as many as there are
+
     def gray(image: Image.Image) -> Image.Image:
         one = image.convert("L")
-        return one if params.get("num_output_channels", len(image.getbands())) == 1 else Image.merge("RGB", [one] * 3)
+        return one if (wanted or len(image.getbands())) == 1 else Image.merge("RGB", [one] * 3)
 
-    return gray
+    return Call("rgb_to_grayscale", (wanted,), gray)
+
+
+def _posterize(params: Mapping[str, Value]) -> Call:
+    bits = _int(params["bits"])
+    return Call("posterize", (bits,), lambda image: ImageOps.posterize(image, bits))
+
+
+def _solarize(params: Mapping[str, Value]) -> Call:
+    threshold = _float(params["threshold"])
+    return Call("solarize", (threshold,), lambda image: ImageOps.solarize(image, threshold))  # type: ignore[arg-type]
+
+
+def _sharpen(params: Mapping[str, Value]) -> Call:
+    return _enhance("sharpness", ImageEnhance.Sharpness, _float(params["sharpness_factor"]))
+
+
+_invert = Call("invert", (), ImageOps.invert)
+_autocontrast = Call("autocontrast", (), ImageOps.autocontrast)
+_equalize = Call("equalize", (), ImageOps.equalize)
 
 
 #: The ops done here. A new one is a row; what is not here, or cannot be exact here, is torchvision's own.
@@ -251,18 +290,16 @@ DRAWERS: Mapping[str, Drawer] = {
     "RandomResizedCrop": _random_resized_crop,
     "Pad": _pad,
     "RandomHorizontalFlip": _sometimes(lambda params: mirror),
-    "RandomVerticalFlip": _sometimes(lambda params: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
+    "RandomVerticalFlip": _sometimes(lambda params: _upside_down),
     "ColorJitter": _color_jitter,
     "Grayscale": _always(_gray),
     "RandomGrayscale": _sometimes(_gray),
-    "RandomInvert": _sometimes(lambda params: ImageOps.invert),
-    "RandomPosterize": _sometimes(lambda params: lambda image: ImageOps.posterize(image, _int(params["bits"]))),
-    "RandomSolarize": _sometimes(lambda params: lambda image: ImageOps.solarize(image, _float(params["threshold"]))),  # type: ignore[arg-type]
-    "RandomAdjustSharpness": _sometimes(
-        lambda params: _enhance(ImageEnhance.Sharpness, _float(params["sharpness_factor"]))
-    ),
-    "RandomAutocontrast": _sometimes(lambda params: ImageOps.autocontrast),
-    "RandomEqualize": _sometimes(lambda params: ImageOps.equalize),
+    "RandomInvert": _sometimes(lambda params: _invert),
+    "RandomPosterize": _sometimes(_posterize),
+    "RandomSolarize": _sometimes(_solarize),
+    "RandomAdjustSharpness": _sometimes(_sharpen),
+    "RandomAutocontrast": _sometimes(lambda params: _autocontrast),
+    "RandomEqualize": _sometimes(lambda params: _equalize),
 }
 
 

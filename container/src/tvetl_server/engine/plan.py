@@ -6,10 +6,11 @@ is torchvision's own. The answers are the same either way.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -49,10 +50,24 @@ class Run:
             raise OutOfTime(f"The object took longer than the {self.limits.seconds:g} seconds allowed.")
 
 
+Program = list[list[Any]]
+"""What is to be done to one view, as JSON has it, for a device: each step a name and its arguments, in this order.
+
+["crop", left, top, right, bottom], of the source, first or not at all; ["resize", [width, height], name, [left, top,
+right, bottom], mirrored, table], of which the box is kept; ["look_up", table]; a function of
+torchvision.transforms.v2.functional. ``table`` counts the tables of the pipeline, -1 is none. Or this alone:
+["torchvision", seed], the whole pipeline by torchvision itself after torch.manual_seed.
+"""
+
+
 class Plan(Protocol):
     """The steps of a pipeline, between opened and encoded."""
 
     def __call__(self, source: Source, run: Run) -> Outcome: ...
+
+    def program(self, size: exact.Size, run: Run) -> Program | None:
+        """What the same seed draws for a source of ``size``; None where only this plan itself can do it."""
+        ...
 
 
 class ExactPlan:
@@ -60,15 +75,11 @@ class ExactPlan:
 
     def __init__(self, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
         self._stages = list(_stages(pipeline))
+        self._tables = [stage for stage in self._stages if isinstance(stage, Table)]
         self._own = own
 
     def __call__(self, source: Source, run: Run) -> Outcome:
-        actions = self._draw(Draw(run.seed), source.size, run)
-        box = None
-        first = actions[0] if actions else None
-        if isinstance(first, exact.Crop):
-            box, actions = first.box, actions[1:]
-        actions = list(_joined(actions))
+        box, actions = self._drawn(source.size, run)
         first = actions[0] if actions else None
         outcome: Outcome
         if isinstance(first, Resize):
@@ -81,6 +92,32 @@ class ExactPlan:
             run.check(outcome.size)
             outcome = action(outcome)
         return outcome
+
+    def program(self, size: exact.Size, run: Run) -> Program | None:
+        box, actions = self._drawn(size, run)
+        program: Program = [["crop", *box]] if box else []
+        for action in actions:
+            if isinstance(action, Resize):
+                table = self._tables.index(action.table) if action.table else -1
+                name = action.resample.name.lower()
+                program.append(["resize", action.size, name, action.window, action.mirrored, table])
+            elif isinstance(action, exact.Crop):
+                program.append(["crop", *action.box])
+            elif isinstance(action, Table):
+                program.append(["look_up", self._tables.index(action)])
+            elif isinstance(action, exact.Call):
+                program.append([action.name, *action.arguments])
+            else:  # an own op
+                return None
+        return program
+
+    def _drawn(self, size: exact.Size, run: Run) -> tuple[Box | None, list[exact.Action]]:
+        """The region of the source that is needed, and what is done to it."""
+        actions = self._draw(Draw(run.seed), size, run)
+        first = actions[0] if actions else None
+        if isinstance(first, exact.Crop):
+            return first.box, list(_joined(actions[1:]))
+        return None, list(_joined(actions))
 
     def _resize(self, source: Source, box: Box | None, resize: Resize, run: Run) -> Outcome:
         return resize(source.array(box, again=run.again))
@@ -135,6 +172,11 @@ def _stages(pipeline: Pipeline) -> Iterator[Step | Table]:
         yield Table(inside, form.channels)
 
 
+def tables(pipeline: Pipeline) -> list[Table]:
+    """The tables of a pipeline that needs no torch, as its programs count them; none of another's."""
+    return [] if needs_torch(pipeline) else [stage for stage in _stages(pipeline) if isinstance(stage, Table)]
+
+
 def _known(step: Step, form: FormKind) -> bool:
     """Whether a step is done without torch, on what it is given."""
     here = exact.can_draw(step) if form == "pil" else is_pointwise(step)
@@ -155,8 +197,20 @@ def only_torch(op: Op) -> bool:
 
 def run_plan(plan: Plan, source: Source, run: Run) -> Outcome:
     """Run it, and say whatever a step throws as TransformFailed."""
-    try:
+    with _said():
         return plan(source, run)
+
+
+def program_of(plan: Plan, source: Source, run: Run) -> Program | None:
+    """Its program, with the same errors."""
+    with _said():
+        return plan.program(source.size, run)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
     except ObjectError:
         raise
     except MemoryError as error:

@@ -16,7 +16,7 @@ from tvetl.spec.ops import is_own
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.exact import resized
-from tvetl_server.engine.plan import Run
+from tvetl_server.engine.plan import Program, Run
 from tvetl_server.own import NONE, OwnOp, prepare
 
 # torch's default generator, which torchvision draws from, belongs to the whole process.
@@ -43,6 +43,9 @@ class TorchPlan:
                 value = done
             run.check(_size(value))
         return value if isinstance(value, Image.Image) else np.asarray(value)
+
+    def program(self, size: tuple[int, int], run: Run) -> Program | None:
+        return None if any(transform is None for _, transform in self._steps) else [["torchvision", run.seed]]
 
     def _do_own(self, step: Step, value: Image.Image | torch.Tensor, run: Run) -> Image.Image:
         assert isinstance(value, Image.Image)  # parsing lets nothing else through

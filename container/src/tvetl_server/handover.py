@@ -1,0 +1,95 @@
+"""How our processes hand objects to each other: messages on a socket, and what they speak of in shared memory.
+
+A message is a length, then JSON; descriptors may come along (SCM_RIGHTS).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["memory", "pack", "read", "receive", "send", "unpack", "write"]
+
+#: Bytes of shared memory that are kept from one object to the next.
+_KEPT = 8 * 2**20
+
+_LENGTH = struct.Struct("!I")
+
+#: json.dumps and json.loads make these anew, and guess the encoding, for each message.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
+
+def pack(message: object) -> bytes:
+    """For :func:`send`: anything that JSON has."""
+    return _encode(message).encode("utf-8", "surrogatepass")
+
+
+def unpack(message: bytes) -> Any:  # noqa: ANN401  JSON, of our own making
+    """Raises ValueError where it is none."""
+    return _decode(message.decode("utf-8", "surrogatepass"))
+
+
+def send(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """The message, and up to three descriptors with it. Raises OSError."""
+    framed = _LENGTH.pack(len(message)) + message
+    sent = socket.send_fds(connection, [framed], list(descriptors)) if descriptors else connection.send(framed)
+    if sent < len(framed):
+        connection.sendall(framed[sent:])
+
+
+def receive(connection: socket.socket) -> tuple[bytes | None, list[int]]:
+    """The next message and what came with it, and no byte of the one behind it; None at the end."""
+    head, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
+    head = _exactly(connection, _LENGTH.size, head) if head else head
+    if len(head) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        message = _exactly(connection, length)
+        if len(message) == length:
+            return message, descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return None, []
+
+
+def _exactly(connection: socket.socket, length: int, data: bytes = b"") -> bytes:
+    """``length`` bytes, of which ``data`` is there already; less only at the end."""
+    while len(data) < length:
+        part = connection.recv(length - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def memory() -> int:
+    """A descriptor of memory that has no name; of a file that has none where the system knows no such memory."""
+    if hasattr(os, "memfd_create"):  # Linux
+        return os.memfd_create("tvetl")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Put it at the beginning of shared memory, which grows."""
+    done = os.pwrite(descriptor, data, 0)
+    while done < len(data):
+        done += os.pwrite(descriptor, memoryview(data)[done:], done)
+
+
+def read(descriptor: int, length: int) -> bytes:
+    """So many bytes of shared memory, which gives back what is too large to keep."""
+    data = os.pread(descriptor, length, 0)
+    while len(data) < length:
+        part = os.pread(descriptor, length - len(data), len(data))
+        if not part:
+            raise RuntimeError("There is less in shared memory than was said.")
+        data += part
+    if length > _KEPT:
+        os.ftruncate(descriptor, 0)
+    return data
