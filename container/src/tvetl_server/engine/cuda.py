@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from nvidia import nvimgcodec
 from PIL import Image
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
 from tvetl.spec import Arguments, Pipeline, forms, with_arguments
@@ -56,10 +57,10 @@ _FUNCTIONS: Mapping[str, Callable[..., torch.Tensor]] = {
     "vertical_flip": F.vertical_flip,
 }
 #: Of Pillow's filters, what torch has on tensors. Pillow has one nearest, which is torch's exact one.
-_FILTERS = {
-    "nearest": F.InterpolationMode.NEAREST_EXACT,
-    "bilinear": F.InterpolationMode.BILINEAR,
-    "bicubic": F.InterpolationMode.BICUBIC,
+_FILTERS: Mapping[str, Mapping[str, Any]] = {
+    "nearest": {"mode": "nearest-exact"},
+    "bilinear": {"mode": "bilinear", "antialias": True},
+    "bicubic": {"mode": "bicubic", "antialias": True},
 }
 #: Pipelines for a ``size`` that requests asked for, kept ready.
 _KEPT = 64
@@ -82,6 +83,20 @@ class _NotHere(Exception):
     """A step that tensors do not have."""
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """What is still to be done to a view; as each call costs, to all that have the same before them at once."""
+
+    rounded: bool = False
+    """From float32, as a resize leaves them, to whole numbers."""
+    mirrored: bool = False
+    table: int = -1
+    """The table to be looked up, or none."""
+
+
+_NOTHING = _Rest()
+
+
 @dataclass(eq=False)
 class _View:
     """One view on its way."""
@@ -90,8 +105,7 @@ class _View:
     program: Program
     pixels: torch.Tensor | None = None
     """(C, H, W); None where the device cannot do it."""
-    table: int = -1
-    """The table that is still to be looked up."""
+    rest: _Rest = _NOTHING
     result: Array | Encoded | None = None
 
 
@@ -133,7 +147,10 @@ class Gpu:
             self._decode([view])
             if view.pixels is None:
                 raise DeviceError("nvImageCodec does not decode on the device", hint=_NVJPEG)
-            self._encoded([_resized(view.pixels, (224, 224), "bilinear", (0, 0, 224, 224), mirrored=True)], 75, None)
+            view.pixels = _resized(view.pixels, (224, 224), "bilinear", (0, 0, 224, 224))
+            view.rest = _Rest(rounded=True, mirrored=True)
+            self._finish([view])
+            self._encoded([view.pixels], 75, None)
         except RuntimeError as error:
             raise DeviceError(f"an image cannot be transformed on the device: {str(error).splitlines()[0]}") from error
 
@@ -176,7 +193,7 @@ class Gpu:
                     self._transform(view)
                 except (_NotHere, TypeError, ValueError):  # what only PIL images have; the CPU does it, or says why not
                     view.pixels = None
-            self._look_up(views)
+            self._finish(views)
             self._encode(views)
             self._fetch(views)
         found = [[view.result for view in each if view.result is not None] for each in several]
@@ -215,20 +232,21 @@ class Gpu:
         return int(torch.cuda.current_stream(self._device).cuda_stream) if self._device.type == "cuda" else 0
 
     def _transform(self, view: _View) -> None:
-        """Each step of a view; a table at its end waits for the other views."""
+        """Each step of a view; what follows the last resize or table waits for the other views."""
         for name, *arguments in view.program[1 if _region(view.program) else 0 :]:
             if view.pixels is None:
                 return
-            if view.table >= 0:
-                view.pixels, view.table = self._looked_up(view.pixels, view.table), -1
+            if view.rest is not _NOTHING:
+                self._finish([view])
             if name == "crop":
                 left, top, right, bottom = arguments
                 view.pixels = view.pixels[:, top:bottom, left:right]
             elif name == "resize":
-                view.pixels = _resized(view.pixels, *arguments[:4])
-                view.table = arguments[4]
+                size, how, window, mirrored, table = arguments
+                view.pixels = _resized(view.pixels, size, how, window)
+                view.rest = _Rest(rounded=True, mirrored=mirrored, table=table)
             elif name == "look_up":
-                view.table = arguments[0]
+                view.rest = _Rest(table=arguments[0])
             elif name == "torchvision":
                 view.pixels = self._by_torchvision(view.pixels, arguments[0], view.order.resized)
             elif name == "rgb_to_grayscale":
@@ -265,11 +283,22 @@ class Gpu:
         channel = torch.arange(len(values), device=self._device)[:, None, None]
         return values[channel, pixels.long()]
 
-    def _look_up(self, views: Sequence[_View]) -> None:
-        for same in _alike(views, lambda view, pixels: (view.table, pixels.shape) if view.table >= 0 else None):
-            looked_up = self._looked_up(torch.stack([pixels for _, pixels in same]), same[0][0].table)
-            for (view, _), pixels in zip(same, looked_up, strict=True):
-                view.pixels = pixels
+    def _finish(self, views: Sequence[_View]) -> None:
+        """What is left of each."""
+        for same in _alike(
+            views, lambda view, pixels: (view.rest, pixels.shape) if view.rest is not _NOTHING else None
+        ):
+            rest, stack = same[0][0].rest, torch.stack([pixels for _, pixels in same])
+            if rest.rounded:  # bicubic goes beyond 0..255
+                stack = stack.round_().clamp_(0, 255).to(torch.uint8)
+            if rest.mirrored:
+                stack = stack.flip(-1)
+            if rest.table >= 0:
+                stack = self._looked_up(stack, rest.table)
+            if self._gives_images:  # so each is as the encoder wants it
+                stack = stack.contiguous(memory_format=torch.channels_last)
+            for (view, _), pixels in zip(same, stack, strict=True):
+                view.pixels, view.rest = pixels, _NOTHING
 
     def _encode(self, views: Sequence[_View]) -> None:
         """JPEGs, where these are wanted and the encoder makes them; else pixels go out."""
@@ -331,14 +360,13 @@ def _region(program: Program) -> tuple[int, int, int, int] | None:
     return None
 
 
-def _resized(
-    pixels: torch.Tensor, size: Sequence[int], how: str, window: Sequence[int], mirrored: bool
-) -> torch.Tensor:
+def _resized(pixels: torch.Tensor, size: Sequence[int], how: str, window: Sequence[int]) -> torch.Tensor:
+    """In float32, not rounded: what CUDA has, and so the CPU here, too."""
     if how not in _FILTERS:
         raise _NotHere(how)
     left, top, right, bottom = window
-    pixels = F.resize_image(pixels, [size[1], size[0]], _FILTERS[how], antialias=True)[:, top:bottom, left:right]
-    return pixels.flip(-1) if mirrored else pixels
+    pixels = interpolate(pixels[None].to(torch.float32), (size[1], size[0]), **_FILTERS[how])[0]
+    return pixels[:, top:bottom, left:right]
 
 
 def _alike(
