@@ -13,6 +13,7 @@ import pytest
 import tvetl
 from tvetl.spec import OPS, Pipeline, parse
 from tvetl_server.engine.plan import only_torch
+from tvetl_server.settings import read_settings
 
 
 def stage(repository: Path, variant: str) -> list[str]:
@@ -56,6 +57,7 @@ def test_cuda_is_cpu_set_to_use_a_device_and_takes_none_that_nobody_gave(reposit
     said = dict(re.findall(r"(\w+)=(\S+)", " ".join(line for line in more if line.startswith("ENV "))))
     # What NVIDIA's container toolkit reads: `video` brings libnvcuvid, by which nvJPEG reaches the engines.
     assert said == {"TVETL_DEVICE": "cuda", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility,video"}
+    assert read_settings({"TVETL_PIPELINE": "{}", "TVETL_DEVICE": said["TVETL_DEVICE"]}).device == "cuda"
     # Where that runtime is the default, an image with this one shows all of a node's GPUs to pods that asked for none.
     assert "NVIDIA_VISIBLE_DEVICES=" not in (repository / "container" / "Dockerfile").read_text(encoding="utf-8")
 

@@ -273,3 +273,15 @@ def test_the_cuda_variant_has_all_but_the_driver(tool: Any) -> None:
     assert len(opened) == 1 and opened[0].endswith("/nvidia/cu13/lib/libnvjpeg.so.13")
     assert int(libraries) > 8 and cuda.startswith("13.")
     assert "[nvjpeg-ext]" not in done.stderr, "nvImageCodec has its decoder for JPEG"
+
+
+def test_the_cuda_variant_says_what_it_lacks_and_serves_without_only_if_told(
+    tool: Any, start: Callable[..., Any], photographs: list[Path]
+) -> None:
+    image = large("cuda")
+    done = tool.run(image, TVETL_PIPELINE=PIPELINE)
+    assert done.returncode == 2
+    assert "no NVIDIA driver in this container" in done.stderr.strip().splitlines()[-1]
+    status, body = start(image, TVETL_WITHOUT_DEVICE="cpu").ask("PUT", "/src/a.png", photographs[0].read_bytes())
+    assert status == 200, body
+    assert np.array_equal(pixels(body), pixels(here(PIPELINE, photographs[0].read_bytes(), "src/a.png")))
