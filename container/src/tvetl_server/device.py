@@ -462,6 +462,7 @@ class _Serving:
         elif ready == self._ended.fileno():
             self._ended.recv(1)
             self._running = []
+            self._gathering.ended(time.monotonic())
             for slot in self._gone:
                 slot.close()
             self._gone = []
