@@ -1,4 +1,4 @@
-"""Damaged JPEGs for the small decoder in C, which may refuse them and do no harm; run alone, under sanitizers."""
+"""Damaged JPEGs for the decoder in C, which may refuse them and do no harm; run alone, under sanitizers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def broken(data: bytes, chance: Random) -> bytes:
 def boxes(chance: Random, size: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
     """A factor, and a box of what is left, without end."""
     while True:
-        factor = chance.choice((2, 4, 8))
+        factor = chance.choice((1, 1, 2, 4, 8))
         width, height = (-(-side // factor) for side in size)
         left, top = chance.randrange(width), chance.randrange(height)
         yield factor, (left, top, chance.randint(left + 1, width), chance.randint(top + 1, height))
@@ -70,7 +70,8 @@ def run(native: ModuleType, cases: int) -> int:
         data = made[number % len(made)]
         factor, box = next(places)
         native.use_avx2(number % 3 > 0)
-        out = np.empty((box[3] - box[1], box[2] - box[0], 3), np.uint8)
+        channels = 4 if factor == 1 and number % 2 else 3
+        out = np.empty((box[3] - box[1], box[2] - box[0], channels), np.uint8)
         assert native.decode(data, size, factor, box, out) == (number % len(made) < len(made) - 2)
         decoded += native.decode(broken(data, chance), size, factor, box, out)
     return decoded

@@ -255,7 +255,16 @@ def test_a_part_between_pixels_is_resized_as_pillow_does_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [(1, (0, 0, 2, 2)), (2, (0, 0, 3, 2)), (2, (0, 0, 0, 2)), (2, (-1, 0, 2, 2)), (4, (0, 0, 2, 2))]
+    "wrong",
+    [
+        (3, (0, 0, 2, 2)),
+        (1, (0, 0, 2, 3)),
+        (1, (3, 3, 5, 5)),
+        (2, (0, 0, 3, 2)),
+        (2, (0, 0, 0, 2)),
+        (2, (-1, 0, 2, 2)),
+        (4, (0, 0, 2, 2)),
+    ],
 )
 def test_what_does_not_fit_is_refused(wrong: tuple[int, tuple[int, int, int, int]]) -> None:
     assert decode._jpeg is not None

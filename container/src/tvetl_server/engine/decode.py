@@ -1,17 +1,14 @@
 """Image bytes to pixels: what is allowed, how large it may be, and only the part that is needed.
 
 Everything is refused from the header, before anything is allocated (:mod:`headers`). The pixels are those of
-``PIL.Image.open(...).convert("RGB")``; a region of a JPEG is decoded by nvImageCodec, which gives the same
-pixels for less work, and by Pillow where that cannot.
+``PIL.Image.open(...).convert("RGB")``; a region of a JPEG is decoded by the C of container/native, which gives the
+same pixels for less work, and by Pillow where that cannot.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import sys
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,12 +17,11 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tvetl_server.engine import headers
+from tvetl_server.engine.resize import image_on
 from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, first_line
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    from nvidia import nvimgcodec
 
     from tvetl_server.settings import Limits
 
@@ -121,20 +117,25 @@ class Source:
 
         ``again`` says that other parts will be asked for: then the whole is decoded, once.
         """
-        whole = box is None or box == (0, 0, *self.size)
-        if box is not None and not whole and not again and self._decoded is None and self._region_can_do():
-            region = _decode_region(self._data, box)
-            if region is not None:
-                return Image.fromarray(region)
+        everything = (0, 0, *self.size)
+        box = box or everything
+        if self._decoded is None and self._region_can_do():
+            wanted = everything if again else box
+            pixels = _decode(self._data, self.size, 1, wanted, 4)
+            if pixels is not None:
+                image = image_on(pixels)
+                if wanted != everything:
+                    return image
+                self._decoded = image
         if self._decoded is None:
             self._decoded = self._decode()
-        return self._decoded if box is None or whole else self._decoded.crop(box)
+        return self._decoded if box == everything else self._decoded.crop(box)
 
     def array(self, box: Box | None = None, *, again: bool = False) -> Image.Image | Array:
         """The same pixels as they come with the least copying: uint8 of (H, W, 3), or an image where Pillow decodes."""
         left, top, right, bottom = box = box or (0, 0, *self.size)
         if self._array is None and self._decoded is None and self._region_can_do():
-            region = _decode_region(self._data, (0, 0, *self.size) if again else box)
+            region = _decode(self._data, self.size, 1, (0, 0, *self.size) if again else box)
             if region is not None and not again:
                 return region
             self._array = region
@@ -159,7 +160,7 @@ class Source:
             self._reduced[factor] = whole
         elif whole is None:
             wanted = (0, 0, width, height) if again else (left, top, right, bottom)
-            pixels = _decode_reduced(self._data, self.size, factor, wanted)
+            pixels = _decode(self._data, self.size, factor, wanted)
             if pixels is None or not again:
                 return pixels if pixels is None else (pixels, _part(box, factor, left, top))
             whole = self._reduced[factor] = pixels
@@ -195,10 +196,9 @@ class Source:
     def _region_can_do(self) -> bool:
         """A JPEG of one scan, in one or three components, with nothing between its scan and its end.
 
-        libjpeg reads on over damage that it meets and never looks at damage beyond the region, so a broken
-        file would pass under one seed and fail under another. One scan without markers inside, closed by its
-        end marker, is what Pillow refuses in none of 7,500 random mutations that nvImageCodec takes. The rest
-        (progressive, restart markers, cut short, trailing data) and CMYK are Pillow's.
+        Who decodes a region never looks at damage beyond it, so a broken file could pass under one seed and fail
+        under another. One scan without markers inside, closed by its end marker, is what libjpeg reads to its end
+        whatever its codes say. The rest (progressive, restart markers, cut short, trailing data) and CMYK are Pillow's.
         """
         if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn is not None:
             return False
@@ -261,79 +261,12 @@ def _part(box: Box, factor: int, left: int, top: int) -> Part:
     return box[0] / factor - left, box[1] / factor - top, box[2] / factor - left, box[3] / factor - top
 
 
-def _decode_reduced(data: bytes, size: tuple[int, int], factor: int, box: Box) -> Array | None:
-    """RGB pixels of ``box`` of a baseline JPEG at 1/``factor``, uint8 of (H, W, 3); None where that cannot be had."""
+def _decode(data: bytes, size: tuple[int, int], factor: int, box: Box, channels: int = 3) -> Array | None:
+    """RGB pixels of ``box`` of a baseline JPEG at 1/``factor``, uint8 of (H, W, channels); None where there are none.
+
+    At 1 equal to decoding all of it and cropping. Of four channels, which are for :func:`image_on`, the last is 255.
+    """
     if _jpeg is None:
         return None
-    pixels = np.empty((box[3] - box[1], box[2] - box[0], 3), np.uint8)
+    pixels = np.empty((box[3] - box[1], box[2] - box[0], channels), np.uint8)
     return pixels if _jpeg.decode(data, size, factor, box, pixels) else None
-
-
-# --- nvImageCodec ---------------------------------------------------------------------------------------------
-
-#: NVIMGCODEC_DEVICE_CPU_ONLY of nvimgcodec.h, which the Python module does not name.
-_CPU_ONLY = -99999
-
-_state = threading.local()  # a decoder is for one thread
-_loading = threading.Lock()
-
-
-def _decode_region(data: bytes, box: Box) -> Array | None:
-    """RGB pixels of ``box``, uint8 of (H, W, 3); None where nvImageCodec cannot.
-
-    Equal to decoding all of it and cropping.
-    """
-    codec = _codec()
-    if codec is None:
-        return None
-    module, decoder, params = codec
-    left, top, right, bottom = box
-    try:
-        stream = module.CodeStream(data).get_sub_code_stream(region=module.Region(top, left, bottom, right))
-        decoded = decoder.decode(stream, params=params)
-    except RuntimeError:  # a header that only Pillow understands, or that nobody does: Pillow says
-        return None
-    if decoded is None:
-        return None
-    pixels = np.asarray(decoded.cpu())
-    if pixels.shape != (bottom - top, right - left, 3) or pixels.dtype != np.uint8:
-        return None
-    return pixels
-
-
-def _codec() -> tuple[nvimgcodec, nvimgcodec.Decoder, nvimgcodec.DecodeParams] | None:
-    """This thread's decoder: CPU back end, libjpeg's own ("fancy") chroma upsampling, no orientation."""
-    if not hasattr(_state, "codec"):
-        _state.codec = _make_codec()
-    return _state.codec  # type: ignore[no-any-return]
-
-
-def _make_codec() -> tuple[nvimgcodec, nvimgcodec.Decoder, nvimgcodec.DecodeParams] | None:
-    with _loading, _quiet_stderr():
-        try:
-            from nvidia import nvimgcodec
-        except ImportError:  # no wheel for this platform: Pillow does all
-            return None
-        decoder = nvimgcodec.Decoder(
-            device_id=_CPU_ONLY,
-            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
-            max_num_cpu_threads=1,
-            options=":fancy_upsampling=1",
-        )
-        params = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
-        return nvimgcodec, decoder, params
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """nvImageCodec's C++ writes to file descriptor 2 which GPU libraries it did not find; nobody asked."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

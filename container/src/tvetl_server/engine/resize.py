@@ -131,14 +131,14 @@ class Resize:
             out,
             *((self.part,) if self.part else ()),
         )
-        return out if planes else _image(out)
+        return out if planes else image_on(out)
 
 
 #: For its method that makes an image of what Pillow's C made.
 _ANY = Image.new("L", (1, 1))
 
 
-def _image(pixels: Array) -> Image.Image:
+def image_on(pixels: Array) -> Image.Image:
     """An L or RGB image on this very memory, which Image.frombuffer makes of L alone; the first to write copies it."""
     height, width = pixels.shape[:2]
     mode = "L" if pixels.ndim == 2 else "RGB"

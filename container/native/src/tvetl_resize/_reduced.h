@@ -1,0 +1,184 @@
+/* A region of a JPEG at a half, a quarter or an eighth of its size.
+ *
+ * Most of what the codes say is lost when a photograph is made small. So an 8 x 8 block of which 4 x 4 pixels are wanted is
+ * its 4 x 4 lowest frequencies, through a DCT of as few points, and the codes of the others are stepped over. Chroma that
+ * was stored at half the size is not made smaller as long as it need not be. */
+
+#ifndef TVETL_REDUCED_H
+#define TVETL_REDUCED_H
+
+#include <math.h>
+
+#include "_file.h"
+
+#define PI 3.14159265358979323846
+
+typedef float Eight __attribute__((vector_size(32)));
+typedef int32_t Whole __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(8)));
+
+/* A component's part in the region. */
+typedef struct {
+    Component *part;
+    int across, down;   /* pixels made of a block: 1, 2, 4 or 8 */
+    int last;           /* the last coefficient that is needed, in zigzag order */
+    uint8_t row[64];    /* of the k-th coefficient */
+    Eight basis[64];    /* what the k-th adds to a row of pixels, with its quantization; zeros where it is not needed */
+    float column[8][8]; /* [y][u]: what a row of frequency u adds to line y */
+    uint8_t *pixels;    /* one row of MCUs, of the region */
+    size_t pitch;
+} Small;
+
+/* What frequency u of a block of eight adds to pixel x of `size` (clause A.3.3 with fewer points). */
+static double wave(int size, int x, int u) { return (u ? 0.5 : sqrt(0.125)) * cos((2 * x + 1) * u * PI / (2 * size)); }
+
+static void small_prepare(Small *small, const uint16_t *quantization) {
+    small->last = 0;
+    memset(small->basis, 0, sizeof small->basis);
+    for (int k = 0; k < 64; k++) {
+        int u = ZIGZAG[k] / 8, v = ZIGZAG[k] % 8;
+        small->row[k] = 0;
+        if (u >= small->down || v >= small->across) continue;
+        small->row[k] = (uint8_t)u;
+        small->last = k;
+        for (int x = 0; x < small->across; x++) small->basis[k][x] = (float)(wave(small->across, x, v) * quantization[k]);
+    }
+    for (int y = 0; y < small->down; y++)
+        for (int u = 0; u < small->down; u++) small->column[y][u] = (float)wave(small->down, y, u);
+}
+
+INLINE void put(uint8_t *to, Eight row) {
+    Whole cut = __builtin_convertvector(row, Whole), above = cut > 255;
+    cut = ((cut | above) & ~(cut < 0)) & 255;
+    Bytes bytes = __builtin_convertvector(cut, Bytes);
+    memcpy(to, &bytes, 8);
+}
+
+/* A block into its place, eight bytes a row whatever its size: what is too much is written over. */
+INLINE int block(Reader *reader, Small *small, uint8_t *to) {
+    Eight rows[8];
+    int most = 0, k = 1;
+    Component *part = small->part;
+    if (!dc(reader, part)) return 0;
+    rows[0] = small->basis[0] * (float)part->before;
+    for (int u = 1; u < small->down; u++) rows[u] = (Eight){0};
+    while (k <= small->last) {
+        uint64_t more = ahead(reader);
+        int entry = look_up(reader, part->ac);
+        if (!entry) return 0;
+        if (!(entry >> 5)) {
+            take(reader, entry & 31, more);
+            goto done;
+        }
+        k += entry >> 9;
+        if (k > 63) return 0;
+        int row = small->row[k]; /* also where nothing is needed: a branch would cost more than adding zeros */
+        rows[row] += small->basis[k] * (float)number(reader, entry);
+        most = row > most ? row : most;
+        take(reader, entry & 31, more);
+        k++;
+    }
+    if (!skip(reader, part->ac, k)) return 0;
+done:
+    for (int y = 0; y < small->down; y++) {
+        Eight sum = rows[0] * small->column[y][0] + 128.5f; /* cut later, so rounded */
+        for (int u = 1; u <= most; u++) sum += rows[u] * small->column[y][u];
+        put(to + y * small->pitch, sum);
+    }
+    return 1;
+}
+
+/* 0: done; -1: the codes are not what they should be. */
+INLINE int reduced_all(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
+                       uint8_t *out) {
+    Reader reader = {codes, codes + length + PAD / 2, 0, 0};
+    take(&reader, 0, ahead(&reader));
+    int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale; /* pixels made of an MCU */
+    int across = (file->width + 8 * file->most_h - 1) / (8 * file->most_h);
+    int first = box->left / wide, last = (box->right - 1) / wide, end = (box->bottom - 1) / high;
+    for (int row = 0; row <= end; row++) {
+        int wanted = (row + 1) * high > box->top;
+        for (int column = 0; column < across; column++) {
+            int here = wanted && column >= first && column <= last;
+            for (int i = 0; i < file->count; i++) {
+                Small *small = &all[i];
+                Component *part = small->part;
+                for (int v = 0; v < part->v; v++)
+                    for (int h = 0; h < part->h; h++)
+                        if (here) {
+                            size_t x = (size_t)((column - first) * part->h + h) * small->across;
+                            if (!block(&reader, small, small->pixels + (size_t)v * small->down * small->pitch + x)) return -1;
+                        } else {
+                            if (!dc(&reader, part) || !skip(&reader, part->ac, 1)) return -1;
+                        }
+            }
+        }
+        if ((size_t)(reader.at - codes) * 8 > length * 8 + (size_t)reader.count) return -1; /* more than there is */
+        if (!wanted) continue;
+        int from = box->top - row * high, to = box->bottom - row * high, width = box->right - box->left;
+        for (int y = from > 0 ? from : 0; y < (to < high ? to : high); y++) {
+            const uint8_t *planes[3];
+            for (int i = 0; i < 3; i++) {
+                const Small *small = &all[i < file->count ? i : 0];
+                planes[i] = small->pixels + (size_t)y * small->pitch + (box->left - first * wide);
+            }
+            if (file->count == 3)
+                convert(planes[0], planes[1], planes[2], out, width, 3);
+            else
+                convert_gray(planes[0], out, width, 3);
+            out += 3 * (size_t)width;
+        }
+    }
+    return 0;
+}
+
+static int reduced_plain(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
+                         uint8_t *out) {
+    return reduced_all(file, all, codes, length, scale, box, out);
+}
+
+#if HAVE_AVX2
+WITH_AVX2 static int reduced_avx2(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
+                                  uint8_t *out) {
+    return reduced_all(file, all, codes, length, scale, box, out);
+}
+#endif
+
+/* 1: done; 0: not for us; -1: no memory. */
+static int reduced_file(File *file, int scale, const Box *box, uint8_t *out) {
+    Small *all = NULL; /* aligned for its vectors */
+    size_t length = 0, bytes = 0;
+    int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale, done = -1;
+    int columns = (box->right - 1) / wide - box->left / wide + 1;
+    size_t pitch = (size_t)columns * wide + 8;
+    for (int i = 0; i < file->count; i++) {
+        int across = wide / file->parts[i].h, down = high / file->parts[i].v;
+        if (across > 8 || down > 8 || across < 1 || down < 1) return 0;
+        bytes += pitch * high + 8;
+    }
+    if (posix_memalign((void **)&all, 64, 3 * sizeof *all)) return -1;
+    uint8_t *codes = plain(file->codes, file->end, &length), *pixels = malloc(bytes);
+    if (codes && pixels) {
+        for (int i = 0; i < file->count; i++) {
+            Component *part = &file->parts[i];
+            all[i].part = part;
+            all[i].across = wide / part->h;
+            all[i].down = high / part->v;
+            all[i].pitch = pitch;
+            all[i].pixels = pixels + (pitch * high + 8) * i;
+            small_prepare(&all[i], file->quantization[part->quantization]);
+        }
+#if HAVE_AVX2
+        if (fast)
+            done = reduced_avx2(file, all, codes, length, scale, box, out) == 0;
+        else
+#endif
+            done = reduced_plain(file, all, codes, length, scale, box, out) == 0;
+    }
+    free(codes);
+    free(pixels);
+    free(all);
+    return done;
+}
+
+#endif
