@@ -44,8 +44,9 @@ SLOW = 0.5
 #: Seconds that the birth of a decoder may take.
 _BIRTH = 10.0
 
-#: How much rather than its parents the kernel shall end a decoder where memory is short (oom_score_adj, to 1000).
-_FIRST_TO_GO = 500
+#: Where memory is short the kernel shall end a decoder before its parents (oom_score_adj): the highest there is, as
+#: Kubernetes gives all processes of a pod with small requests up to 999.
+_FIRST_TO_GO = 1000
 
 
 class Result(Protocol):
