@@ -59,7 +59,7 @@ def split(lock: Path, checked: Path, torch: Path) -> None:
         name = requirement.partition("==")[0]
         if name in ("torch", "torchvision"):
             plain.append(requirement.partition(" \\")[0])
-        elif not re.match(r"cuda-|triton$|nvidia-(?!nvimgcodec)", name):
+        elif not re.match(r"cuda-|triton$|nvidia-", name):
             hashed.append(requirement)
     checked.write_text("".join(hashed), encoding="utf-8")
     torch.write_text("\n".join(plain) + "\n", encoding="utf-8")
