@@ -134,7 +134,7 @@ INLINE int look_up(const Reader *reader, const Table *table) {
 }
 
 /* The number that `size` bits say, the first of these (clause F.2.2.1, EXTEND). What begins with 0 is below zero, and has
- * the bits of its magnitude, each the other way round. No branch: half of all numbers are, and no processor foresees which. */
+ * the bits of its magnitude, each the other way round. No branch: half of all numbers are, and nothing foresees which. */
 INLINE int extra(uint64_t bits, int size) {
     uint64_t below = (bits >> 63) - 1, magnitude = (bits ^ below) >> 1 >> (63 - size);
     return (int)((magnitude ^ below) - below);

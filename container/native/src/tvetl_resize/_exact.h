@@ -30,7 +30,8 @@ typedef struct {
 } Pair;
 
 /* Sums of |coefficients| in columns c and c + 4 up to which no 16 bits overflow: a pass makes at most sqrt(2) * 4 of a
- * column, and adds two columns before it multiplies. Real photographs stay below 6,200 even at quality 1. */
+ * column, and adds two columns before it multiplies. Of what an encoder
+ * makes of pixels the sums stay below 4,100, and what its divisors round may add. */
 enum { WILDEST = 5790 };
 
 /* A component's part in the region. */
@@ -256,20 +257,19 @@ WITH_AVX2 INLINE __m128i to_bytes(__m256i sixteen) {
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi16(sixteen, sixteen), 0xd8));
 }
 
-/* Sixteen pixels in 16 bits. Behind the point of v * m lie 16 bits, m < 2^15: the upper half of 2 v * m, rounded once
- * more, is v * m rounded. What of a factor is too large for m is added whole. */
+/* `convert` for sixteen pixels. */
 WITH_AVX2 INLINE void sixteen(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *to, int step) {
-    const __m256i middle = _mm256_set1_epi16(128), one = _mm256_set1_epi16(1), half = _mm256_set1_epi32(32768);
+    const __m256i middle = _mm256_set1_epi16(128), one = _mm256_set1_epi16(1), half = _mm256_set1_epi32(ONE / 2);
     __m256i light = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)y));
     __m256i blue = _mm256_sub_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)cb)), middle);
     __m256i red = _mm256_sub_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)cr)), middle);
     __m256i red2 = _mm256_add_epi16(red, red), blue2 = _mm256_add_epi16(blue, blue);
-    __m256i r = _mm256_mulhi_epi16(red2, _mm256_set1_epi16(91881 - 65536));
+    __m256i r = _mm256_mulhi_epi16(red2, _mm256_set1_epi16(RED - ONE));
     r = _mm256_add_epi16(_mm256_add_epi16(_mm256_srai_epi16(_mm256_add_epi16(r, one), 1), red), light);
-    __m256i b = _mm256_mulhi_epi16(blue2, _mm256_set1_epi16(116130 - 131072));
+    __m256i b = _mm256_mulhi_epi16(blue2, _mm256_set1_epi16(BLUE - 2 * ONE));
     b = _mm256_add_epi16(_mm256_add_epi16(_mm256_srai_epi16(_mm256_add_epi16(b, one), 1), blue2), light);
-    __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(blue, red), SHORTS(-22554, 65536 - 46802));
-    __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(blue, red), SHORTS(-22554, 65536 - 46802));
+    __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(blue, red), SHORTS(-GREEN_OF_BLUE, ONE - GREEN_OF_RED));
+    __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(blue, red), SHORTS(-GREEN_OF_BLUE, ONE - GREEN_OF_RED));
     low = _mm256_srai_epi32(_mm256_add_epi32(low, half), 16);
     high = _mm256_srai_epi32(_mm256_add_epi32(high, half), 16);
     __m256i g = _mm256_add_epi16(_mm256_sub_epi16(_mm256_packs_epi32(low, high), red), light);
