@@ -30,8 +30,7 @@ typedef struct {
 } Pair;
 
 /* Sums of |coefficients| in columns c and c + 4 up to which no 16 bits overflow: a pass makes at most sqrt(2) * 4 of a
- * column, and adds two columns before it multiplies. Of what an encoder
- * makes of pixels the sums stay below 4,100, and what its divisors round may add. */
+ * column, and adds two of them before it multiplies. Those of pixels stay below 4,100, before an encoder rounds them. */
 enum { WILDEST = 5790 };
 
 /* A component's part in the region. */
@@ -391,6 +390,22 @@ INLINE int coefficients(Reader *reader, Exact *exact, Plane *plane, int16_t *to)
     return 1;
 }
 
+/* The block that is so many from the left and from the top, into its place where it is needed; 0 where there is none. */
+INLINE int block_at(Reader *reader, Exact *exact, Plane *plane, int across, int down, Transform *transform) {
+    Component *part = plane->part;
+    if (across < plane->first || across > plane->last || down < plane->above || down > plane->below)
+        return dc(reader, part) && skip(reader, part->ac, 1);
+    int which = (across - plane->first) & 1;
+    Pair *pair = &plane->pairs[down & (part->v - 1)];
+    if (!coefficients(reader, exact, plane, pair->rows[0][which])) return 0;
+    if (which || across == plane->last) {
+        size_t x = 8 * (size_t)(across - plane->first - which), y = 8 * (size_t)(down & (2 * part->v - 1));
+        transform(exact, pair, plane->samples + y * plane->pitch + x, plane->pitch);
+        memset(pair->rows, 0, sizeof pair->rows);
+    }
+    return 1;
+}
+
 /* 0: done; -1: the codes are not what they should be, or ask for more than 16 bits. */
 INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, uint8_t *out, int step,
                      Transform *transform, Colours *colours) {
@@ -407,24 +422,9 @@ INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t leng
             for (int i = 0; i < file->count; i++) {
                 Plane *plane = &exact->planes[i];
                 Component *part = plane->part;
-                for (int v = 0; v < part->v; v++) {
-                    int down = row * part->v + v;
-                    for (int h = 0; h < part->h; h++) {
-                        int place = column * part->h + h;
-                        if (place < plane->first || place > plane->last || down < plane->above || down > plane->below) {
-                            if (!dc(&reader, part) || !skip(&reader, part->ac, 1)) return -1;
-                            continue;
-                        }
-                        int which = (place - plane->first) & 1;
-                        Pair *pair = &plane->pairs[v];
-                        if (!coefficients(&reader, exact, plane, pair->rows[0][which])) return -1;
-                        if (!which && place != plane->last) continue;
-                        size_t x = 8 * (size_t)(place - plane->first - which);
-                        size_t line = 8 * (size_t)(down & (2 * part->v - 1));
-                        transform(exact, pair, plane->samples + line * plane->pitch + x, plane->pitch);
-                        memset(pair->rows, 0, sizeof pair->rows);
-                    }
-                }
+                for (int v = 0; v < part->v; v++)
+                    for (int h = 0; h < part->h; h++)
+                        if (!block_at(&reader, exact, plane, column * part->h + h, row * part->v + v, transform)) return -1;
             }
         }
         if ((size_t)(reader.at - codes) * 8 > length * 8 + (size_t)reader.count) return -1; /* more than there is */
@@ -487,7 +487,7 @@ static int exact_file(File *file, const Box *box, uint8_t *out, int step) {
     for (int i = 0; i < file->count; i++) {
         Plane *plane = &exact->planes[i];
         plane_prepare(plane, file, &file->parts[i], box);
-        bytes += (16 * (size_t)plane->part->v + 8) * plane->pitch + 64; /* samples; sums and a row, of all its samples */
+        bytes += (16 * (size_t)plane->part->v + 4) * plane->pitch + 32; /* samples; sums and a row, of all its samples */
     }
     uint8_t *codes = plain(file->codes, file->end, &length), *memory = malloc(bytes), *at = memory;
     if (codes && memory) {
@@ -499,7 +499,6 @@ static int exact_file(File *file, const Box *box, uint8_t *out, int step) {
             at += 2 * plane->pitch;
             plane->samples = at;
             at += 16 * (size_t)plane->part->v * plane->pitch;
-            at += 4 * plane->pitch + 32;
         }
 #if HAVE_AVX2
         if (fast)
