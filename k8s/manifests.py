@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tvetl.pod import DEFAULT_IMAGE, PodSpec, Resources
+from tvetl.pod import GPU_IMAGE, PodSpec, Resources
 from tvetl.spec import parse
 
 HERE = Path(__file__).parent / "pods"
@@ -19,9 +19,7 @@ def manifests() -> dict[str, str]:
     """File name and text of each."""
     pipeline = parse(PIPELINE.read_text(encoding="utf-8"))
     cpu = PodSpec("train-tensors", pipeline)
-    # Reckoned and never measured on a GPU; k8s/README.md has the reckoning.
-    one = Resources(gpu="nvidia.com/gpu", memory="4Gi", memory_limit="12Gi")
-    gpu = PodSpec("train-tensors-gpu", pipeline, f"{DEFAULT_IMAGE}-cuda", resources=one)
+    gpu = PodSpec("train-tensors-gpu", pipeline, GPU_IMAGE, resources=Resources.with_gpu())
     head = "# Written by `make manifests` from tvetl.pod; a test compares.\n"
     return {"cpu.yaml": head + cpu.to_yaml(), "gpu.yaml": head + gpu.to_yaml()}
 

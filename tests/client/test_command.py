@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from aistore.sdk import Client
 from PIL import Image
 from typer.core import TyperGroup
@@ -24,7 +25,7 @@ from typer.core import TyperGroup
 from tvetl import cli, errors
 from tvetl.cluster import Cluster
 from tvetl.local import LocalCluster
-from tvetl.pod import PodSpec
+from tvetl.pod import GPU_IMAGE, PodSpec
 from tvetl.spec import Pipeline, schema
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -66,6 +67,19 @@ def test_the_pod_can_be_had_without_a_cluster(tvetl: Command, pipeline_file: Pat
     done = tvetl("register", "test-command", str(pipeline_file), "--yaml", "-e", NOBODY)
     assert done.returncode == 0
     assert b"\nkind: Pod\n" in done.stdout
+
+
+def test_a_pod_with_a_gpu_has_the_image_for_it(tvetl: Command, pipeline_file: Path) -> None:
+    asked = ("register", "test-command", str(pipeline_file), "--gpu", "nvidia.com/gpu", "--runtime-class", "nvidia")
+    spec = yaml.safe_load(tvetl(*asked, "--yaml").stdout)["spec"]
+    assert spec["runtimeClassName"] == "nvidia"
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert spec["containers"][0]["image"] == GPU_IMAGE
+    spec = yaml.safe_load(tvetl(*asked, "--yaml", "--image", "mine:1").stdout)["spec"]
+    assert spec["containers"][0]["image"] == "mine:1"
+    refused = tvetl(*asked, "--form", "runtime", "-e", NOBODY)
+    assert refused.returncode == 2
+    assert b"no GPU and no runtime class" in refused.stderr
 
 
 def test_nobody_at_the_endpoint_is_status_5(tvetl: Command) -> None:

@@ -49,15 +49,16 @@ def test_the_pod_runs_as_was_tried_on_a_cluster() -> None:
 
 
 def test_a_resource_that_is_not_named_is_not_written() -> None:
-    assert Resources(cpu="", memory_limit="").to_data() == {"requests": {"memory": "256Mi"}, "limits": {}}
+    assert Resources(cpu="").to_data() == {"requests": {"memory": "256Mi"}}
+    assert Resources(memory_limit="2Gi").to_data()["limits"] == {"memory": "2Gi"}
 
 
 def test_a_pod_with_a_gpu_asks_for_it_and_may_go_where_it_is(pipeline: Callable[..., Pipeline]) -> None:
     for gpu in ("nvidia.com/gpu", "nvidia.com/mig-1g.10gb"):
-        pod = PodSpec("test-etl", pipeline(), resources=Resources(gpu=gpu), runtime_class="nvidia").to_data()
+        pod = PodSpec("test-etl", pipeline(), resources=Resources.with_gpu(gpu), runtime_class="nvidia").to_data()
         spec = pod["spec"]
         assert isinstance(spec, dict)
-        assert spec["containers"][0]["resources"]["limits"] == {"memory": "4Gi", gpu: "1"}
+        assert spec["containers"][0]["resources"]["limits"] == {"memory": "12Gi", gpu: "1"}
         assert spec["runtimeClassName"] == "nvidia"
         assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
         assert set(spec) == {"containers", "runtimeClassName", "tolerations"}

@@ -14,7 +14,7 @@ from aistore.sdk import Etl
 
 from tvetl.cluster import Cluster
 from tvetl.errors import ClusterError, NameTaken, NotFound, NotReachable, RegistrationError, UsageError
-from tvetl.pod import PodSpec
+from tvetl.pod import PodSpec, Resources
 from tvetl.spec import Pipeline
 
 #: Seconds that no start and no answer may take here; only a hang would.
@@ -115,6 +115,23 @@ def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
         Cluster(endpoint)
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"resources": Resources.with_gpu()}, "no GPU$"),
+        ({"resources": Resources.with_gpu(), "runtime_class": "nvidia"}, "no GPU and no runtime class$"),
+    ],
+)
+def test_a_pod_with_a_gpu_is_never_registered_without_it(script: Any, pod: PodOf, asked: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Cluster(script.endpoint).register(pod(**asked), form="runtime", replace=True)
+    assert script.asked == []
+    script.answer = lambda method, path, body: (400, '{"message": "runtime.image must be specified"}')
+    with pytest.raises(RegistrationError, match=words):
+        Cluster(script.endpoint).register(pod(**asked))
+    assert {method for method, path, body in script.asked} <= {"PUT", "GET"}, "who has the name keeps it"
+
+
 # What a real AIStore does and the stand-in has no reason to
 
 
@@ -165,6 +182,39 @@ def test_the_reason_arrives_though_it_comes_after_the_init_timeout(script: Any, 
     assert failed.value.message.endswith("did not start: context canceled; TVETL_PIPELINE: no such file")
     assert [method for method, path, body in script.asked].count("PUT") == 1  # and it was asked once
     assert ("DELETE", "/v1/etl/test-slow", None) in script.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("reason: Error, message: [12] [INFO] x\\ntvetl-server: SettingsError: got 'a', or \\\"b\\\"\\n, exitCode: 2",
+         "tvetl-server: SettingsError: got 'a', or \"b\""),
+        ("reason: OOMKilled, message: , exitCode: 137", "its container ended with status 137 (OOMKilled)"),
+    ],
+)  # fmt: skip
+def test_the_reason_that_aistore_quotes_is_told_where_the_pod_is_gone(
+    script: Any, pod: PodOf, status: str, said: str
+) -> None:
+    quoted = f't[x1],etl="r",pod="p",service="s",pod_status="container: server, state: Terminated, {status}"'
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, str]:
+        if method == "PUT":
+            return 400, json.dumps({"message": f"[{quoted}] context canceled", "status": 400})
+        return 404, '{"message": "etl job test-register does not exist", "status": 404}'
+
+    script.answer = answer
+    with pytest.raises(RegistrationError) as failed:
+        Cluster(script.endpoint).register(pod())
+    assert failed.value.message == f"the ETL 'test-register' did not start: {said}"
+
+
+def test_a_pod_that_found_no_gpu_is_told_where_to_look(script: Any, pod: PodOf) -> None:
+    node = '[t[x1],etl="r",pod="p",service="s"]'
+    refusal = json.dumps({"message": f"{node} {node} context deadline exceeded", "status": 400})
+    script.answer = lambda method, path, body: (400, refusal) if method == "PUT" else (404, "")
+    with pytest.raises(RegistrationError, match="did not start: context deadline exceeded") as failed:
+        Cluster(script.endpoint).register(pod(resources=Resources.with_gpu("nvidia.com/mig-1g.10gb")))
+    assert "offer nvidia.com/mig-1g.10gb" in failed.value.hint
 
 
 def test_what_kubernetes_says_in_place_of_a_log_is_kept(script: Any, pod: PodOf) -> None:

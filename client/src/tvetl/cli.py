@@ -119,7 +119,24 @@ def register(
     name: Name,
     pipeline: PipelineFile,
     endpoint: Endpoint = LOCAL,
-    image: Annotated[str, typer.Option(help="The server's image; else tvetl-server:<version>.")] = "",
+    image: Annotated[
+        str,
+        typer.Option(help="The server's image; else tvetl-server:<version>, with -cuda behind it for a --gpu."),
+    ] = "",
+    gpu: Annotated[
+        str,
+        typer.Option(
+            metavar="RESOURCE",
+            help="One of these for each pod: nvidia.com/gpu, nvidia.com/mig-1g.10gb; the spec form's alone.",
+        ),
+    ] = "",
+    runtime_class: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The RuntimeClass of the pods: nvidia, where containers get no GPU without it; the spec form's alone.",
+        ),
+    ] = "",
     form: Annotated[Form, typer.Option(help="A pod YAML (spec), or image and environment (runtime).")] = "auto",
     pull: Annotated[
         PullPolicy, typer.Option(help="When nodes fetch the image; the spec form's alone.")
@@ -131,12 +148,14 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Start a pipeline as an ETL on every target of the cluster."""
-    from tvetl.pod import DEFAULT_IMAGE, PodSpec
+    from tvetl.pod import DEFAULT_IMAGE, GPU_IMAGE, PodSpec, Resources
 
     pod = PodSpec(
         name,
         _pipeline(pipeline),
-        image or DEFAULT_IMAGE,
+        image or (GPU_IMAGE if gpu else DEFAULT_IMAGE),
+        resources=Resources.with_gpu(gpu) if gpu else Resources(),
+        runtime_class=runtime_class,
         env=dict(_pair(item, "--env") for item in env or ()),
         pull_policy=pull,
         start_timeout=timeout,

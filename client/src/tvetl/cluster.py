@@ -41,7 +41,20 @@ from tvetl.errors import (
     UsageError,
 )
 from tvetl.pod import Container, PodSpec, check_name, container_of
-from tvetl.refusals import GARBLED, garbled, job_id, not_reached, object_error, refused, row, rows, sentence, too_late
+from tvetl.refusals import (
+    GARBLED,
+    ended,
+    garbled,
+    job_id,
+    last_line,
+    not_reached,
+    object_error,
+    refused,
+    row,
+    rows,
+    sentence,
+    too_late,
+)
 from tvetl.refusals import Json as Json
 from tvetl.refusals import ObjectError as ObjectError
 
@@ -62,6 +75,7 @@ _PAUSE = 0.2
 _NEVER = "0001-01-01T00:00:00Z"
 #: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
 _LAST_WORDS = re.compile(r"tvetl-server: \w+: ")
+_RUNTIME_HINT = "`--form runtime` registers image and environment alone, without resources and security settings."
 _MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the spec form."
 
 
@@ -124,8 +138,12 @@ class Cluster:
 
         ``form``: "spec" sends the pod YAML, "runtime" only image and environment, "auto" the first where the cluster
         takes it. The same image and pipeline running already under this name is success; ``replace`` starts anew.
-        Raises NameTaken, RegistrationError (with the cluster's and the pod's reasons; the name is free again).
+        Raises NameTaken, RegistrationError (with the cluster's and the pod's reasons; the name is free again), and
+        UsageError where the runtime form was asked for and cannot carry the pod (:attr:`PodSpec.beyond_runtime`).
         """
+        if form == "runtime" and pod.beyond_runtime:
+            words = " and no ".join(pod.beyond_runtime)
+            raise UsageError(f"the runtime form carries no {words}", hint="The pod YAML does: `--form spec`.")
         if replace:
             with suppress(NotFound):
                 self.unregister(pod.name)
@@ -381,16 +399,28 @@ class Cluster:
     # Registering
 
     def _start(self, pod: PodSpec, form: Form) -> str:
+        last = ""
         with _Watch(self, pod.name) as watch:
             try:
                 return self._send(pod, form)
             except AISError as error:
                 if error.status_code == 409:
                     raise _Taken from error
+                if _wants_runtime(error):  # nothing was started, so the name is not ours to free
+                    why = (
+                        f"; the runtime form carries no {words}"
+                        if (words := " and no ".join(pod.beyond_runtime))
+                        else ""
+                    )
+                    said = f"this cluster takes no pod YAML ({sentence(error.status_code, self._text(error))[0]}){why}"
+                    raise RegistrationError(
+                        f"the ETL {pod.name!r} did not start: {said}", hint=_RUNTIME_HINT
+                    ) from error
                 told = self._refused(error)
                 if isinstance(told, (Unavailable, NotAIStore)):
                     raise told from error
                 reason = sentence(error.status_code, self._text(error))[0]
+                last = ended(self._text(error))
                 cause: Exception = error
             except requests.ReadTimeout as error:
                 reason = f"AIStore did not answer within {pod.start_timeout + _GRACE:.0f} s"
@@ -405,7 +435,7 @@ class Cluster:
         freed = self._free(pod.name)
         # The server may have quoted the pod's last line itself. That we ended the wait is no reason of its own.
         reasons = [] if watch.ended else [reason]
-        said = "; ".join(reasons + [line for line in seen if line not in reason])
+        said = last or "; ".join(reasons + [line for line in seen if line not in reason])
         hint = _start_hint(pod, said) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
         raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=hint) from cause
 
@@ -418,7 +448,7 @@ class Cluster:
             try:
                 return _send_spec(patient, pod, timeouts)
             except AISError as error:
-                if form == "spec" or not _wants_runtime(error):
+                if form == "spec" or pod.beyond_runtime or not _wants_runtime(error):
                     raise
         command = [*pod.command] or None
         env = pod.container.env
@@ -525,7 +555,7 @@ class _Watch:
 
     def _look(self) -> None:
         try:
-            lines = {last for log in self._cluster.logs(self._name).values() if (last := _last_line(log))}
+            lines = {last for log in self._cluster.logs(self._name).values() if (last := last_line(log))}
         except NotFound:
             return
         except TvetlError as error:
@@ -602,10 +632,10 @@ def _wants_runtime(error: AISError) -> bool:
 
 
 def _start_hint(pod: PodSpec, said: str) -> str:
+    if pod.resources.gpu and "deadline exceeded" in said:
+        return (
+            f"Does each target's node offer {pod.resources.gpu}, with one of it free? `kubectl describe nodes` tells."
+        )
     if "image" in said.lower():
         return f"Can every node of the cluster get {pod.image!r}? {_MINIKUBE}"
     return f"`tvetl validate` checks a pipeline; --timeout (now {pod.start_timeout} s) gives a slow start its time."
-
-
-def _last_line(log: str) -> str:
-    return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")

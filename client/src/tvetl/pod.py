@@ -19,6 +19,8 @@ from tvetl.errors import UsageError
 from tvetl.spec import Pipeline, canonical
 
 DEFAULT_IMAGE = f"tvetl-server:{__version__}"
+#: As `make build VARIANT=cuda` calls it: torch with CUDA in it, and TVETL_DEVICE=cuda set.
+GPU_IMAGE = f"{DEFAULT_IMAGE}-cuda"
 PIPELINE_VARIABLE = "TVETL_PIPELINE"
 #: The image is complete in itself: the runtime form of registering has no way to name another port or path.
 PORT = 8000
@@ -58,9 +60,10 @@ class Resources:
 
     The requests are small, so that three ETLs fit beside the rest of a two-CPU Minikube: a pod that does not fit stays
     pending, and AIStore then waits out its whole time for a start, and gives no reason. They are also its share where
-    a node is busy: ask for more where much else runs. The memory limit leaves
-    room for two workers with torch (0.74 GB each, measured) and large photographs. There is no limit on the processor:
-    a limit throttles a pod in the middle of an object.
+    a node is busy: ask for more where much else runs. There is no limit on the processor, which would throttle a pod in
+    the middle of an object, and none on memory: the server has a worker for each CPU of the node, so one number fits no
+    two nodes, and a pod that reaches its limit may end, and with it the ETL and its jobs. docs/server.md (Memory) has
+    what workers take; where others on the node must be kept safe, set ``memory_limit`` here and TVETL_WORKERS with it.
 
     ``gpu`` names what the node's device plugin offers, one of it for each pod: "nvidia.com/gpu" a whole GPU (or one of
     its time slices, where the plugin is set to share them: no memory of its own then), "nvidia.com/mig-1g.10gb" a MIG
@@ -70,8 +73,13 @@ class Resources:
     cpu: str = "250m"
     memory: str = "256Mi"
     cpu_limit: str = ""
-    memory_limit: str = "4Gi"
+    memory_limit: str = ""
     gpu: str = ""
+
+    @classmethod
+    def with_gpu(cls, gpu: str = "nvidia.com/gpu") -> Resources:
+        """A GPU, and memory beside it: reckoned in k8s/README.md, and never measured on a GPU."""
+        return cls(gpu=gpu, memory="4Gi", memory_limit="12Gi")
 
     def __post_init__(self) -> None:
         if self.gpu and not _GPU.fullmatch(self.gpu):
@@ -84,7 +92,8 @@ class Resources:
             "requests": {"cpu": self.cpu, "memory": self.memory},
             "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit, **({self.gpu: "1"} if self.gpu else {})},
         }
-        return {kind: {name: amount for name, amount in amounts.items() if amount} for kind, amounts in asked.items()}
+        given = {kind: {name: amount for name, amount in amounts.items() if amount} for kind, amounts in asked.items()}
+        return {kind: amounts for kind, amounts in given.items() if amounts}
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,11 @@ class PodSpec:
         check_name(self.name)
         if PIPELINE_VARIABLE in self.env:
             raise UsageError(f"{PIPELINE_VARIABLE} is set from the pipeline", hint="Leave it out of the environment.")
+
+    @property
+    def beyond_runtime(self) -> list[str]:
+        """What a pod may not do without, and the runtime form of registering cannot carry: "GPU", "runtime class"."""
+        return [what for what, asked in (("GPU", self.resources.gpu), ("runtime class", self.runtime_class)) if asked]
 
     @property
     def container(self) -> Container:

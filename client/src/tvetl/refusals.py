@@ -38,8 +38,11 @@ _LONGEST = 5000
 #: HTTP's ways to say "not now".
 _NOT_NOW = (429, 502, 503, 504)
 _ETL_ERROR = "ETL error: "
-#: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",service="..."] ``.
-_NODE = re.compile(r"^(?:[pt]\[\w+\]: |\[t\[\w+\],[^\]]*\] )")
+#: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",pod_status="..."] ``,
+#: quoted as Go does; a node that quotes another puts its own before.
+_NODE = re.compile(r'^(?:[pt]\[\w+\]: |\[t\[\w+\](?:,\w+="(?:[^"\\]|\\.)*")*\] )+')
+_POD_STATUS = re.compile(r',pod_status="((?:[^"\\]|\\.)*)"')
+_TERMINATED = re.compile(r"state: Terminated, reason: (.*?), message: (.*), exitCode: (-?\d+)$", re.DOTALL)
 _HINTS = {
     401: "AIS_AUTHN_TOKEN must hold a token that AIStore takes.",
     403: "AIS_AUTHN_TOKEN must hold a token that may do this.",
@@ -127,6 +130,31 @@ def sentence(status: int, text: str) -> tuple[str, bool]:
     except (ValueError, LookupError, TypeError, RecursionError):
         return _excerpt(text), False
     return _NODE.sub("", told).partition(" - try starting new ETL")[0].strip()[:_LONGEST], True
+
+
+def ended(text: str) -> str:
+    """How the pod's container ended, where AIStore's answer to a start tells: its last line, or Kubernetes' word.
+
+    AIStore takes the pod away in the moment in which it ends, mostly before anybody could ask for its log.
+    """
+    try:
+        quoted = _POD_STATUS.search(str(row(json.loads(text))["message"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    status = (
+        re.sub(r"\\(.)", lambda escaped: {"n": "\n", "t": "\t"}.get(escaped[1], escaped[1]), quoted[1])
+        if quoted
+        else ""
+    )
+    if not (found := _TERMINATED.search(status)):
+        return ""
+    why, log, code = found.groups()
+    return last_line(log)[:_LONGEST] or f"its container ended with status {code} ({why})"
+
+
+def last_line(log: str) -> str:
+    """The last line with something in it."""
+    return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
 
 
 def object_error(name: str, text: str, status: int) -> ObjectError:
