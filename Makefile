@@ -18,7 +18,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock audit licences tables notebook pictures training bench reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
+.PHONY: help setup demo test lint format lock audit licences tables notebook pictures training bench bench-gpu reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,9 @@ training: .venv/dev.stamp  ## compare training input: torchvision in workers, an
 
 bench: .venv/dev.stamp .venv-bench/stamp  ## tvetl-server and its peers side by side, into docs/performance.md (DATA=, ARGS=--quick|--help)
 	@PYTHONPATH=tests .venv/bin/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench-gpu: .venv/dev.stamp $(if $(findstring --host,$(ARGS)),,.venv/gpu.stamp)  ## the same with a GPU, into docs/performance.md and docs/gpu.md (ARGS=--host: without one)
+	@PYTHONPATH=tests .venv/bin/python -m benchmarks.gpu $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 reliability: .venv/dev.stamp  ## bad input, faults and attackers against the server, into docs/reliability.md (ARGS=<pytest's>)
 	.venv/bin/python -m pytest tests/hostile --keep-figures $(ARGS)
@@ -184,6 +187,11 @@ build/audit/stamp: locks/audit.txt
 .venv/dev.stamp: .venv/run.stamp locks/dev.txt
 	@echo "Installing torch and the test tools (on Linux 3 GB to fetch, 5.5 GB on disk: some minutes, the first time)"
 	@.venv/bin/python $(LOCKED) -r locks/dev.txt
+	@touch $@
+
+.venv/gpu.stamp: .venv/dev.stamp locks/server-cuda.txt
+	@echo "Installing what else a GPU needs (6 MB)"
+	@.venv/bin/python $(LOCKED) -r locks/server-cuda.txt
 	@touch $@
 
 .venv-sdk1/stamp: locks/sdk1.txt locks/photos.txt $(METADATA)

@@ -46,8 +46,12 @@ def on(cpus: Sequence[int]) -> Iterator[None]:
 
 def environment(**settings: str) -> dict[str, str]:
     """What a side's process gets: little, and one thread for each library that would start more."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    inherited["PYTHONPATH"] = str(REPOSITORY / "tests")
+    passed = ("PATH", "HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+    inherited = {name: os.environ[name] for name in passed if name in os.environ}
+    # What the caller's Python finds, too, for who runs this without a .venv of ours.
+    inherited["PYTHONPATH"] = os.pathsep.join(
+        [str(REPOSITORY / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     return {**inherited, "OMP_NUM_THREADS": "1", "PYNVIMGCODEC_VERBOSITY": "0", **settings}
 
 
@@ -161,6 +165,15 @@ class Server:
             raise Broken(f"{self._name} answers {answer.status} to {target}: {content[:300]!r}")
         return content
 
+    def get(self, path: str) -> str:
+        """What it answers to GET; nothing where that is no 200."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        content = answer.read().decode()
+        connection.close()
+        return content if answer.status == 200 else ""
+
     def load(self, requests: Path, seconds: float, connections: int, cpus: Sequence[int]) -> Sample:
         """Drive it with wrk over so many connections."""
         wrk = shutil.which("wrk")
@@ -213,7 +226,7 @@ def ours(pipeline: str, root: Path, workers: int, log: Path, name: str = "tvetl"
     port = free_port()
     given = {"TVETL_PIPELINE": pipeline, "TVETL_WORKERS": str(workers), "TVETL_ROOTS": str(root)}
     given |= {"TVETL_HOST": "127.0.0.1", "PORT": str(port), **settings}
-    return Server(name, [str(Path(sys.executable).parent / "tvetl-server")], given, port, log)
+    return Server(name, [sys.executable, "-m", "tvetl_server.wsgi"], given, port, log)
 
 
 def fastapi(pipeline: str, workers: int, log: Path) -> Server:
@@ -242,7 +255,7 @@ def _peer(pipeline: str) -> dict[str, str]:
 class Loop:
     """As many processes of loops.py as the servers have workers."""
 
-    def __init__(self, kind: str, python: Path, workers: int, log: Path) -> None:
+    def __init__(self, kind: str, python: Path, workers: int, log: Path, **settings: str) -> None:
         self._name, self._log = kind, log
         log.parent.mkdir(parents=True, exist_ok=True)
         self.processes = []
@@ -251,7 +264,7 @@ class Loop:
                 self.processes.append(
                     subprocess.Popen(
                         [str(python), "-m", "benchmarks.loops", kind],
-                        env=environment(),
+                        env=environment(**settings),
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=out,
