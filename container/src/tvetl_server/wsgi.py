@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import flask
@@ -25,7 +27,7 @@ from . import gunicorn_conf
 from .app import Ready, create_app
 from .decoders import Decoders
 from .device import DeviceProcess, Runner
-from .engine import Engine, has_torch, runnable
+from .engine import Engine, runnable
 from .engine.driver import DeviceError
 from .engine.resize import resizer
 from .metrics import Metrics
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(canonical(pipeline))
         print(digest(pipeline))
         return 0
-    # nvImageCodec would write a line on stderr for every file that it leaves to Pillow; read when it is loaded.
+    # nvImageCodec would write a line on stderr for every file that it leaves to the CPU; read when it is loaded.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     _log_to_stderr(settings)
     gunicorn_conf.allow_long_request_lines()
@@ -92,6 +94,7 @@ def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> 
     if settings.device == "none":
         _Server(settings, pipeline, own).run()
         return 0
+    _log.info("Pixels from the device are close to torchvision's on PIL images, not equal: docs/gpu.md says how far")
     # The last row is the device's.
     counts = Metrics(rows=2 * settings.workers + 1, device=True)
     device = DeviceProcess(
@@ -118,11 +121,30 @@ def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> 
 
 def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
     """In the device's process. Raises DeviceError."""
-    if not has_torch():
-        raise DeviceError("TVETL_DEVICE needs torch and nvImageCodec", hint="The image's cuda variant has them.")
-    from .engine.cuda import Gpu
-
+    try:
+        # Its C++ writes to file descriptor 2 which libraries for other formats it did not find; nobody asked.
+        with _quiet_stderr():
+            importlib.import_module("nvidia.nvimgcodec")
+        from .engine.cuda import Gpu
+    except ImportError as error:
+        raise DeviceError(
+            f"TVETL_DEVICE needs torch and nvImageCodec ({error})", hint="The image's cuda variant has them."
+        ) from error
     return Gpu(settings.device, pipeline, settings.visible)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _understand(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, OwnOp]]:
