@@ -62,26 +62,45 @@ class Runner(Protocol):
 
 
 class _Board:
-    """What all processes know of the device: whether it works, and in words what it is or why not."""
+    """What all processes know of the device: whether it works, in words what it is or why not, and how long it is busy.
+
+    One process writes at a time: the device's while it lives, and then the keeper.
+    """
 
     _SIZE = 2048
+    _DOWN, _UP, _LOST = range(3)
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, self._SIZE)
+        self._seconds = memoryview(self._memory)[8:16].cast("d")
 
-    def write(self, *, up: bool, words: str) -> None:
-        text = words.encode("utf-8", "replace")[: self._SIZE - 2]
-        self._memory[0] = 0
-        self._memory[1:] = text.ljust(self._SIZE - 1, b"\0")
-        self._memory[0] = up
+    def write(self, *, up: bool, words: str, lost: bool = False) -> None:
+        """``lost``: it will not come back, or not soon."""
+        text = words.encode("utf-8", "replace")[: self._SIZE - 16]
+        self._memory[0] = self._DOWN
+        self._memory[16:] = text.ljust(self._SIZE - 16, b"\0")
+        self._memory[0] = self._UP if up else self._LOST if lost else self._DOWN
 
     @property
     def up(self) -> bool:
-        return bool(self._memory[0])
+        return self._memory[0] == self._UP
+
+    @property
+    def lost(self) -> bool:
+        return self._memory[0] == self._LOST
 
     @property
     def words(self) -> str:
-        return self._memory[1:].rstrip(b"\0").decode("utf-8", "replace")
+        return self._memory[16:].rstrip(b"\0").decode("utf-8", "replace")
+
+    @property
+    def since(self) -> float:
+        """When it began what it does now, on time.monotonic(); 0 where it waits for work."""
+        return self._seconds[0]
+
+    @since.setter
+    def since(self, now: float) -> None:
+        self._seconds[0] = now
 
 
 class _Turns:
@@ -90,28 +109,44 @@ class _Turns:
     def __init__(self, count: int) -> None:
         self._file = memory()
         self._count = count
+        self._bell, self._rings = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._rings, False)
 
     @contextlib.contextmanager
     def take(self) -> Iterator[None]:
-        first = os.getpid()
-        for place in range(first, first + self._count):
-            with contextlib.suppress(BlockingIOError, PermissionError):
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place % self._count)
-                break
-        else:
-            place = first
-            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, place % self._count)
+        # One at a time looks for a place, and takes whichever is free first; the others wait for that one.
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, self._count)
+        try:
+            while (place := self._free()) is None:
+                select.select([self._bell], [], [], 0.05)  # who is killed rings no bell
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._bell, 2**16)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._count)
         try:
             yield
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place % self._count)
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+            with contextlib.suppress(BlockingIOError):  # it rings already
+                os.write(self._rings, b".")
+
+    def _free(self) -> int | None:
+        """A place that is ours now."""
+        for place in range(self._count):
+            with contextlib.suppress(BlockingIOError, PermissionError):
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                return place
+        return None
 
 
 class Link:
     """A decoder's way to the device (:class:`tvetl_server.engine.Device`); it is made once, and works in every fork."""
 
-    def __init__(self, door: socket.socket, board: _Board, turns: _Turns) -> None:
+    def __init__(self, door: socket.socket, life: socket.socket, board: _Board, turns: _Turns) -> None:
+        """``life`` is a connection that ends with the keeper."""
         self._door = door
+        self._life = life
         self._board = board
         self._turns = turns
         self._connection: socket.socket | None = None
@@ -121,7 +156,7 @@ class Link:
         return self._turns.take()
 
     def transform(self, order: Order) -> list[Outcome | Encoded]:
-        if not self._board.up:
+        if not self._board.up or _has_ended(self._life):
             raise NotByDevice("lost")
         # Half of the time that is left; the other half is the CPU's, should it have to.
         patience = 2 * HANG if order.deadline is None else max(0.0, order.deadline - time.monotonic()) / 2
@@ -164,6 +199,13 @@ class Link:
             os.close(self._outbox)
 
 
+def _has_ended(connection: socket.socket) -> bool:
+    """Whether the other end is gone."""
+    watched = select.poll()
+    watched.register(connection, 0)  # its end is told unasked
+    return bool(watched.poll(0))
+
+
 def _outcome(data: memoryview, kind: str = "", shape: Sequence[int] = (), is_image: bool = False) -> Outcome | Encoded:
     if not kind:
         return bytes(data)
@@ -196,7 +238,7 @@ class DeviceProcess:
         self._door, self._knocks = socket.socketpair(type=socket.SOCK_DGRAM)
         self._door.settimeout(_LOOK)
         self._turns = _Turns(processors)
-        serving = _Serving(self._knocks, make, batch, counts, row, self._board, gives_images=gives_images)
+        serving = _Serving(self._knocks, make, batch, counts, row, self._board, gives_images=gives_images, stops=stops)
         self._life, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -221,17 +263,17 @@ class DeviceProcess:
 
     def link(self) -> Link:
         """For an engine."""
-        return Link(self._door, self._board, self._turns)
+        return Link(self._door, self._life, self._board, self._turns)
 
     @property
     def state(self) -> str:
         """What the device is, or why there is none, in words."""
-        return self._board.words
+        return "the device is not there: its processes were killed" if _has_ended(self._life) else self._board.words
 
     @property
     def lost(self) -> bool:
-        """Whether there is none just now."""
-        return not self._board.up
+        """Whether there is none, and not only for the moment."""
+        return self._board.lost
 
     def close(self) -> None:
         """End both processes."""
@@ -265,8 +307,9 @@ class _Keeper:
             self._counts.device_is(up=False)
             now = time.monotonic()
             deaths = [*(death for death in deaths if death > now - _WITHIN), now]
-            if isinstance(end, _Died) and len(deaths) < _DEATHS:
+            if isinstance(end, _Died):
                 self._counts.device_died()
+            if isinstance(end, _Died) and len(deaths) < _DEATHS:
                 self._board.write(up=False, words="the device's process has died and is started again")
                 _log.error("The device's process has died (%s) and is started again", end.words)
             else:
@@ -275,7 +318,7 @@ class _Keeper:
 
     def _without(self, why: _Gone) -> None:
         """As is set: end the server, or do without for a while."""
-        self._board.write(up=False, words=f"the device is not there: {why.words}")
+        self._board.write(up=False, lost=True, words=f"the device is not there: {why.words}")
         if not self._told:
             self._tell([why.words, why.hint])
         elif self._stops:
@@ -283,7 +326,7 @@ class _Keeper:
             os.kill(self._parent, signal.SIGTERM)
         if not self._stops:
             _log.warning("There is no device: %s. The CPU does all; looked for again in %g s", why.words, AGAIN)
-        self._wait(AGAIN)
+        self._wait(math.inf if self._stops else AGAIN)
 
     def _tell(self, problem: list[str] | None) -> None:
         """The first process, once, what became of the start."""
@@ -303,14 +346,20 @@ class _Keeper:
             os._exit(1)
         os.close(write_end)
         words = b""
+        longest = _START
+        self._board.since = time.monotonic()
         with os.fdopen(read_end, "rb", 0) as pipe:
             while True:
-                self._wait(math.inf, pipe.fileno(), child)
+                while not self._wait(_LOOK, pipe.fileno(), child):
+                    if (since := self._board.since) and time.monotonic() - since > longest:
+                        _log.error("The device's process hangs: it has been busy for %g s, and is ended", longest)
+                        os.kill(child, signal.SIGKILL)
                 word = pipe.read(4096)
                 if not word:
                     break
                 words += word
                 if words == _READY:
+                    longest = HANG
                     self._counts.device_is(up=True)
                     self._tell(None)
         _, status = os.waitpid(child, 0)
@@ -318,8 +367,8 @@ class _Keeper:
             return _Gone(*unpack(words))
         return _Died(f"signal {-code}" if (code := os.waitstatus_to_exitcode(status)) < 0 else f"status {code}")
 
-    def _wait(self, seconds: float, other: int | None = None, child: int = 0) -> None:
-        """Until ``other`` has something to say; the end where the server's first process is gone."""
+    def _wait(self, seconds: float, other: int | None = None, child: int = 0) -> bool:
+        """Until ``other`` has something to say; whether it has. The end where the server's first process is gone."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             watched = [self._life.fileno()] if other is None else [self._life.fileno(), other]
@@ -329,7 +378,8 @@ class _Keeper:
                     os.kill(child, signal.SIGKILL)
                 os._exit(0)
             if ready:
-                return
+                return True
+        return False
 
 
 _READY = b"."
@@ -375,7 +425,8 @@ class _Waiting:
 
     @property
     def pixels(self) -> int:
-        return self.order.size[0] * self.order.size[1]
+        """Each view is decoded by itself."""
+        return self.order.size[0] * self.order.size[1] * self.images
 
     @property
     def images(self) -> int:
@@ -395,7 +446,10 @@ class _Serving:
         board: _Board,
         *,
         gives_images: bool,
+        stops: bool,
     ) -> None:
+        self._first = os.getpid()
+        self._stops = stops
         self._knocks = knocks
         self._make = make
         self._batch = batch
@@ -407,9 +461,8 @@ class _Serving:
         self._waiting: list[_Waiting] = []
         self._gathering = Gathering(batch)
         self._work: queue.SimpleQueue[list[_Waiting]] = queue.SimpleQueue()
-        #: The batch that runs, since when, and decoders in it that have gone meanwhile.
+        #: The batch that runs, and decoders in it that have gone meanwhile.
         self._running: list[_Waiting] = []
-        self._since = 0.0
         self._gone: list[_Slot] = []
 
     def run(self, pipe: int) -> NoReturn:
@@ -430,26 +483,28 @@ class _Serving:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._knocks, selectors.EVENT_READ)
         self._selector.register(self._ended, selectors.EVENT_READ)
+        self._board.since = 0.0
         self._board.write(up=True, words=runner.about)
         _log.info("The device is ready: %s", runner.about)
         os.write(pipe, _READY)
         while os.getppid() == keeper:
             now = time.monotonic()
-            if self._running:
-                if now - self._since > HANG:
-                    _log.error(
-                        "A batch of %d has run for %g s: the device's process ends itself", len(self._running), HANG
-                    )
-                    os._exit(1)
-                closes = math.inf
-            else:
+            closes = math.inf
+            if not self._running:
                 closes = self._gathering.closes(len(self._slots) - len(self._waiting))
                 if closes <= now:
                     self._go(now)
                     continue
             for key, _ in self._selector.select(max(0.0, min(closes - now, _LOOK))):
                 self._take(key.fd)
-        os._exit(0)
+        # Killed, as it takes us along wherever it ends by itself. Nobody would start this process again.
+        self._counts.device_is(up=False)
+        self._board.write(up=False, lost=True, words="the device is not there: its keeper was killed")
+        _log.error("The keeper of the device's process was killed, so this ends, too")
+        if self._stops:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._first, signal.SIGTERM)
+        os._exit(1)
 
     def _take(self, ready: int) -> None:
         """A knock, the end of a batch, or an order."""
@@ -462,6 +517,7 @@ class _Serving:
         elif ready == self._ended.fileno():
             self._ended.recv(1)
             self._running = []
+            self._board.since = 0.0
             self._gathering.ended(time.monotonic())
             for slot in self._gone:
                 slot.close()
@@ -512,7 +568,7 @@ class _Serving:
             pixels += waiting.pixels
             self._counts.spent("gather", now - waiting.came)
         self._gathering.went(images)
-        self._running, self._since = batch, now
+        self._running, self._board.since = batch, now
         self._work.put(batch)
 
     def _run_batches(self, runner: Runner, wake: socket.socket) -> NoReturn:

@@ -1,0 +1,77 @@
+"""So many at a time, over processes: what the CPU does for the device never takes more than there are processors."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+
+import pytest
+from device.forks import Fork, end
+from device.looking import until
+
+from tvetl_server.device import _Turns
+
+
+class Seen:
+    """How many are in a turn, over processes; each writes only its own byte."""
+
+    def __init__(self, count: int) -> None:
+        self.cells = mmap.mmap(-1, count)
+
+    @property
+    def now(self) -> int:
+        return sum(self.cells[:])
+
+
+def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(fork: Fork) -> None:
+    turns, seen, most = _Turns(3), Seen(12), mmap.mmap(-1, 12)
+
+    def work(place: int) -> None:
+        for _ in range(30):
+            with turns.take():
+                seen.cells[place] = 1
+                most[place] = max(most[place], seen.now)
+                time.sleep(0.002)
+                seen.cells[place] = 0
+
+    began = time.monotonic()
+    processes = [fork(lambda place=place: work(place)) for place in range(12)]
+    for process in processes:
+        assert os.waitpid(process, 0)[1] == 0
+    assert max(most[:]) == 3
+    assert time.monotonic() - began > 12 * 30 * 0.002 / 3 * 0.9
+
+
+def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_free(fork: Fork) -> None:
+    turns, seen = _Turns(2), Seen(8)
+
+    def hold(place: int) -> None:
+        with turns.take():
+            seen.cells[place] = 1
+            time.sleep(1000)
+
+    processes = [fork(lambda place=place: hold(place)) for place in range(2)]
+    until(lambda: seen.now == 2)
+    # Whichever of the two ends first, and whatever the ids of those who wait.
+    for kills in range(6):
+        processes.append(fork(lambda place=kills + 2: hold(place)))
+        time.sleep(0.15)
+        assert seen.now == 2
+        held = [place for place in range(len(processes)) if seen.cells[place]]
+        victim = held[kills % 2]
+        end(processes[victim])
+        seen.cells[victim] = 0
+        until(lambda: seen.now == 2, 5)
+
+
+def test_a_turn_ends_with_an_error_too(fork: Fork) -> None:
+    turns = _Turns(1)
+    with pytest.raises(ZeroDivisionError), turns.take():
+        raise ZeroDivisionError
+
+    def work() -> None:
+        with turns.take():
+            pass
+
+    assert os.waitpid(fork(work), 0)[1] == 0
