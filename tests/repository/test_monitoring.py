@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tvetl_server.metrics import STAGES, Metrics
+from tvetl_server.metrics import STAGES, WAYS, Metrics
 from tvetl_server.problems import PROBLEMS
 
 
@@ -35,7 +35,8 @@ def queries(monitoring: Path) -> dict[str, str]:
     found = {rule["alert"]: rule["expr"] for group in rules["groups"] for rule in group["rules"]}
     return found | {
         f"{panel['title']}, {target['refId']}": target["expr"].replace("$__rate_interval", "1m").replace("$pod", ".*")
-        for panel in board["panels"]
+        for row in board["panels"]
+        for panel in (row["panels"] if row["type"] == "row" else [row])
         for target in panel["targets"]
     }
 
@@ -57,7 +58,9 @@ def test_the_dashboards_queries_are_prometheus_language(monitoring: Path, promto
 
 
 def test_nothing_is_asked_for_that_is_not_measured(monitoring: Path) -> None:
-    measured = {line.partition("{")[0].partition(" ")[0] for line in Metrics().text().splitlines() if line[0] != "#"}
+    measured = {
+        line.partition("{")[0].partition(" ")[0] for line in Metrics(device=True).text().splitlines() if line[0] != "#"
+    }
     codes = {problem.code for problem in PROBLEMS.values()} | {"internal", "next_stage"}
     asked = queries(monitoring)
     assert len(asked) > 10
@@ -66,6 +69,8 @@ def test_nothing_is_asked_for_that_is_not_measured(monitoring: Path) -> None:
         for pattern in re.findall(r'code[=!]~?"([^"]*)"', query):
             assert {*pattern.split("|")} <= codes, where
         assert {*re.findall(r'stage="([^"]*)"', query)} <= {*STAGES}, where
+        for pattern in re.findall(r'way[=!]~?"([^"]*)"', query):
+            assert {*pattern.split("|")} <= {*WAYS}, where
 
 
 def test_every_alert_is_tried_and_says_what_to_do(monitoring: Path) -> None:
