@@ -200,7 +200,9 @@ class Link:
 
 
 def _has_ended(connection: socket.socket) -> bool:
-    """Whether the other end is gone."""
+    """Whether the other end is gone, and not ours."""
+    if connection.fileno() < 0:
+        return False
     watched = select.poll()
     watched.register(connection, 0)  # its end is told unasked
     return bool(watched.poll(0))
