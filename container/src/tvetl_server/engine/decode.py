@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from tvetl_server.engine import headers
 from tvetl_server.engine.resize import image_on
@@ -30,6 +30,9 @@ try:
     from tvetl_resize import _jpeg
 except ImportError:  # there was no compiler
     _jpeg = None
+
+#: Other libjpegs round otherwise; Pillow's wheels have libjpeg-turbo.
+_IS_TURBO = features.check_feature("libjpeg_turbo")
 
 Array = npt.NDArray[np.generic]
 
@@ -266,7 +269,7 @@ def _decode(data: bytes, size: tuple[int, int], factor: int, box: Box, channels:
 
     At 1 equal to decoding all of it and cropping. Of four channels, which are for :func:`image_on`, the last is 255.
     """
-    if _jpeg is None:
+    if _jpeg is None or (factor == 1 and not _IS_TURBO):
         return None
     pixels = np.empty((box[3] - box[1], box[2] - box[0], channels), np.uint8)
     return pixels if _jpeg.decode(data, size, factor, box, pixels) else None
