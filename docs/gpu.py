@@ -77,11 +77,6 @@ def on_cuda() -> str:
     return measured(results) if results else f"*{_NOT[0].upper()}{_NOT[1:]}.*"
 
 
-def on_host() -> str:
-    results = load().get("bench on host")
-    return measured(results) if results else "*Not measured.*"
-
-
 def measured(results: Results) -> str:
     """Sides and overhead of one run, and where it was."""
     rows = []
@@ -112,7 +107,9 @@ def overhead() -> str:
     ]  # fmt: skip
     calls = f"{found['batch']['least']:g} at least, {found['batch']['median']:g} in the middle"
     rows.append(("an image of 17 x 16 in a batch of 32, on the CPU", calls, "", "32"))
-    return table(("", "CPU µs an image", "images/s", "a batch"), rows)
+    machine = results["machine"]
+    where = f"{machine['cores']} processors ({machine['cpu']}) at other work, too: load {machine['load']:g} before."
+    return table(("", "CPU µs an image", "images/s", "a batch"), rows) + f"\n\n{where}"
 
 
 def _of(row: Mapping[str, Any], what: str) -> list[float]:

@@ -23,6 +23,7 @@ from tvetl_server.settings import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "docs"))  # where a test loads this file by its path, it is not there
+import gpu  # noqa: E402
 import performance  # noqa: E402
 from performance import table as _table  # noqa: E402
 
@@ -151,7 +152,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"ops": ops},
     "docs/server.md": {"settings": settings, "problems": problems},
     "docs/conformance.md": {"conformance": conformance},
-    "docs/performance.md": {name: partial(_measured, make) for name, make in performance.TABLES.items()},
+    "docs/performance.md": {
+        **{name: partial(_measured, make) for name, make in performance.TABLES.items()},
+        "gpu-goals": gpu.goals,
+        "gpu-cuda": gpu.on_cuda,
+        "gpu-overhead": gpu.overhead,
+    },
+    "docs/gpu.md": {"distances": gpu.distances},
     "docs/reliability.md": {"reliability": reliability},
     "docs/reference.md": {"parameters": parameters, "outputs": outputs, "arguments": arguments, "commands": commands},
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/server.md", "docs/reference.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/server.md", "docs/reference.md", "docs/performance.md", "docs/gpu.md"]
+)
 def test_tables_in_documents_are_the_codes(repository: Path, document: str) -> None:
     spec = importlib.util.spec_from_file_location("tables", repository / "docs/tables.py")
     assert spec is not None
