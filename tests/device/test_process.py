@@ -93,11 +93,23 @@ class Started:
     """A device's process, and what there is to see of it."""
 
     def __init__(
-        self, make: Callable[[], Any], batch: int = 8, gives_images: bool = False, stops: bool = False
+        self,
+        make: Callable[[], Any],
+        batch: int = 8,
+        gives_images: bool = False,
+        needed: bool = False,
+        stops: bool = False,
     ) -> None:
         self.counts = Metrics(rows=2, device=True)
         self.device = DeviceProcess(
-            make, batch=batch, processors=2, counts=self.counts, row=1, gives_images=gives_images, stops=stops
+            make,
+            batch=batch,
+            processors=2,
+            counts=self.counts,
+            row=1,
+            gives_images=gives_images,
+            needed=needed,
+            stops=stops,
         )
         self.keeper = self.device._keeper
 
@@ -453,10 +465,28 @@ def broken() -> Told:
 def test_where_there_is_none_at_start_it_is_said_why_and_nothing_is_left(make: Callable[[], Any], words: str) -> None:
     before = set(children(os.getpid()))
     with pytest.raises(DeviceError) as error:
-        Started(make, stops=True)
+        Started(make, needed=True)
     assert words in str(error.value)
     assert error.value.hint == ("Buy one." if make is absent else "")
     assert set(children(os.getpid())) == before
+
+
+@pytest.mark.usefixtures("brief")
+def test_one_that_was_needed_at_the_start_and_is_lost_later_is_done_without(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+
+    def make() -> Told:
+        return absent() if taken.exists() else Told()
+
+    started = start(make, needed=True)
+    taken.touch()
+    os.kill(started.process, signal.SIGKILL)
+    until(lambda: "there is none" in started.device.state)
+    assert reason(started.device.link(), order("echo")) == "lost"
+    taken.unlink()
+    until(lambda: started.up)
 
 
 @pytest.mark.usefixtures("brief")

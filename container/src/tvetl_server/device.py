@@ -227,13 +227,14 @@ class DeviceProcess:
         counts: Metrics,
         row: int,
         gives_images: bool,
+        needed: bool,
         stops: bool,
     ) -> None:
         """Forks, and waits until the device is there: call it before this process has threads.
 
         ``make`` is called in the device's process, and may raise DeviceError. ``row`` of ``counts`` is its own. Where
-        ``stops``, a device that is lost ends this process, by SIGTERM. Raises DeviceError where there is no device, and
-        it does so; else the words of the board say why there is none.
+        the device is ``needed``, raises DeviceError if there is none now; else the words of the board say why. Where it
+        ``stops``, a device that is lost later ends this process, by SIGTERM.
         """
         self._board = _Board()
         # Datagrams, so that any number of processes may knock at once.
@@ -248,7 +249,7 @@ class DeviceProcess:
         if self._keeper == 0:
             self._life.close()
             try:
-                _Keeper(theirs, serving, counts, row, self._board, stops=stops).run()
+                _Keeper(theirs, serving, counts, row, self._board, needed=needed, stops=stops).run()
             except BaseException:  # noqa: BLE001
                 _log.exception("The keeper of the device's process ended by itself")
             os._exit(1)
@@ -259,7 +260,7 @@ class DeviceProcess:
             problem = unpack(word) if word else ["its process could not be started", ""]
         except TimeoutError:
             problem = [f"it is not ready after {_START:g} seconds", ""]
-        if problem and stops:
+        if problem and needed:
             self.close()
             raise DeviceError(problem[0], hint=problem[1])
 
@@ -288,12 +289,21 @@ class _Keeper:
     """Forks the device's process, and again when it has died. It loads no library of the device's own."""
 
     def __init__(
-        self, life: socket.socket, serving: _Serving, counts: Metrics, row: int, board: _Board, *, stops: bool
+        self,
+        life: socket.socket,
+        serving: _Serving,
+        counts: Metrics,
+        row: int,
+        board: _Board,
+        *,
+        needed: bool,
+        stops: bool,
     ) -> None:
         self._life = life
         self._serving = serving
         self._counts = counts
         self._board = board
+        self._needed = needed
         self._stops = stops
         self._parent = os.getppid()
         self._told = False
@@ -321,14 +331,15 @@ class _Keeper:
     def _without(self, why: _Gone) -> None:
         """As is set: end the server, or do without for a while."""
         self._board.write(up=False, lost=True, words=f"the device is not there: {why.words}")
-        if not self._told:
-            self._tell([why.words, why.hint])
-        elif self._stops:
-            _log.error("The device is lost: %s", why.words)
-            os.kill(self._parent, signal.SIGTERM)
-        if not self._stops:
-            _log.warning("There is no device: %s. The CPU does all; looked for again in %g s", why.words, AGAIN)
-        self._wait(math.inf if self._stops else AGAIN)
+        at_start = not self._told
+        self._tell([why.words, why.hint])
+        if self._needed if at_start else self._stops:
+            if not at_start:
+                _log.error("The device is lost: %s", why.words)
+                os.kill(self._parent, signal.SIGTERM)
+            self._wait(math.inf)
+        _log.warning("There is no device: %s. The CPU does all; looked for again in %g s", why.words, AGAIN)
+        self._wait(AGAIN)
 
     def _tell(self, problem: list[str] | None) -> None:
         """The first process, once, what became of the start."""

@@ -24,7 +24,7 @@ __all__ = ["SETTINGS", "Limits", "Settings", "SettingsError", "TargetUrl", "Vari
 T = TypeVar("T")
 
 Where = Literal["none", "cuda", "host"]
-Without = Literal["stop", "cpu"]
+Without = Literal["refuse", "stop", "cpu"]
 
 #: The largest edge the contract allows for an output (tvetl.spec checks sizes 1..8192).
 _LARGEST_EDGE = 8192
@@ -117,9 +117,10 @@ class Settings:
     """What decodes and transforms beside the CPU: nothing; ``cuda``, the first GPU that is seen; or ``host``, the GPU's
     code on the CPU, to try it where there is none."""
 
-    without_device: Without = "stop"
-    """What to do where the device is missing, or is lost: ``stop``, so that the pod fails where it can be seen, or is
-    started again; or ``cpu``, serve on by the CPU, slower and exact."""
+    without_device: Without = "refuse"
+    """What to do without the device. ``refuse`` to start, so that registering fails with the reason, but where it is
+    lost later serve on by the CPU, slower and exact; ``stop`` then, too, with status 1, though AIStore then ends the
+    ETL and every bucket job of its target; ``cpu``: serve by the CPU from the start."""
 
     visible: str | None = None
     """CUDA_VISIBLE_DEVICES: which of the container's GPUs there are for us, the first of which is used."""
@@ -177,7 +178,12 @@ def _table() -> tuple[Variable, ...]:
         Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that speak HTTP"),
         Variable("TVETL_DECODERS", "processes", "1, or as a device needs", "processes that decode, for each worker"),
         Variable("TVETL_DEVICE", "none, cuda or host", _DEFAULT.device, "what transforms beside the CPU (docs/gpu.md)"),
-        Variable("TVETL_WITHOUT_DEVICE", "stop or cpu", _DEFAULT.without_device, "what to do without that device"),
+        Variable(
+            "TVETL_WITHOUT_DEVICE",
+            "refuse, stop or cpu",
+            _DEFAULT.without_device,
+            "what to do where it is missing or lost",
+        ),
         Variable("TVETL_BATCH", "images", str(_DEFAULT.batch), "most images that go through the device together"),
         Variable("CUDA_VISIBLE_DEVICES", "GPUs, with ,", "(all)", "of the container's GPUs; the first of them is used"),
         Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "peers that each worker talks to at a time"),
@@ -205,7 +211,7 @@ SETTINGS: tuple[Variable, ...] = _table()
 # A Service called "tvetl..." makes Kubernetes put variables of these shapes into every pod of the namespace.
 _KUBERNETES = re.compile(r"TVETL(_.*)?_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _WHERE: Mapping[str, Where] = {"none": "none", "cuda": "cuda", "host": "host"}
-_WITHOUT: Mapping[str, Without] = {"stop": "stop", "cpu": "cpu"}
+_WITHOUT: Mapping[str, Without] = {"refuse": "refuse", "stop": "stop", "cpu": "cpu"}
 _HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
@@ -236,7 +242,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
         workers=workers,
         decoders=reader.whole("TVETL_DECODERS", 1 if device == "none" else math.ceil(2 * batch / workers), 1, 512),
         device=device,
-        without_device=reader.choice("TVETL_WITHOUT_DEVICE", _WITHOUT, "stop"),
+        without_device=reader.choice("TVETL_WITHOUT_DEVICE", _WITHOUT, "refuse"),
         visible=reader.gpus("CUDA_VISIBLE_DEVICES"),
         batch=batch,
         threads=reader.whole("TVETL_THREADS", _DEFAULT.threads, 1, 256),

@@ -104,6 +104,7 @@ def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> 
         counts=counts,
         row=2 * settings.workers,
         gives_images=pipeline.output.format in IMAGE_FORMATS,
+        needed=settings.without_device != "cpu",
         stops=settings.without_device == "stop",
     )
     try:
