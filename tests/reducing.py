@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from random import Random
 from types import ModuleType
 
+import jpegs
 import numpy as np
 from PIL import Image
 
 
-def jpegs() -> list[bytes]:
+def small_jpegs() -> list[bytes]:
     """Small ones of all that the decoder knows, and of some that it does not."""
     pixels = np.random.default_rng(0).integers(0, 256, (53, 71, 3), dtype=np.uint8)
     noise, smooth = Image.fromarray(pixels), Image.fromarray(pixels[:6, :8]).resize((71, 53))
@@ -30,7 +31,15 @@ def jpegs() -> list[bytes]:
             made.append(file.getvalue())
     noise.save(file := io.BytesIO(), "JPEG", restart_marker_blocks=3)
     smooth.save(other := io.BytesIO(), "JPEG", progressive=True)
-    return [*made, file.getvalue(), other.getvalue()]
+    return [*made, tall(), file.getvalue(), other.getvalue()]
+
+
+def tall() -> bytes:
+    """Chroma at half the size down alone, which Pillow does not write; and codes of up to 16 bits."""
+    dice = np.random.default_rng(1)
+    shapes = [(8, 9, 64), (4, 9, 64), (4, 9, 64)]
+    blocks = [(dice.integers(-60, 60, shape) * (dice.random(shape) < 0.2)).astype(np.int16) for shape in shapes]
+    return jpegs.write(blocks, [(1, 2), (1, 1), (1, 1)], [[2] * 64] * 3, (71, 53), Random(1))
 
 
 def broken(data: bytes, chance: Random) -> bytes:
@@ -65,7 +74,7 @@ def boxes(chance: Random, size: tuple[int, int]) -> Iterator[tuple[int, tuple[in
 def run(native: ModuleType, cases: int) -> int:
     """How many of so many damaged files were decoded all the same; whole ones are, each time."""
     chance, decoded, size = Random(5), 0, (71, 53)
-    made, places = jpegs(), boxes(Random(6), size)
+    made, places = small_jpegs(), boxes(Random(6), size)
     for number in range(cases):
         data = made[number % len(made)]
         factor, box = next(places)
