@@ -29,7 +29,7 @@ typedef struct {
     int there;
 } Table;
 
-enum { END = 256, LATER = 511 }; /* all codes of BITS bits move on by less: 12 times 16 */
+enum { END = 256, LATER = 511 }; /* all codes of BITS bits move on by less: 11 times 16 */
 
 /* `two` and `many` from `one`, which begins with so many codes, each of a length; the shorter first. What follows the first
  * code is the same whatever its extra bits are, so it is made once for each number of bits that are left. */
