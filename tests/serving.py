@@ -95,11 +95,12 @@ def environment(**settings: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TVETL_HOST": "127.0.0.1", **settings}
 
 
-def start(log_file: Path, **settings: str) -> Server:
+def start(log_file: Path, module: str = "tvetl_server.wsgi", **settings: str) -> Server:
+    """``module`` is what Python runs: one that runs the server's own main()."""
     port = free_port()
     env = environment(**{"TVETL_PIPELINE": PIPELINE, "TVETL_WORKERS": "1", "PORT": str(port), **settings})
     with log_file.open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "tvetl_server.wsgi"], env=env, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", module], env=env, stdout=log, stderr=log)
     server = Server(process, port, log_file)
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None and "self-test failed" not in server.log:
@@ -118,8 +119,8 @@ def run_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers with these settings; all are stopped at the end."""
     with ExitStack() as stack:
 
-        def run(**settings: str) -> Server:
-            server = start(tmp_path / f"server-{len(list(tmp_path.iterdir()))}.log", **settings)
+        def run(module: str = "tvetl_server.wsgi", **settings: str) -> Server:
+            server = start(tmp_path / f"server-{len(list(tmp_path.iterdir()))}.log", module, **settings)
             stack.callback(server.stop)
             return server
 

@@ -44,7 +44,7 @@ class Told:
 
     def run(self, orders: Sequence[Order]) -> list[list[Result] | None]:
         self._batches += 1
-        return [self._one(json.loads(order.data), order, orders) for order in orders]
+        return [self._one(json.loads(bytes(order.data)), order, orders) for order in orders]
 
     def _one(self, told: dict[str, Any], order: Order, batch: Sequence[Order]) -> list[Result] | None:
         do = told["do"]
@@ -64,7 +64,7 @@ class Told:
             return [json.dumps([order.size, order.jpeg, order.resized, program]).encode() for program in order.programs]
         if do == "array":
             return [self._array(told, view) for view in range(len(order.programs))]
-        return [order.data[::-1] for _ in order.programs]
+        return [bytes(order.data)[::-1] for _ in order.programs]
 
     @staticmethod
     def _array(told: dict[str, Any], view: int) -> Result:

@@ -1,0 +1,67 @@
+"""tvetl-server with a device that has no torch and fails as images tell it to: ``python -m device.launch``.
+
+It decodes with Pillow, so its answers are the CPU's own. What fails is told by an image's width. The server around it,
+its processes and its sockets are the real ones.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from tvetl_server import device, wsgi
+from tvetl_server.engine import Order
+from tvetl_server.engine.driver import DeviceError
+
+#: Widths, in pixels, of images that are not for it.
+DIES, HANGS, FAILS, REFUSES, SLOW = 201, 202, 203, 204, 205
+
+
+class Pretended:
+    """A tvetl_server.device.Runner, for pipelines that crop."""
+
+    about = "a device of the tests' own"
+    pixels = 400 * 400
+
+    def run(self, orders: Sequence[Order]) -> list[list[np.ndarray] | None]:
+        return [self._one(order) for order in orders]
+
+    def _one(self, order: Order) -> list[np.ndarray] | None:
+        width = order.size[0]
+        if width == DIES:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if width == HANGS:
+            time.sleep(1000)
+        if width == FAILS:
+            raise RuntimeError("the device is lost")
+        if width == SLOW:
+            time.sleep(1.2)
+        if width == REFUSES:
+            return None
+        if any(len(program) != 1 or program[0][0] != "crop" for program in order.programs):
+            return None
+        try:
+            image = Image.open(io.BytesIO(order.data)).convert("RGB")
+        except OSError:  # damaged
+            return None
+        return [np.asarray(image.crop(tuple(program[0][1:]))) for program in order.programs]
+
+
+def make(*_: object) -> Pretended:
+    if os.path.exists(os.environ.get("PRETEND_NO_DEVICE", "")):  # noqa: PTH110  a name that may be empty
+        raise DeviceError("it is unplugged", hint="Plug it in.")
+    return Pretended()
+
+
+if __name__ == "__main__":
+    device.HANG = float(os.environ.get("PRETEND_HANG", device.HANG))
+    device.AGAIN = float(os.environ.get("PRETEND_AGAIN", device.AGAIN))
+    wsgi._runner = make
+    sys.exit(wsgi.main())
