@@ -33,7 +33,7 @@ from .engine import NotByDevice, Order
 from .engine.driver import DeviceError
 from .engine.encode import Array, Encoded, Outcome
 from .gathering import Gathering
-from .handover import memory, pack, read, receive, send, unpack, write
+from .handover import memory, pack, read, read_into, receive, receive_alone, send, unpack, write
 from .metrics import Metrics
 
 __all__ = ["DeviceProcess", "Link", "Runner"]
@@ -48,6 +48,8 @@ HANG = 10.0
 _DEATHS, _WITHIN = 5, 60.0
 #: Seconds until a device that is missing is looked for again.
 AGAIN = 30.0
+#: Bytes of a file that a decoder's place in the device's process keeps memory for.
+_KEPT = 2**20
 #: Seconds between looks at whether the parent is still there.
 _LOOK = 1.0
 
@@ -161,11 +163,13 @@ class Link:
         # Half of the time that is left; the other half is the CPU's, should it have to.
         patience = 2 * HANG if order.deadline is None else max(0.0, order.deadline - time.monotonic()) / 2
         try:
+            if self._connection and _has_ended(self._connection):  # it was to one that has died meanwhile
+                self._disconnect()
             connection = self._connection or self._connect()
             connection.settimeout(patience)
             write(self._inbox, order.data)
             send(connection, pack([len(order.data), order.size, order.programs, order.jpeg, order.resized]))
-            reply, _ = receive(connection)
+            reply = receive_alone(connection)
         except OSError as error:
             self._disconnect()
             raise NotByDevice("late" if isinstance(error, TimeoutError) else "lost") from error
@@ -421,6 +425,17 @@ class _Slot:
         self.connection.settimeout(_LOOK)
         self.inbox = inbox
         self.outbox = outbox
+        self._kept = bytearray()
+
+    def file(self, length: int) -> bytes | memoryview:
+        """What its decoder has laid there, good until the next time: getting memory anew costs as much as the copy."""
+        if length > _KEPT:
+            return read(self.inbox, length)
+        if len(self._kept) < length:
+            self._kept = bytearray(length)
+        data = memoryview(self._kept)[:length]
+        read_into(self.inbox, data)
+        return data
 
     def close(self) -> None:
         self.connection.close()
@@ -538,12 +553,12 @@ class _Serving:
         else:
             slot = self._slots[ready]
             try:
-                message, _ = receive(slot.connection)
+                message = receive_alone(slot.connection)
                 if message is None:
                     raise EOFError
                 length, size, programs, jpeg, resized = unpack(message)
                 order = Order(
-                    read(slot.inbox, length),
+                    slot.file(length),
                     tuple(size),
                     programs,
                     tuple(jpeg) if jpeg else None,

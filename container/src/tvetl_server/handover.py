@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["memory", "pack", "read", "receive", "send", "unpack", "write"]
+__all__ = ["memory", "pack", "read", "read_into", "receive", "receive_alone", "send", "unpack", "write"]
 
 #: Bytes of shared memory that are kept from one object to the next.
 _KEPT = 8 * 2**20
 
 _LENGTH = struct.Struct("!I")
+#: Bytes asked for where one message comes.
+_AT_ONCE = 65536
 
 #: json.dumps and json.loads make these anew, and guess the encoding, for each message.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -57,6 +59,19 @@ def receive(connection: socket.socket) -> tuple[bytes | None, list[int]]:
     return None, []
 
 
+def receive_alone(connection: socket.socket) -> bytes | None:
+    """The next message where no other can be behind it, as each is answered before the next is sent, and nothing comes
+    with it: in one call. None at the end."""
+    data = connection.recv(_AT_ONCE)
+    if len(data) < _LENGTH.size:
+        data = _exactly(connection, _LENGTH.size, data)
+        if len(data) < _LENGTH.size:
+            return None
+    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    data = _exactly(connection, end, data)
+    return data[_LENGTH.size :] if len(data) == end else None
+
+
 def _exactly(connection: socket.socket, length: int, data: bytes = b"") -> bytes:
     """``length`` bytes, of which ``data`` is there already; less only at the end."""
     while len(data) < length:
@@ -75,7 +90,7 @@ def memory() -> int:
         return os.dup(file.fileno())
 
 
-def write(descriptor: int, data: bytes) -> None:
+def write(descriptor: int, data: bytes | memoryview) -> None:
     """Put it at the beginning of shared memory, which grows."""
     done = os.pwrite(descriptor, data, 0)
     while done < len(data):
@@ -93,3 +108,13 @@ def read(descriptor: int, length: int) -> bytes:
     if length > _KEPT:
         os.ftruncate(descriptor, 0)
     return data
+
+
+def read_into(descriptor: int, data: memoryview) -> None:
+    """The beginning of shared memory into memory of ours, all of it. Raises RuntimeError where there is less."""
+    done = os.preadv(descriptor, [data], 0)
+    while done < len(data):
+        part = os.preadv(descriptor, [data[done:]], done)
+        if not part:
+            raise RuntimeError("There is less in shared memory than was said.")
+        done += part

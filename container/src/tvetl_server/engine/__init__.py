@@ -62,7 +62,7 @@ class NotByDevice(Exception):
 class Order:
     """One image, for a device."""
 
-    data: bytes
+    data: bytes | memoryview
     """A baseline JPEG, of one or three components."""
     size: tuple[int, int]
     """Width and height, in pixels."""
