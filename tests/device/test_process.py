@@ -409,7 +409,8 @@ def test_one_that_hangs_is_ended_even_where_it_keeps_the_interpreter(
 def test_a_batch_after_a_long_silence_does_not_hang(start: Callable[..., Started]) -> None:
     started = start()
     before = started.process
-    time.sleep(1.3)
+    assert started.ask(do="echo")
+    time.sleep(1.5)
     assert started.ask(do="sleep", seconds=0.5)
     assert started.process == before
 
