@@ -356,10 +356,12 @@ class _Keeper:
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
-            with contextlib.suppress(BaseException):
+            try:
                 os.close(read_end)
                 self._life.close()
                 self._serving.run(write_end)
+            except BaseException:  # noqa: BLE001
+                _log.exception("The device's process ended by itself")
             os._exit(1)
         os.close(write_end)
         words = b""
