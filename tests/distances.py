@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from tvetl.spec import Arguments, forms, parse
+from tvetl.spec import Arguments, Pipeline, forms, parse
 from tvetl_server.engine import Engine, NotByDevice, Order
-from tvetl_server.engine.encode import Encoded, Outcome
+from tvetl_server.engine.encode import Array, Encoded
 from tvetl_server.settings import Limits, Where
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -90,16 +90,14 @@ CASES: Mapping[str, Steps] = {
 class InProcess:
     """A Gpu as an engine's device, with no process and no batch between them."""
 
-    def __init__(self, where: Where, steps: Steps) -> None:
-        pipeline = parse({"steps": steps})
-        self._gpu = Gpu(where, pipeline, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._gives_images = [*forms(pipeline)][-1].kind == "pil"
+    def __init__(self, where: Where, pipeline: Pipeline) -> None:
+        self.gpu = Gpu(where, pipeline, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
-    def transform(self, order: Order) -> list[Outcome | Encoded]:
-        (results,) = self._gpu.run([order])
+    def transform(self, order: Order) -> list[Array | Encoded]:
+        (results,) = self.gpu.run([order])
         if results is None:
             raise NotByDevice("refused")
-        return [Image.fromarray(each) if self._gives_images else each for each in results]  # type: ignore[arg-type]
+        return results
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -142,7 +140,7 @@ class Distance:
 def measured(where: Where, steps: Steps, files: Mapping[int, bytes]) -> Distance:
     """Exact and device, each photograph with its number for a seed."""
     pipeline = parse({"steps": steps, "output": {"format": "png" if _ends_in_image(steps) else "npy"}})
-    exact, device = Engine(pipeline, Limits()), Engine(pipeline, Limits(), device=InProcess(where, steps))
+    exact, device = Engine(pipeline, Limits()), Engine(pipeline, Limits(), device=InProcess(where, pipeline))
     distance = Distance()
     for number, data in files.items():
         arguments = Arguments(seed=number)

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import TypeVar
 from urllib.parse import quote
 
 import pytest
 from PIL import Image
+
+T = TypeVar("T")
 
 PIPELINE = '{"version": 1, "steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}}'
 SECRET = "S3cr3tOfTheWrites"
@@ -81,6 +84,24 @@ def ask(
     if not keep:
         connection.close()
     return reply
+
+
+@contextmanager
+def sampled(look: Callable[[], T], seconds: float) -> Iterator[list[T]]:
+    """What is to be seen: before, and then again and again meanwhile, so often."""
+    seen, over = [look()], Event()
+
+    def again() -> None:
+        while not over.wait(seconds):
+            seen.append(look())
+
+    thread = Thread(target=again)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def free_port() -> int:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from benchmarks.work import BUCKET
-from serving import by_name, free_port
+from serving import by_name, free_port, sampled
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 300.0
@@ -101,19 +100,15 @@ def _kilobytes(pid: int, file: str, name: str) -> int:
 @contextmanager
 def peak(root: int) -> Iterator[list[float]]:
     """The most that a tree holds meanwhile, looked at 20 times a second: the list's last."""
-    found, done = [megabytes(root)], threading.Event()
+    most = 0.0
 
-    def look() -> None:
-        while not done.wait(0.05):
-            found.append(max(found[-1], megabytes(root)))
+    def look() -> float:
+        nonlocal most
+        most = max(most, megabytes(root))
+        return most
 
-    watching = threading.Thread(target=look)
-    watching.start()
-    try:
+    with sampled(look, 0.05) as found:
         yield found
-    finally:
-        done.set()
-        watching.join()
 
 
 @dataclass

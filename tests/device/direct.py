@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from typing import Any
 
 import numpy as np
+from distances import InProcess
 from PIL import Image
 
-from tvetl.spec import Arguments, Pipeline, parse
-from tvetl_server.engine import Engine, NotByDevice, Order
-from tvetl_server.engine.cuda import Gpu
+from tvetl.spec import Arguments, parse
+from tvetl_server.engine import Engine
 from tvetl_server.errors import ObjectError
 from tvetl_server.settings import Limits
-
-
-class Direct:
-    """A tvetl_server.engine.Device."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.gpu = Gpu("host", pipeline)
-        self._gives_images = pipeline.output.format in ("jpeg", "png", "webp")
-
-    def turn(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def transform(self, order: Order) -> list[Any]:
-        (results,) = self.gpu.run([order])
-        if results is None:
-            raise NotByDevice("refused")
-        return [
-            Image.fromarray(result) if isinstance(result, np.ndarray) and self._gives_images else result
-            for result in results
-        ]
 
 
 class Both:
@@ -42,7 +21,7 @@ class Both:
     def __init__(self, steps: list[dict[str, Any]], format: str = "png", seed: int | None = 3, **more: Any) -> None:
         output = more.pop("output", {"format": format})
         self.pipeline = parse({"steps": steps, "output": output, "seed": seed, **more})
-        self.device = Engine(self.pipeline, Limits(), device=Direct(self.pipeline))
+        self.device = Engine(self.pipeline, Limits(), device=InProcess("host", self.pipeline))
         self.cpu = Engine(self.pipeline, Limits())
 
     def ask(self, data: bytes, name: str, arguments: Arguments | None = None) -> tuple[Any, Any, dict[str, int]]:

@@ -21,7 +21,8 @@ from tvetl.spec import OPS, Arguments, parse_arguments
 pytest.importorskip("torch", reason="the device needs torch, which is not installed")
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")
 
-from device.direct import Both, Direct, distance, pixels
+from device.direct import Both, distance, pixels
+from distances import InProcess
 
 from tvetl_server.engine import Order
 from tvetl_server.engine.cuda import DeviceLost, Gpu
@@ -409,7 +410,7 @@ def order(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None
 
 def test_a_batch_gives_what_each_gives_alone(taken: dict[str, bytes]) -> None:
     both = Both([{"op": "Resize", "size": 64}, {"op": "CenterCrop", "size": 64}])
-    assert isinstance(both.device._device, Direct)
+    assert isinstance(both.device._device, InProcess)
     gpu = both.device._device.gpu
     programs = [
         [["crop", 5, 6, 70, 80]],

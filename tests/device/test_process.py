@@ -5,10 +5,13 @@ No torch, no GPU and no HTTP: what is real are the processes, the sockets, the s
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import signal
+import tarfile
 import threading
 import time
 from collections import Counter
@@ -24,11 +27,13 @@ from device.forks import Fork, end
 from device.looking import PATIENCE, children, counted, descriptors, runs, until
 from PIL import Image
 
+from tvetl.spec import Arguments, parse
 from tvetl_server import device
 from tvetl_server.device import DeviceProcess, Link
-from tvetl_server.engine import NotByDevice, Order
+from tvetl_server.engine import Engine, NotByDevice, Order
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.metrics import Metrics
+from tvetl_server.settings import Limits
 
 Result = Any
 
@@ -96,7 +101,6 @@ class Started:
         self,
         make: Callable[[], Any],
         batch: int = 8,
-        gives_images: bool = False,
         needed: bool = False,
         stops: bool = False,
     ) -> None:
@@ -107,7 +111,6 @@ class Started:
             processors=2,
             counts=self.counts,
             row=1,
-            gives_images=gives_images,
             needed=needed,
             stops=stops,
         )
@@ -170,14 +173,28 @@ def test_tensors_arrive_as_they_were(start: Callable[..., Started], kind: str, s
             assert np.array_equal(tensor, made(told, view))
 
 
-def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[..., Started]) -> None:
-    link = start(gives_images=True).device.link()
+def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[..., Started], image: bytes) -> None:
+    link = start().device.link()
+
+    class Linked:
+        turn = staticmethod(contextlib.nullcontext)
+
+        def transform(self, given: Order) -> Sequence[Any]:
+            return link.transform(order(views=len(given.programs), **told))
+
+    pipeline = parse({"steps": [{"op": "CenterCrop", "size": 5}], "output": {"format": "png"}})
+    engine = Engine(pipeline, Limits(), device=Linked())
     for shape, mode in (((5, 7, 3), "RGB"), ((5, 7), "L")):
         told = {"do": "array", "shape": list(shape), "kind": "uint8"}
-        for view, image in enumerate(link.transform(order(views=2, **told))):
-            assert isinstance(image, Image.Image)
-            assert (image.mode, image.size) == (mode, (7, 5))
-            assert np.array_equal(np.asarray(image), made(told, view))
+        body = engine.transform(image, "a/b", Arguments(views=2, given=frozenset(["views"]))).body
+        assert isinstance(body, bytes)
+        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+            files = [file for member in tar if (file := tar.extractfile(member))]
+            images = [Image.open(io.BytesIO(file.read())) for file in files]
+        assert len(images) == 2
+        for view, found in enumerate(images):
+            assert (found.mode, found.size) == (mode, (7, 5))
+            assert np.array_equal(np.asarray(found), made(told, view))
     assert link.transform(order("echo", views=2)) == [order("echo").data[::-1]] * 2
 
 
@@ -211,7 +228,7 @@ def test_an_order_arrives_as_it_was(start: Callable[..., Started], resized: int 
 
 
 def test_none_of_thousands_gets_what_is_anothers_and_batches_form(start: Callable[..., Started]) -> None:
-    started = start(gives_images=True)
+    started = start()
     wrong: list[str] = []
 
     def decoder(place: int) -> None:

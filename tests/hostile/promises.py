@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import Disk, Reply, Server, ask
+from serving import Disk, Reply, Server, ask, sampled
 
 from tvetl_server.problems import PROBLEMS
 
@@ -110,19 +109,8 @@ def memory(server: Server) -> Memory:
 @contextlib.contextmanager
 def watching(server: Server) -> Iterator[list[int]]:
     """Bytes that all processes held together (PSS): before, and then looked at again and again."""
-    seen, over = [memory(server).now], threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.02):
-            seen.append(memory(server).now)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with sampled(lambda: memory(server).now, 0.02) as seen:
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def _kibibytes(process: int, file: str, line: str) -> int:

@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 import numpy as np
-from PIL import Image
 
 from .engine import NotByDevice, Order
 from .engine.driver import DeviceError
-from .engine.encode import Array, Encoded, Outcome
+from .engine.encode import Array, Encoded
 from .gathering import Gathering
 from .handover import memory, pack, read, read_into, receive, receive_alone, send, unpack, write
 from .metrics import Metrics
@@ -157,7 +156,7 @@ class Link:
     def turn(self) -> contextlib.AbstractContextManager[None]:
         return self._turns.take()
 
-    def transform(self, order: Order) -> list[Outcome | Encoded]:
+    def transform(self, order: Order) -> list[Array | Encoded]:
         if not self._board.up or _has_ended(self._life):
             raise NotByDevice("lost")
         # Half of the time that is left; the other half is the CPU's, should it have to.
@@ -180,7 +179,7 @@ class Link:
         if results is None:
             raise NotByDevice("refused")
         data = memoryview(read(self._outbox, sum(length for length, *_ in results)))
-        outcomes: list[Outcome | Encoded] = []
+        outcomes: list[Array | Encoded] = []
         for length, *shape in results:
             outcomes.append(_outcome(data[:length], *shape))
             data = data[length:]
@@ -212,11 +211,8 @@ def _has_ended(connection: socket.socket) -> bool:
     return bool(watched.poll(0))
 
 
-def _outcome(data: memoryview, kind: str = "", shape: Sequence[int] = (), is_image: bool = False) -> Outcome | Encoded:
-    if not kind:
-        return bytes(data)
-    array = np.frombuffer(data, kind).reshape(shape)
-    return Image.fromarray(array) if is_image else array
+def _outcome(data: memoryview, kind: str = "", shape: Sequence[int] = ()) -> Array | Encoded:
+    return np.frombuffer(data, kind).reshape(shape) if kind else bytes(data)
 
 
 class DeviceProcess:
@@ -230,7 +226,6 @@ class DeviceProcess:
         processors: int,
         counts: Metrics,
         row: int,
-        gives_images: bool,
         needed: bool,
         stops: bool,
     ) -> None:
@@ -245,7 +240,7 @@ class DeviceProcess:
         self._door, self._knocks = socket.socketpair(type=socket.SOCK_DGRAM)
         self._door.settimeout(_LOOK)
         self._turns = _Turns(processors)
-        serving = _Serving(self._knocks, make, batch, counts, row, self._board, gives_images=gives_images, stops=stops)
+        serving = _Serving(self._knocks, make, batch, counts, row, self._board, stops=stops)
         self._life, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -475,7 +470,6 @@ class _Serving:
         row: int,
         board: _Board,
         *,
-        gives_images: bool,
         stops: bool,
     ) -> None:
         self._first = os.getpid()
@@ -486,7 +480,6 @@ class _Serving:
         self._counts = counts
         self._row = row
         self._board = board
-        self._gives_images = gives_images
         self._slots: dict[int, _Slot] = {}
         self._waiting: list[_Waiting] = []
         self._gathering = Gathering(batch)
@@ -636,6 +629,6 @@ class _Serving:
                 told.append([len(result)])
             else:
                 parts.append(np.ascontiguousarray(result).tobytes())
-                told.append([len(parts[-1]), result.dtype.str, result.shape, self._gives_images])
+                told.append([len(parts[-1]), result.dtype.str, result.shape])
         write(slot.outbox, parts[0] if len(parts) == 1 else b"".join(parts))
         return told

@@ -84,18 +84,9 @@ _ANSWERED = {
 }
 #: Stage -> the cell of its first bucket, and that of its sum.
 _STAGE = {
-    stage: (
-        _CELL[f'tvetl_seconds_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}'],
-        _CELL[f'tvetl_seconds_sum{{stage="{stage}"}}'],
-    )
-    for stage in STAGES
-}
-_STAGE |= {
-    stage: (
-        _CELL[f'tvetl_device_seconds_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}'],
-        _CELL[f'tvetl_device_seconds_sum{{stage="{stage}"}}'],
-    )
-    for stage in DEVICE_STAGES
+    stage: (_CELL[f'{family}_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}'], _CELL[f'{family}_sum{{stage="{stage}"}}'])
+    for family, stages in (("tvetl_seconds", STAGES), ("tvetl_device_seconds", DEVICE_STAGES))
+    for stage in stages
 }
 _BATCH = _CELL[f'tvetl_device_batch_bucket{{le="{BATCHES[0]}"}}'], _CELL["tvetl_device_batch_sum"]
 _WAY = {way: _CELL[f'tvetl_device_images_total{{way="{way}"}}'] for way in WAYS}

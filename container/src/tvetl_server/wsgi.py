@@ -20,7 +20,6 @@ import gunicorn.workers.base
 
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
-from tvetl.spec.model import IMAGE_FORMATS
 from tvetl.spec.ops import is_own
 
 from . import gunicorn_conf
@@ -103,7 +102,6 @@ def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> 
         processors=cpus(),
         counts=counts,
         row=2 * settings.workers,
-        gives_images=pipeline.output.format in IMAGE_FORMATS,
         needed=settings.without_device != "cpu",
         stops=settings.without_device == "stop",
     )

@@ -15,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec import OPS, Arguments, Output, Pipeline, derive_seed, with_arguments
+from tvetl.spec.model import IMAGE_FORMATS
 from tvetl_server.engine.decode import Source, open_source
-from tvetl_server.engine.encode import Encoded, Outcome, encode, encode_views, media_type
+from tvetl_server.engine.encode import Array, Encoded, Outcome, encode, encode_views, media_type
 from tvetl_server.engine.fast import FastPlan
 from tvetl_server.engine.plan import ExactPlan, Plan, Program, Run, needs_torch, only_torch, program_of, run_plan
 from tvetl_server.engine.shards import is_shard, transform_shard
@@ -79,8 +81,11 @@ class Order:
 class Device(Protocol):
     """What else can decode and transform; :class:`tvetl_server.device.Link` is the way to one."""
 
-    def transform(self, order: Order) -> list[Outcome | Encoded]:
-        """One result a program. Raises NotByDevice, whatever it was."""
+    def transform(self, order: Order) -> Sequence[Array | Encoded]:
+        """One result a program: a file, uint8 of (H, W, 3) or (H, W) for an image, or a (C, H, W) tensor.
+
+        Raises NotByDevice, whatever it was.
+        """
         ...
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
@@ -195,7 +200,9 @@ class Engine:
         known = [program for program in programs if program is not None]
         if len(known) < len(programs):
             raise NotByDevice("step")
-        return device.transform(Order(data, source.size, known, _jpeg(output), resized, runs[0].deadline))
+        results = device.transform(Order(data, source.size, known, _jpeg(output), resized, runs[0].deadline))
+        gives_images = output.format in IMAGE_FORMATS
+        return [Image.fromarray(each) if gives_images and isinstance(each, np.ndarray) else each for each in results]
 
     def self_test(self) -> None:
         """Decode and transform a real JPEG; raises whatever is broken in this process."""
