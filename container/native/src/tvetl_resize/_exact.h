@@ -40,8 +40,7 @@ typedef struct {
     int left, top, right, bottom;    /* the first and last sample needed */
     int first, last, above, below;   /* the first and last block needed: across, down */
     int width, height;               /* samples of the whole component */
-    int32_t quantization[65];        /* in zigzag order */
-    uint8_t place[65];               /* in a pair, of the k-th coefficient in that order */
+    Pair quantization;               /* of both halves of a pair */
     uint8_t *samples;                /* two rows of MCUs, in turns */
     size_t pitch;
     Pair pairs[2];                   /* for each row of blocks in an MCU */
@@ -54,7 +53,8 @@ typedef struct {
     int wild; /* whether a block needs more than 16 bits */
 } Exact;
 
-typedef void Transform(Exact *exact, const Pair *pair, uint8_t *to, size_t pitch);
+typedef int Coefficients(Reader *reader, const Table *table, int16_t *to);
+typedef void Transform(Exact *exact, const Pair *pair, const Pair *quantization, uint8_t *to, size_t pitch);
 typedef void Colours(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *to, int count, int step);
 
 /* --- the DCT ------------------------------------------------------------------------------------------------------- */
@@ -88,14 +88,20 @@ INLINE void turn(const Four *in, Four *out) {
     for (int x = 0; x < 4; x++) out[x] = (Four){in[0][x], in[1][x], in[2][x], in[3][x]};
 }
 
-static void transform_plain(Exact *exact, const Pair *pair, uint8_t *to, size_t pitch) {
+/* Four numbers, times as many. */
+INLINE Four multiplied(const int16_t *numbers, const int16_t *factors) {
+    Shorts a, b;
+    memcpy(&a, numbers, sizeof a);
+    memcpy(&b, factors, sizeof b);
+    return __builtin_convertvector(a, Four) * __builtin_convertvector(b, Four);
+}
+
+static void transform_plain(Exact *exact, const Pair *pair, const Pair *quantization, uint8_t *to, size_t pitch) {
     for (int which = 0; which < 2; which++) {
         Four left[8], right[8], above[8], below[8], sum = {0};
         for (int y = 0; y < 8; y++) {
-            Shorts shorts[2];
-            memcpy(shorts, pair->rows[y][which], sizeof shorts);
-            left[y] = __builtin_convertvector(shorts[0], Four);
-            right[y] = __builtin_convertvector(shorts[1], Four);
+            left[y] = multiplied(pair->rows[y][which], quantization->rows[y][which]);
+            right[y] = multiplied(pair->rows[y][which] + 4, quantization->rows[y][which] + 4);
             Four signs = left[y] >> 31, others = right[y] >> 31;
             sum += ((left[y] ^ signs) - signs) + ((right[y] ^ others) - others);
         }
@@ -163,14 +169,20 @@ WITH_AVX2 INLINE void dct_avx2(__m256i rows[8], int shift) {
     for (int i = 0; i < 8; i++) rows[i] = _mm256_packs_epi32(low[i], high[i]);
 }
 
-WITH_AVX2 static void transform_avx2(Exact *exact, const Pair *pair, uint8_t *to, size_t pitch) {
-    __m256i rows[8], other[8], sum = _mm256_setzero_si256();
+WITH_AVX2 static void transform_avx2(Exact *exact, const Pair *pair, const Pair *quantization, uint8_t *to,
+                                     size_t pitch) {
+    __m256i rows[8], other[8], sum = _mm256_setzero_si256(), lost = _mm256_setzero_si256();
     for (int y = 0; y < 8; y++) {
-        rows[y] = _mm256_load_si256((const __m256i *)pair->rows[y]);
+        __m256i numbers = _mm256_load_si256((const __m256i *)pair->rows[y]);
+        __m256i factors = _mm256_load_si256((const __m256i *)quantization->rows[y]);
+        rows[y] = _mm256_mullo_epi16(numbers, factors);
+        /* Where the upper bits are not 16 times the sign, they are lost. */
+        lost = _mm256_or_si256(lost, _mm256_xor_si256(_mm256_mulhi_epi16(numbers, factors), _mm256_srai_epi16(rows[y], 15)));
         sum = _mm256_adds_epu16(sum, _mm256_abs_epi16(rows[y]));
     }
     sum = _mm256_adds_epu16(sum, _mm256_shuffle_epi32(sum, 0x4e)); /* column c and c + 4 */
-    if (!_mm256_testz_si256(_mm256_subs_epu16(sum, _mm256_set1_epi16(WILDEST)), _mm256_set1_epi16(-1))) {
+    lost = _mm256_or_si256(lost, _mm256_subs_epu16(sum, _mm256_set1_epi16(WILDEST)));
+    if (!_mm256_testz_si256(lost, lost)) {
         exact->wild = 1;
         return;
     }
@@ -344,63 +356,73 @@ INLINE const uint8_t *values(const Plane *plane, int y, int left) {
 
 /* --- the region ---------------------------------------------------------------------------------------------------- */
 
-/* The k-th coefficient into its place; of what comes back, bits above the 15th say that it has no room there. */
-INLINE uint32_t put_coefficient(const Plane *plane, int k, int value, int16_t *to) {
-    value *= plane->quantization[k];
-    to[plane->place[k]] = (int16_t)value;
-    return (uint32_t)(value + 32768);
-}
+/* Of the k-th coefficient in zigzag order, its place in one half of a pair; the last one is what nobody reads. */
+static const uint8_t PLACES[65] = {0, 1, 16, 32, 17, 2, 3, 18, 33, 48, 64, 49, 34, 19, 4, 5, 20, 35, 50, 65, 80, 96,
+                                   81, 66, 51, 36, 21, 6, 7, 22, 37, 52, 67, 82, 97, 112, 113, 98, 83, 68, 53, 38, 23,
+                                   39, 54, 69, 84, 99, 114, 115, 100, 85, 70, 55, 71, 86, 101, 116, 117, 102, 87, 103,
+                                   118, 119, 128};
 
-/* A block's coefficients, dequantised, into one half of a pair; 0 where the codes are no block. */
-INLINE int coefficients(Reader *reader, Exact *exact, Plane *plane, int16_t *to) {
-    Component *part = plane->part;
-    const Table *table = part->ac;
-    if (!dc(reader, part)) return 0;
-    uint32_t wild = put_coefficient(plane, 0, part->before, to);
-    for (int k = 0; k < 63;) {
-        uint64_t more = ahead(reader), bits = reader->bits;
-        uint32_t entry = table->two[bits >> (64 - BITS)];
-        int length = entry & 31, length1 = entry >> 5 & 31, size1 = entry >> 10 & 15, size2 = entry >> 14 & 15;
-        int k1 = k + (entry >> 18 & 31), k2 = k1 + (entry >> 23), value = extra(bits << (length1 - size1), size1);
+/* A block's coefficients but the DC, into one half of a pair; 0 where the codes are no block. */
+INLINE int coefficients(Reader *reader_, const Table *table, int16_t *to) {
+    Reader reader = *reader_; /* in registers */
+    for (unsigned k = 0; k < 63;) {
+        uint64_t bits = reader.bits;
+        uint32_t entry = table->two[bits >> (64 - BITS)], length = entry & 63;
+        uint32_t k1 = k + (entry >> 19 & 31), k2 = k1 + (entry >> 24);
+        int value = extra(bits, entry >> 6 & 31, entry >> 11 & 15);
         if (k2 < 64) { /* the second first: where there is none, it has the place of the first */
-            wild |= put_coefficient(plane, k2, extra(bits << (length - size2), size2), to);
-            wild |= put_coefficient(plane, k1, value, to);
-            take(reader, length, more);
+            to[PLACES[k2]] = (int16_t)extra(bits, length, entry >> 15 & 15);
+            to[PLACES[k1]] = (int16_t)value;
+            take(&reader, length);
             k = k2;
             continue;
         }
-        if (entry >> 23 == END && k1 < 63) { /* without a first, into a place that nobody reads: no branch for that */
-            wild |= put_coefficient(plane, k1 == k ? 64 : k1, value, to);
-            take(reader, length, more);
+        if (entry >> 24 == OVER && k1 < 63) { /* without a first, into a place that nobody reads: no branch for that */
+            to[PLACES[k1 == k ? 64 : k1]] = (int16_t)value;
+            take(&reader, length);
             break;
         }
         /* A long code, or the second is of the next block: one alone. */
-        int single = look_up(reader, table);
+        int single = look_up(&reader, table);
         if (!single) return 0;
-        if (single >> 5) {
-            k += (single >> 9) + 1;
+        if (single >> 6) {
+            k += (unsigned)(single >> 10) + 1;
             if (k > 63) return 0;
-            wild |= put_coefficient(plane, k, number(reader, single), to);
+            to[PLACES[k]] = (int16_t)number(&reader, single);
         } else {
             k = 63;
         }
-        take(reader, single & 31, more);
+        take(&reader, single & 63);
     }
-    exact->wild |= wild >> 16 != 0;
+    *reader_ = reader;
     return 1;
 }
 
+/* Functions of their own, as the processor has fewer registers than all of the decoder would use. */
+__attribute__((noinline)) static int coefficients_plain(Reader *reader, const Table *table, int16_t *to) {
+    return coefficients(reader, table, to);
+}
+
+#if HAVE_AVX2
+WITH_AVX2 __attribute__((noinline)) static int coefficients_avx2(Reader *reader, const Table *table, int16_t *to) {
+    return coefficients(reader, table, to);
+}
+#endif
+
 /* The block that is so many from the left and from the top, into its place where it is needed; 0 where there is none. */
-INLINE int block_at(Reader *reader, Exact *exact, Plane *plane, int across, int down, Transform *transform) {
+INLINE int block_at(Reader *reader, Exact *exact, Plane *plane, int across, int down, Coefficients *coefficients,
+                    Transform *transform) {
     Component *part = plane->part;
+    if (!dc(reader, part)) return 0;
     if (across < plane->first || across > plane->last || down < plane->above || down > plane->below)
-        return dc(reader, part) && skip(reader, part->ac, 1);
+        return skip(reader, part->ac, 1);
     int which = (across - plane->first) & 1;
     Pair *pair = &plane->pairs[down & (part->v - 1)];
-    if (!coefficients(reader, exact, plane, pair->rows[0][which])) return 0;
+    pair->rows[0][which][0] = (int16_t)part->before;
+    if (!coefficients(reader, part->ac, pair->rows[0][which])) return 0;
     if (which || across == plane->last) {
         size_t x = 8 * (size_t)(across - plane->first - which), y = 8 * (size_t)(down & (2 * part->v - 1));
-        transform(exact, pair, plane->samples + y * plane->pitch + x, plane->pitch);
+        transform(exact, pair, &plane->quantization, plane->samples + y * plane->pitch + x, plane->pitch);
         memset(pair->rows, 0, sizeof pair->rows);
     }
     return 1;
@@ -408,9 +430,8 @@ INLINE int block_at(Reader *reader, Exact *exact, Plane *plane, int across, int 
 
 /* 0: done; -1: the codes are not what they should be, or ask for more than 16 bits. */
 INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, uint8_t *out, int step,
-                     Transform *transform, Colours *colours) {
-    Reader reader = {codes, codes + length + PAD / 2, 0, 0};
-    take(&reader, 0, ahead(&reader));
+                     Coefficients *coefficients, Transform *transform, Colours *colours) {
+    Reader reader = reader_of(codes, length);
     int high = 8 * file->most_v, across = (file->width + 8 * file->most_h - 1) / (8 * file->most_h);
     int end = 0, y = box->top, width = box->right - box->left;
     for (int i = 0; i < file->count; i++) {
@@ -424,7 +445,8 @@ INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t leng
                 Component *part = plane->part;
                 for (int v = 0; v < part->v; v++)
                     for (int h = 0; h < part->h; h++)
-                        if (!block_at(&reader, exact, plane, column * part->h + h, row * part->v + v, transform)) return -1;
+                        if (!block_at(&reader, exact, plane, column * part->h + h, row * part->v + v, coefficients, transform))
+                            return -1;
             }
         }
         if ((size_t)(reader.at - codes) * 8 > length * 8 + (size_t)reader.count) return -1; /* more than there is */
@@ -443,20 +465,20 @@ INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t leng
 
 static int exact_plain(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, uint8_t *out,
                        int step) {
-    return exact_all(file, exact, codes, length, box, out, step, transform_plain, colours_plain);
+    return exact_all(file, exact, codes, length, box, out, step, coefficients_plain, transform_plain, colours_plain);
 }
 
 #if HAVE_AVX2
 WITH_AVX2 static int exact_avx2(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box,
                                 uint8_t *out, int step) {
-    return exact_all(file, exact, codes, length, box, out, step, transform_avx2, colours_avx2);
+    return exact_all(file, exact, codes, length, box, out, step, coefficients_avx2, transform_avx2, colours_avx2);
 }
 #endif
 
 static int least(int a, int b) { return a < b ? a : b; }
 static int most(int a, int b) { return a > b ? a : b; }
 
-static void plane_prepare(Plane *plane, const File *file, Component *part, const Box *box) {
+static void plane_prepare(Exact *exact, Plane *plane, const File *file, Component *part, const Box *box) {
     plane->part = part;
     plane->wide = file->most_h / part->h;
     plane->high = file->most_v / part->v;
@@ -470,10 +492,13 @@ static void plane_prepare(Plane *plane, const File *file, Component *part, const
     plane->first = plane->left / 8, plane->last = plane->right / 8;
     plane->above = plane->top / 8, plane->below = plane->bottom / 8;
     plane->pitch = 8 * (size_t)(plane->last - plane->first + 2);
-    plane->place[64] = offsetof(Pair, nowhere) / sizeof(int16_t);
     for (int k = 0; k < 64; k++) {
-        plane->quantization[k] = file->quantization[part->quantization][k];
-        plane->place[k] = (uint8_t)(ZIGZAG[k] / 8 * 16 + ZIGZAG[k] % 8);
+        int divisor = file->quantization[part->quantization][k];
+        exact->wild |= divisor > INT16_MAX;
+        for (int which = 0; which < 2; which++) {
+            int16_t *half = plane->quantization.rows[0][which];
+            half[PLACES[k]] = (int16_t)divisor;
+        }
     }
 }
 
@@ -486,7 +511,7 @@ static int exact_file(File *file, const Box *box, uint8_t *out, int step) {
     memset(exact, 0, sizeof *exact);
     for (int i = 0; i < file->count; i++) {
         Plane *plane = &exact->planes[i];
-        plane_prepare(plane, file, &file->parts[i], box);
+        plane_prepare(exact, plane, file, &file->parts[i], box);
         bytes += (16 * (size_t)plane->part->v + 4) * plane->pitch + 32; /* samples; sums and a row, of all its samples */
     }
     uint8_t *codes = plain(file->codes, file->end, &length), *memory = malloc(bytes), *at = memory;

@@ -31,11 +31,11 @@ static const uint8_t ZIGZAG[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 2
 
 /* The DC, from that of the block before; 0 where there is no code. */
 INLINE int dc(Reader *reader, Component *part) {
-    uint64_t more = ahead(reader);
+    stay(reader);
     int entry = look_up(reader, part->dc);
     if (!entry) return 0;
     part->before = (int16_t)(part->before + number(reader, entry));
-    take(reader, entry & 31, more);
+    take(reader, entry & 63);
     return 1;
 }
 

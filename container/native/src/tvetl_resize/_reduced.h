@@ -63,19 +63,18 @@ INLINE int block(Reader *reader, Small *small, uint8_t *to) {
     rows[0] = small->basis[0] * (float)part->before;
     for (int u = 1; u < small->down; u++) rows[u] = (Eight){0};
     while (k <= small->last) {
-        uint64_t more = ahead(reader);
         int entry = look_up(reader, part->ac);
         if (!entry) return 0;
-        if (!(entry >> 5)) {
-            take(reader, entry & 31, more);
+        if (!(entry >> 6)) {
+            take(reader, entry & 63);
             goto done;
         }
-        k += entry >> 9;
+        k += entry >> 10;
         if (k > 63) return 0;
         int row = small->row[k]; /* also where nothing is needed: a branch would cost more than adding zeros */
         rows[row] += small->basis[k] * (float)number(reader, entry);
         most = row > most ? row : most;
-        take(reader, entry & 31, more);
+        take(reader, entry & 63);
         k++;
     }
     if (!skip(reader, part->ac, k)) return 0;
@@ -91,8 +90,7 @@ done:
 /* 0: done; -1: the codes are not what they should be. */
 INLINE int reduced_all(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
                        uint8_t *out) {
-    Reader reader = {codes, codes + length + PAD / 2, 0, 0};
-    take(&reader, 0, ahead(&reader));
+    Reader reader = reader_of(codes, length);
     int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale; /* pixels made of an MCU */
     int across = (file->width + 8 * file->most_h - 1) / (8 * file->most_h);
     int first = box->left / wide, last = (box->right - 1) / wide, end = (box->bottom - 1) / high;
