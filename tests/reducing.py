@@ -71,6 +71,24 @@ def boxes(chance: Random, size: tuple[int, int]) -> Iterator[tuple[int, tuple[in
         yield factor, (left, top, chance.randint(left + 1, width), chance.randint(top + 1, height))
 
 
+Coded = tuple[bytes, tuple[int, int], int, tuple[int, int, int, int]]
+
+
+def resize(native: ModuleType, coded: Coded, pixels: np.ndarray | None, chance: Random) -> None:
+    """Resized on the way it is what its ``pixels`` are resized; None where there are none."""
+    width, height = size = chance.randint(1, 90), chance.randint(1, 90)
+    left, top = chance.randrange(width), chance.randrange(height)
+    window = (left, top, chance.randint(left + 1, width), chance.randint(top + 1, height))
+    shape = (window[3] - window[1], window[2] - window[0], 3)
+    table = np.arange(768, dtype=np.uint8).reshape(3, 256)[:, ::-1].copy() if chance.random() < 0.5 else None
+    asked = (size, chance.randint(1, 5), False, window, chance.random() < 0.5, table, False)
+    ours, wanted = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    assert native.resize(coded, *asked, ours) == (pixels is not None)
+    if pixels is not None:
+        native.resize(pixels, *asked, wanted)
+        assert np.array_equal(ours, wanted), (coded[1:], asked)
+
+
 def run(native: ModuleType, cases: int) -> int:
     """How many of so many damaged files were decoded all the same; whole ones are, each time."""
     chance, decoded, size = Random(5), 0, (71, 53)
@@ -82,13 +100,16 @@ def run(native: ModuleType, cases: int) -> int:
         channels = 4 if factor == 1 and number % 2 else 3
         out = np.empty((box[3] - box[1], box[2] - box[0], channels), np.uint8)
         assert native.decode(data, size, factor, box, out) == (number % len(made) < len(made) - 2)
-        decoded += native.decode(broken(data, chance), size, factor, box, out)
+        data = broken(data, chance)
+        done = native.decode(data, size, factor, box, out)
+        resize(native, (data, size, factor, box), out[..., :3].copy() if done else None, chance)
+        decoded += done
     return decoded
 
 
 def main() -> None:
     """``reducing.py <the extension's file> <number of cases>``"""
-    spec = importlib.util.spec_from_file_location("tvetl_resize._jpeg", sys.argv[1])
+    spec = importlib.util.spec_from_file_location("tvetl_resize._native", sys.argv[1])
     assert spec and spec.loader
     native = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(native)

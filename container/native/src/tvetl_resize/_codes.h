@@ -5,10 +5,10 @@
 #ifndef TVETL_CODES_H
 #define TVETL_CODES_H
 
-#include <stdint.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "_processor.h"
+
 #define BITS 11 /* of a look-up */
 #define PAD 512 /* zeros behind the codes, as a reader looks for the end once in a block only */
 #define BEYOND 16 /* of these are where it stops: more bits than it ever has, so that it is seen to be beyond the codes */

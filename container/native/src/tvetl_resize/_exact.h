@@ -16,10 +16,6 @@
 
 #include "_file.h"
 
-#if HAVE_AVX2
-#include <immintrin.h>
-#endif
-
 enum { F298 = 2446, F390 = 3196, F541 = 4433, F765 = 6270, F899 = 7373, F1175 = 9633 };
 enum { F1501 = 12299, F1847 = 15137, F1961 = 16069, F2053 = 16819, F2562 = 20995, F3072 = 25172 };
 
@@ -429,7 +425,7 @@ INLINE int block_at(Reader *reader, Exact *exact, Plane *plane, int across, int 
 }
 
 /* 0: done; -1: the codes are not what they should be, or ask for more than 16 bits. */
-INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, uint8_t *out, int step,
+INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, Rows *rows,
                      Coefficients *coefficients, Transform *transform, Colours *colours) {
     Reader reader = reader_of(codes, length);
     int high = 8 * file->most_v, across = (file->width + 8 * file->most_h - 1) / (8 * file->most_h);
@@ -456,22 +452,20 @@ INLINE int exact_all(File *file, Exact *exact, const uint8_t *codes, size_t leng
         for (ready = row == end || ready > box->bottom ? box->bottom : ready; y < ready; y++) {
             const uint8_t *each[3] = {NULL, NULL, NULL};
             for (int i = 0; i < file->count; i++) each[i] = values(&exact->planes[i], y, box->left);
-            colours(each[0], each[1], each[2], out, width, step);
-            out += step * (size_t)width;
+            colours(each[0], each[1], each[2], rows->place, width, rows->step);
+            rows->next(rows);
         }
     }
     return 0;
 }
 
-static int exact_plain(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, uint8_t *out,
-                       int step) {
-    return exact_all(file, exact, codes, length, box, out, step, coefficients_plain, transform_plain, colours_plain);
+static int exact_plain(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, Rows *rows) {
+    return exact_all(file, exact, codes, length, box, rows, coefficients_plain, transform_plain, colours_plain);
 }
 
 #if HAVE_AVX2
-WITH_AVX2 static int exact_avx2(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box,
-                                uint8_t *out, int step) {
-    return exact_all(file, exact, codes, length, box, out, step, coefficients_avx2, transform_avx2, colours_avx2);
+WITH_AVX2 static int exact_avx2(File *file, Exact *exact, const uint8_t *codes, size_t length, const Box *box, Rows *rows) {
+    return exact_all(file, exact, codes, length, box, rows, coefficients_avx2, transform_avx2, colours_avx2);
 }
 #endif
 
@@ -503,7 +497,7 @@ static void plane_prepare(Exact *exact, Plane *plane, const File *file, Componen
 }
 
 /* 1: done; 0: not for us; -1: no memory. */
-static int exact_file(File *file, const Box *box, uint8_t *out, int step) {
+static int exact_file(File *file, const Box *box, Rows *rows) {
     Exact *exact = NULL;
     size_t length = 0, bytes = 0;
     int done = -1;
@@ -527,10 +521,10 @@ static int exact_file(File *file, const Box *box, uint8_t *out, int step) {
         }
 #if HAVE_AVX2
         if (fast)
-            done = exact_avx2(file, exact, codes, length, box, out, step) == 0;
+            done = exact_avx2(file, exact, codes, length, box, rows) == 0;
         else
 #endif
-            done = exact_plain(file, exact, codes, length, box, out, step) == 0;
+            done = exact_plain(file, exact, codes, length, box, rows) == 0;
     }
     free(codes);
     free(memory);

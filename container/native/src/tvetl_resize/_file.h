@@ -8,16 +8,7 @@
 #include <stdlib.h>
 
 #include "_codes.h"
-
-#if defined(__x86_64__)
-#define HAVE_AVX2 1
-/* Scheduled for a processor that has them, on AMD too: 3 % quicker than for those of long ago. */
-#define WITH_AVX2 __attribute__((target("avx2,bmi,bmi2,tune=skylake")))
-#else
-#define HAVE_AVX2 0
-#endif
-
-static int fast; /* whether AVX2 and BMI2 are there and not switched off */
+#include "_processor.h"
 
 typedef struct {
     int id, h, v, quantization; /* of the frame: sampling factors, table */
@@ -169,6 +160,14 @@ static uint8_t *plain(const uint8_t *at, const uint8_t *end, size_t *length) {
 typedef struct {
     int left, top, right, bottom; /* in pixels of the result's scale */
 } Box;
+
+/* Where the rows of a result go. */
+typedef struct Rows Rows;
+struct Rows {
+    uint8_t *place;           /* of the next */
+    int step;                 /* bytes a pixel: R, G, B, or a fourth that is 255 */
+    void (*next)(Rows *rows); /* that one is done */
+};
 
 /* v * m, of which 16 bits lie behind the point, rounded; m has no more than 15. All in 16 bits, for compilers' vectors. */
 INLINE int16_t times(int16_t v, int16_t m) { return (int16_t)((int16_t)(((int16_t)(2 * v) * m >> 16) + 1) >> 1); }

@@ -1,461 +1,137 @@
-/* Pillow's resize of 8-bit RGB and L images, bit for bit, with AVX2 where the processor has it.
- *
- * The arithmetic is that of Pillow's src/libImaging/Resample.c (12.3 and 13.0): coefficients in double, rounded to
- * 22 bits behind the point, a horizontal and then a vertical pass, each rounded and cut to 0..255. Sums are whole numbers
- * modulo 2^32, so their order is free, and so is everything that is faster here: rows are resampled just before they are
- * needed, and flip, crop and table are done on the way. tests/engine/test_resize.py compares bytes with Pillow. */
+/* JPEGs to pixels, and pixels to others, as Pillow does it: exactly, but for less work. What each part is and where it
+ * comes from is said in its header. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "_exact.h"
+#include "_reduced.h"
+#include "_resize.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define HAVE_AVX2 1
-#define AVX2 __attribute__((target("avx2")))
-#else
-#define HAVE_AVX2 0
-#endif
+/* --- a part of a JPEG ---------------------------------------------------------------------------------------------- */
 
-#define PI 3.14159265358979323846
-#define BITS 22 /* behind the point: a pixel has 8 of 32, and filters with negative parts need 2 more */
-#define HALF (1 << (BITS - 1))
-#define LOW 15       /* a coefficient is high * 2^15 + low, 0 <= low < 2^15: two numbers of 16 bits */
-#define GROUP 4      /* coefficients are stored in fours: 4 low parts, 4 high parts */
-#define BLOCK 32     /* bytes of a row that are worked on at once */
-#define MARGIN 16    /* bytes that may be read behind that */
-#define LARGEST 65535 /* of any side; Pillow's own JPEG goes no further, and all sums below stay far from overflow */
-
-static int fast; /* whether AVX2 is there and not switched off */
-
-/* --- coefficients ------------------------------------------------------------------------------------------------ */
-
-static double box(double x) { return x > -0.5 && x <= 0.5 ? 1.0 : 0.0; }
-
-static double bilinear(double x) {
-    x = fabs(x);
-    return x < 1.0 ? 1.0 - x : 0.0;
-}
-
-static double hamming(double x) {
-    x = fabs(x);
-    if (x == 0.0) return 1.0;
-    if (x >= 1.0) return 0.0;
-    x = x * PI;
-    return sin(x) / x * (0.54f + 0.46f * cos(x)); /* these two are floats in Pillow */
-}
-
-static double bicubic(double x) {
-    const double a = -0.5;
-    x = fabs(x);
-    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-    if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
-    return 0.0;
-}
-
-static double sinc(double x) {
-    if (x == 0.0) return 1.0;
-    x = x * PI;
-    return sin(x) / x;
-}
-
-static double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
-
-/* By the numbers of PIL.Image.Resampling; nearest (0) is no filter. */
-static const struct {
-    double (*at)(double);
-    double support;
-} FILTERS[] = {{NULL, 0}, {lanczos, 3.0}, {bilinear, 1.0}, {bicubic, 2.0}, {box, 0.5}, {hamming, 1.0}};
-
-/* What one direction needs: which pixels of the source make up each pixel of the result, and how much each counts. */
+/* A file, and what is wanted of it. */
 typedef struct {
-    int size;         /* pixels of the result */
-    int groups;       /* of coefficients, for each of them */
-    int *first;       /* first pixel of the source */
-    int *count;       /* how many */
-    int32_t *whole;   /* [size][groups][GROUP] coefficients; those beyond count are zero */
-    int16_t *parts;   /* the same as [size][groups][2 * GROUP]: low parts, high parts */
-} Axis;
+    Py_buffer data;
+    int width, height, scale;
+    Box box; /* in pixels at 1/scale */
+} Part;
 
-static void axis_free(Axis *axis) {
-    free(axis->first);
-    free(axis->count);
-    free(axis->whole);
-    free(axis->parts);
-    memset(axis, 0, sizeof *axis);
+/* Whether there can be such a part. */
+static int is_part(const Part *part) {
+    int scale = part->scale, width = part->width, height = part->height;
+    return (scale == 1 || scale == 2 || scale == 4 || scale == 8) && width >= 1 && height >= 1 && width <= LARGEST &&
+           height <= LARGEST && part->box.left >= 0 && part->box.top >= 0 && part->box.right > part->box.left &&
+           part->box.bottom > part->box.top && part->box.right <= (width + scale - 1) / scale &&
+           part->box.bottom <= (height + scale - 1) / scale;
 }
 
-/* For resizing what lies between `low_end` and `high_end` of `from` pixels to `to`, of which the result has `size`, from
- * `start` on; mirrored where asked for. */
-static int axis_make(Axis *axis, int from, float low_end, float high_end, int to, int start, int size, int filter,
-                     int mirrored) {
-    double scale = (double)(high_end - low_end) / to;
-    double stretch = scale < 1.0 ? 1.0 : scale;
-    double support = FILTERS[filter].support * stretch;
-    double inverse = 1.0 / stretch;
-    int most = (int)ceil(support) * 2 + 1;
-    double *taps = malloc((size_t)most * sizeof *taps);
-
-    axis->size = size;
-    axis->groups = (most + GROUP - 1) / GROUP;
-    axis->first = malloc((size_t)size * sizeof *axis->first);
-    axis->count = malloc((size_t)size * sizeof *axis->count);
-    axis->whole = calloc((size_t)size * axis->groups, GROUP * sizeof *axis->whole);
-    axis->parts = malloc((size_t)size * axis->groups * 2 * GROUP * sizeof *axis->parts);
-    if (!taps || !axis->first || !axis->count || !axis->whole || !axis->parts) {
-        free(taps);
-        axis_free(axis);
-        return -1;
-    }
-    for (int i = 0; i < size; i++) {
-        int32_t *whole = axis->whole + (size_t)i * axis->groups * GROUP;
-        int16_t *parts = axis->parts + (size_t)i * axis->groups * 2 * GROUP;
-        int place = start + (mirrored ? size - 1 - i : i);
-        double centre = low_end + (place + 0.5) * scale;
-        double sum = 0.0;
-        int low = (int)(centre - support + 0.5), high = (int)(centre + support + 0.5);
-        if (low < 0) low = 0;
-        if (high > from) high = from;
-        for (int j = low; j < high; j++) {
-            taps[j - low] = FILTERS[filter].at((j - centre + 0.5) * inverse);
-            sum += taps[j - low];
-        }
-        for (int j = 0; j < high - low; j++) {
-            double weight = (sum != 0.0 ? taps[j] / sum : taps[j]) * (1 << BITS);
-            whole[j] = (int32_t)(weight < 0 ? weight - 0.5 : weight + 0.5);
-        }
-        for (int j = 0; j < axis->groups * GROUP; j++) {
-            parts[j / GROUP * 2 * GROUP + j % GROUP] = (int16_t)(whole[j] & ((1 << LOW) - 1));
-            parts[j / GROUP * 2 * GROUP + GROUP + j % GROUP] = (int16_t)(whole[j] >> LOW);
-        }
-        axis->first[i] = low;
-        axis->count[i] = high - low;
-    }
-    free(taps);
-    return 0;
+/* Its rows; 1: done, 0: not for us, -1: no memory. */
+static int part_decode(const Part *part, Rows *rows) {
+    File file;
+    Table *tables = malloc(8 * sizeof *tables);
+    int done = 0;
+    if (!tables) return -1;
+    memset(&file, 0, sizeof file);
+    for (int i = 0; i < 8; i++) tables[i].there = 0;
+    file.tables = tables;
+    if (!file_read(&file, part->data.buf, (size_t)part->data.len) && file.width == part->width && file.height == part->height)
+        done = part->scale == 1 ? exact_file(&file, &part->box, rows) : reduced_file(&file, part->scale, &part->box, rows);
+    free(tables);
+    return done;
 }
 
-static inline uint8_t cut(int32_t sum) {
-    sum >>= BITS;
-    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
-}
-
-/* --- one row at a time, anywhere --------------------------------------------------------------------------------- */
-
-static void across_plain(const Axis *axis, int channels, const uint8_t *in, uint8_t *out) {
-    for (int x = 0; x < axis->size; x++) {
-        const int32_t *weights = axis->whole + (size_t)x * axis->groups * GROUP;
-        const uint8_t *from = in + (size_t)axis->first[x] * channels;
-        int32_t sum[3] = {HALF, HALF, HALF};
-        if (channels == 3)
-            for (int j = 0; j < axis->count[x]; j++)
-                for (int c = 0; c < 3; c++) sum[c] += from[j * 3 + c] * weights[j];
-        else
-            for (int j = 0; j < axis->count[x]; j++) sum[0] += from[j] * weights[j];
-        for (int c = 0; c < channels; c++) out[x * channels + c] = cut(sum[c]);
-    }
-}
-
-/* `rows` has `count` pointers; `sums` room for `bytes` numbers. */
-static void down_plain(const int32_t *weights, int count, const uint8_t **rows, int bytes, int32_t *sums, uint8_t *out) {
-    for (int i = 0; i < bytes; i++) sums[i] = HALF;
-    for (int j = 0; j < count; j++) {
-        const uint8_t *row = rows[j];
-        for (int i = 0; i < bytes; i++) sums[i] += row[i] * weights[j];
-    }
-    for (int i = 0; i < bytes; i++) out[i] = cut(sums[i]);
-}
-
-#if HAVE_AVX2
-
-/* --- AVX2 ---------------------------------------------------------------------------------------------------------
- * _mm256_madd_epi16 multiplies pixels with the low and with the high parts of their coefficients, and adds pairs. */
-
+/* Rows one below the other. */
 typedef struct {
-    __m256i low[4], high[4]; /* of each of four rows: red and green below, blue above, two sums of each */
-} Sums;
-
-/* Four pixels of each row, times their coefficients. */
-AVX2 static inline Sums four_pixels(const uint8_t *const in[4], size_t at, const int16_t *weights) {
-    /* From four pixels: their reds and greens below, their blues above, as 16-bit numbers. */
-    const __m256i parts = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1, 2, -1, 5, -1, 8, -1,
-                                           11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    int64_t pair[2];
-    memcpy(pair, weights, sizeof pair);
-    __m256i by_low = _mm256_set1_epi64x(pair[0]), by_high = _mm256_set1_epi64x(pair[1]);
-    Sums sums;
-    for (int r = 0; r < 4; r++) {
-        __m256i pixels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(in[r] + at)));
-        pixels = _mm256_shuffle_epi8(pixels, parts);
-        sums.low[r] = _mm256_madd_epi16(pixels, by_low);
-        sums.high[r] = _mm256_madd_epi16(pixels, by_high);
-    }
-    return sums;
-}
-
-AVX2 static inline void put_pixel(const Sums *sums, uint8_t *const out[4], size_t at) {
-    const __m256i half = _mm256_set1_epi32(HALF);
-    __m256i sum[4];
-    for (int r = 0; r < 4; r++) sum[r] = _mm256_add_epi32(sums->low[r], _mm256_slli_epi32(sums->high[r], LOW));
-    __m256i first = _mm256_add_epi32(_mm256_hadd_epi32(sum[0], sum[1]), half);
-    __m256i second = _mm256_add_epi32(_mm256_hadd_epi32(sum[2], sum[3]), half);
-    __m256i all = _mm256_packs_epi32(_mm256_srai_epi32(first, BITS), _mm256_srai_epi32(second, BITS));
-    all = _mm256_packus_epi16(all, all);
-    /* Red and green of each row, then blue and nothing. */
-    __m128i rows = _mm_unpacklo_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-    int32_t pixel[4];
-    _mm_storeu_si128((__m128i *)pixel, rows);
-    for (int r = 0; r < 4; r++) memcpy(out[r] + at, &pixel[r], 4); /* the next pixel writes over the fourth */
-}
-
-/* Four RGB rows at once. Reads less than MARGIN bytes behind a row, writes one byte behind it. */
-AVX2 static void across_avx2(const Axis *axis, const uint8_t *const from[4], uint8_t *const to[4]) {
-    const uint8_t *const in[4] = {from[0], from[1], from[2], from[3]};
-    uint8_t *const out[4] = {to[0], to[1], to[2], to[3]};
-    const int16_t *parts = axis->parts;
-    const int *firsts = axis->first, *counts = axis->count;
-    const int size = axis->size, step = axis->groups * 2 * GROUP;
-    for (int x = 0; x < size; x++, parts += step) {
-        size_t at = (size_t)firsts[x] * 3;
-        Sums sums = four_pixels(in, at, parts);
-        if (counts[x] <= GROUP) { /* most photographs shrink by less than two */
-            put_pixel(&sums, out, (size_t)x * 3);
-            continue;
-        }
-        for (int j = GROUP; j < counts[x]; j += GROUP) {
-            Sums more = four_pixels(in, at + (size_t)j * 3, parts + 2 * j);
-            for (int r = 0; r < 4; r++) {
-                sums.low[r] = _mm256_add_epi32(sums.low[r], more.low[r]);
-                sums.high[r] = _mm256_add_epi32(sums.high[r], more.high[r]);
-            }
-        }
-        put_pixel(&sums, out, (size_t)x * 3);
-    }
-}
-
-/* Reads and writes whole blocks; rows[count] must be readable where count is odd. */
-AVX2 static void down_avx2(const int16_t *weights, int count, const uint8_t **rows, int bytes, uint8_t *out) {
-    const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(HALF);
-    for (int i = 0; i < bytes; i += BLOCK) {
-        __m256i low[4], high[4];
-        for (int q = 0; q < 4; q++) low[q] = half, high[q] = zero;
-        for (int j = 0; j < count; j += 2) {
-            const int16_t *at = weights + j / GROUP * 2 * GROUP + j % GROUP;
-            int32_t pair[2];
-            memcpy(pair, at, 4);
-            memcpy(pair + 1, at + GROUP, 4);
-            __m256i by_low = _mm256_set1_epi32(pair[0]), by_high = _mm256_set1_epi32(pair[1]);
-            __m256i a = _mm256_loadu_si256((const __m256i *)(rows[j] + i));
-            __m256i b = _mm256_loadu_si256((const __m256i *)(rows[j + 1] + i));
-            __m256i below = _mm256_unpacklo_epi8(a, b), above = _mm256_unpackhi_epi8(a, b);
-            __m256i pixels[4] = {_mm256_unpacklo_epi8(below, zero), _mm256_unpackhi_epi8(below, zero),
-                                 _mm256_unpacklo_epi8(above, zero), _mm256_unpackhi_epi8(above, zero)};
-            for (int q = 0; q < 4; q++) {
-                low[q] = _mm256_add_epi32(low[q], _mm256_madd_epi16(pixels[q], by_low));
-                high[q] = _mm256_add_epi32(high[q], _mm256_madd_epi16(pixels[q], by_high));
-            }
-        }
-        for (int q = 0; q < 4; q++)
-            low[q] = _mm256_srai_epi32(_mm256_add_epi32(low[q], _mm256_slli_epi32(high[q], LOW)), BITS);
-        __m256i all = _mm256_packus_epi16(_mm256_packs_epi32(low[0], low[1]), _mm256_packs_epi32(low[2], low[3]));
-        _mm256_storeu_si256((__m256i *)(out + i), all);
-    }
-}
-
-#endif
-
-/* --- the whole --------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    const uint8_t *pixels;
-    Py_ssize_t stride; /* bytes from row to row */
-    Py_ssize_t length; /* bytes that may be read, from pixels on */
-    int width, height, channels;
-    int in_place;  /* rows that may be read where they are, MARGIN included; */
-    uint8_t *tail; /* the others are copied here */
-    size_t pitch;  /* bytes from row to row in the tail */
-} Image;
-
-/* The block of a row that AVX2 works in may reach beyond the row, and this beyond that. */
-static size_t with_margin(size_t bytes) { return (bytes + BLOCK - 1) / BLOCK * BLOCK + MARGIN; }
-
-/* No byte behind the last row may be read, so the last ones are copied to where there is room. */
-static int image_prepare(Image *image) {
-    size_t bytes = (size_t)image->width * image->channels;
-    image->pitch = with_margin(bytes);
-    image->in_place = image->height;
-    while (image->in_place && (image->in_place - 1) * image->stride + (Py_ssize_t)image->pitch > image->length)
-        image->in_place--;
-    int rest = image->height - image->in_place;
-    image->tail = calloc((size_t)rest + 1, image->pitch);
-    if (!image->tail) return -1;
-    for (int y = 0; y < rest; y++)
-        memcpy(image->tail + y * image->pitch, image->pixels + (image->in_place + y) * image->stride, bytes);
-    return 0;
-}
-
-static inline const uint8_t *row_of(const Image *image, int y) {
-    return y < image->in_place ? image->pixels + y * image->stride : image->tail + (y - image->in_place) * image->pitch;
-}
-
-typedef struct {
-    const uint8_t *table; /* [channels][256] items, or NULL */
-    int item;             /* bytes of one: 1, 2 or 4 */
-    int planes;           /* (C, H, W) instead of (H, W, C) */
-    int padded;           /* (H, W, 4), as Pillow keeps RGB: the fourth byte is 255 */
-} Form;
-
-#define FILL_PLANES(type)                                                                                             \
-    do {                                                                                                              \
-        for (int c = 0; c < channels; c++) {                                                                          \
-            const type *table = (const type *)form->table + c * 256;                                                  \
-            type *to = (type *)out + ((size_t)c * height + y) * width;                                                \
-            for (int x = 0; x < width; x++) to[x] = table[row[x * channels + c]];                                     \
-        }                                                                                                             \
-    } while (0)
-
-/* One finished row into the result. */
-static void put(const uint8_t *row, int channels, int width, int height, int y, const Form *form, uint8_t *out) {
-    if (form->planes) {
-        if (form->item == 4)
-            FILL_PLANES(uint32_t);
-        else if (form->item == 2)
-            FILL_PLANES(uint16_t);
-        else
-            FILL_PLANES(uint8_t);
-        return;
-    }
-    const uint8_t *table = form->table;
-    int to = form->padded ? 4 : channels;
-    out += (size_t)y * width * to;
-    if (!table && to == channels)
-        memcpy(out, row, (size_t)width * channels);
-    else if (channels == 1)
-        for (int x = 0; x < width; x++) out[x] = table[row[x]];
-    else if (!table)
-        for (int x = 0; x < width; x++, row += 3, out += 4) memcpy(out, row, 4), out[3] = 255;
-    else
-        for (int x = 0; x < width; x++, row += 3, out += to) {
-            out[0] = table[row[0]];
-            out[1] = table[256 + row[1]];
-            out[2] = table[512 + row[2]];
-            if (to == 4) out[3] = 255;
-        }
-}
-
-/* Four rows, each into its own place. */
-static void across(const Axis *axis, int channels, const uint8_t *const in[4], uint8_t *const out[4]) {
-#if HAVE_AVX2
-    if (fast && channels == 3) {
-        across_avx2(axis, in, out);
-        return;
-    }
-#endif
-    for (int r = 0; r < 4; r++) across_plain(axis, channels, in[r], out[r]);
-}
-
-/* Row y of the result, from rows[0 .. count]; of the last no more is asked than that it can be read. */
-static void down(const Axis *axis, int y, const uint8_t **rows, int bytes, int32_t *sums, uint8_t *out) {
-    size_t at = (size_t)y * axis->groups * GROUP;
-#if HAVE_AVX2
-    if (fast) {
-        down_avx2(axis->parts + 2 * at, axis->count[y], rows, bytes, out);
-        return;
-    }
-#endif
-    down_plain(axis->whole + at, axis->count[y], rows, bytes, sums, out);
-}
-
-/* Room for the rows in between: `places` of them, of `bytes` bytes each. */
-typedef struct {
-    int places;
+    Rows rows;
     size_t pitch;
-    uint8_t *ring;        /* empty at first: what lies behind a row is read, though it counts for nothing */
-    uint8_t *result;      /* four rows */
-    int32_t *sums;
-    const uint8_t **rows; /* as many as one row of the result is made of, and one */
-} Room;
+} Below;
 
-static int room_make(Room *room, int places, size_t bytes, int longest) {
-    room->places = places;
-    room->pitch = with_margin(bytes);
-    room->ring = calloc((size_t)places, room->pitch);
-    room->result = calloc(4, room->pitch);
-    room->sums = malloc(bytes * sizeof *room->sums);
-    room->rows = malloc(((size_t)longest + 1) * sizeof *room->rows);
-    return room->ring && room->result && room->sums && room->rows ? 0 : -1;
-}
+static void below(Rows *rows) { rows->place += ((Below *)rows)->pitch; }
 
-static void room_free(Room *room) {
-    free(room->ring);
-    free(room->result);
-    free(room->sums);
-    free(room->rows);
-}
+/* Rows into a resize, by fours. */
+typedef struct {
+    Rows rows;
+    Stream stream;
+    uint8_t *four;
+    size_t pitch;
+    int y, height;
+} Feed;
 
-/* Across, then down: each four rows of the source are resampled just before they are needed. */
-static void across_then_down(const Image *image, const Axis *columns, const Axis *lines, const Form *form, Room *room,
-                             uint8_t *out) {
-    int done = lines->first[0];
-    for (int y = 0; y < lines->size; y++) {
-        int first = lines->first[y], count = lines->count[y];
-        for (; done < first + count; done += 4) {
-            const uint8_t *in[4];
-            uint8_t *to[4];
-            for (int r = 0; r < 4; r++) {
-                in[r] = row_of(image, done + r < image->height ? done + r : image->height - 1);
-                to[r] = room->ring + (size_t)((done + r) % room->places) * room->pitch;
-            }
-            across(columns, image->channels, in, to);
-        }
-        for (int j = 0; j < count; j++) room->rows[j] = room->ring + (size_t)((first + j) % room->places) * room->pitch;
-        room->rows[count] = room->result;
-        down(lines, y, room->rows, columns->size * image->channels, room->sums, room->result);
-        put(room->result, image->channels, columns->size, lines->size, y, form, out);
+static void feed(Rows *rows) {
+    Feed *feed = (Feed *)rows;
+    int at = feed->y++ - feed->stream.seen; /* below zero: above the first row that counts */
+    if (at < 0 || feed->stream.made == feed->stream.lines->size) return;
+    if (at < 3 && feed->y < feed->height) {
+        rows->place += feed->pitch;
+        return;
     }
+    const uint8_t *in[4];
+    for (int r = 0; r < 4; r++) in[r] = feed->four + (size_t)(r < at ? r : at) * feed->pitch;
+    four_more(&feed->stream, in);
+    rows->place = feed->four;
 }
 
-/* Down, then across: four rows at a time. */
-static void down_then_across(const Image *image, const Axis *columns, const Axis *lines, const Form *form, Room *room,
-                             uint8_t *out) {
-    for (int y = 0; y < lines->size; y += 4) {
-        const uint8_t *in[4];
-        uint8_t *to[4];
-        for (int r = 0; r < 4; r++) {
-            int line = y + r < lines->size ? y + r : lines->size - 1, count = lines->count[line];
-            uint8_t *between = room->ring + (size_t)r * room->pitch;
-            for (int j = 0; j < count; j++) room->rows[j] = row_of(image, lines->first[line] + j);
-            room->rows[count] = between;
-            down(lines, line, room->rows, image->width * image->channels, room->sums, between);
-            in[r] = between;
-            to[r] = room->result + (size_t)r * room->pitch;
-        }
-        across(columns, image->channels, in, to);
-        for (int r = 0; r < 4 && y + r < lines->size; r++)
-            put(to[r], image->channels, columns->size, lines->size, y + r, form, out);
-    }
-}
-
-static int run(Image *image, const Axis *columns, const Axis *lines, const Form *form, int down_first, uint8_t *out) {
-    Room room = {0};
-    int longest = 0, wider = image->width > columns->size ? image->width : columns->size;
-    for (int y = 0; y < lines->size; y++)
-        if (lines->count[y] > longest) longest = lines->count[y];
-    /* The rows of one of the result, the rest of the four that the last of them came with, and one to spare. */
-    int places = down_first ? 4 : longest + 4;
-    size_t bytes = (size_t)(down_first ? wider : columns->size) * image->channels;
-    int failed = image_prepare(image) || room_make(&room, places, bytes, longest);
-    if (!failed) (down_first ? down_then_across : across_then_down)(image, columns, lines, form, &room, out);
-    free(image->tail);
-    room_free(&room);
-    return failed ? -1 : 0;
+/* Across, then down, while it is decoded: no more of it is ever there than a few rows. As part_decode answers. */
+static int part_resize(const Part *part, const Axis *columns, const Axis *lines, const Form *form, uint8_t *out) {
+    Feed feed_ = {{NULL, 3, feed}, {0}, NULL, with_margin(3 * (size_t)(part->box.right - part->box.left)), 0, 0};
+    feed_.height = part->box.bottom - part->box.top;
+    feed_.rows.place = feed_.four = calloc(4, feed_.pitch);
+    int done = feed_.four && !stream_make(&feed_.stream, columns, lines, form, 3, out) ? part_decode(part, &feed_.rows) : -1;
+    room_free(&feed_.stream.room);
+    free(feed_.four);
+    return done;
 }
 
 /* --- Python -------------------------------------------------------------------------------------------------------- */
+
+static PyObject *decode(PyObject *module, PyObject *args) {
+    Part part;
+    Py_buffer out;
+    Box *box = &part.box;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*(ii)i(iiii)w*:decode", &part.data, &part.width, &part.height, &part.scale, &box->left,
+                          &box->top, &box->right, &box->bottom, &out))
+        return NULL;
+    int done = -2;
+    if (is_part(&part)) {
+        Py_ssize_t width = box->right - box->left, area = width * (box->bottom - box->top);
+        Below rows = {{out.buf, (int)(out.len / area), below}, (size_t)(out.len / area * width)};
+        if (out.len == 3 * area || (part.scale == 1 && out.len == 4 * area)) {
+            Py_BEGIN_ALLOW_THREADS;
+            done = part_decode(&part, &rows.rows);
+            Py_END_ALLOW_THREADS;
+        }
+    }
+    PyBuffer_Release(&part.data);
+    PyBuffer_Release(&out);
+    if (done == -2) return PyErr_Format(PyExc_ValueError, "no such scale or box, or out does not fit");
+    return done < 0 ? PyErr_NoMemory() : PyBool_FromLong(done);
+}
+
+/* Where the first 0xff is, from `start` on, that no zero follows; -1 where there is none. */
+static PyObject *marker(PyObject *module, PyObject *args) {
+    Py_buffer data;
+    Py_ssize_t start, place = -1;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*n:marker", &data, &start)) return NULL;
+    if (start >= 0 && start < data.len) {
+        const uint8_t *first = data.buf, *at = first + start, *last = first + data.len - 1;
+        for (uint8_t found = 0; last - at >= 64; at += 64) { /* no branch for each 0xff 0x00, of which there are many */
+            for (int i = 0; i < 64; i++) found |= (uint8_t)((at[i] == 0xff ? 255 : 0) & at[i + 1]);
+            if (found) break;
+        }
+        while (at < last && (at = memchr(at, 0xff, (size_t)(last - at)))) {
+            if (at[1]) {
+                place = at - first;
+                break;
+            }
+            at += 2;
+        }
+    }
+    PyBuffer_Release(&data);
+    return PyLong_FromSsize_t(place);
+}
 
 /* A buffer of the given kind, or NULL with an exception. */
 static int view(PyObject *from, Py_buffer *buffer, int flags, const char *what) {
@@ -482,13 +158,28 @@ static int image_of(const Py_buffer *buffer, Image *image) {
     return 0;
 }
 
+/* Of a file, its size and a box, what will be decoded. */
+static int jpeg_of(PyObject *pixels, Part *jpeg, Image *image) {
+    Box *box = &jpeg->box;
+    if (!PyArg_ParseTuple(pixels, "y*(ii)i(iiii);pixels", &jpeg->data, &jpeg->width, &jpeg->height, &jpeg->scale, &box->left,
+                          &box->top, &box->right, &box->bottom))
+        return -1;
+    if (!is_part(jpeg)) {
+        PyErr_SetString(PyExc_ValueError, "no such scale or box");
+        return -1;
+    }
+    *image = (Image){.width = box->right - box->left, .height = box->bottom - box->top, .channels = 3};
+    return 0;
+}
+
 static PyObject *resize(PyObject *module, PyObject *args) {
     PyObject *pixels, *out, *table;
     int width, height, left, top, right, bottom, filter, mirrored, planes, down_first;
     Py_buffer from = {0}, to = {0}, values = {0};
+    Part jpeg = {0};
     Image image;
     Axis columns = {0}, lines = {0};
-    int failed = -1;
+    int done = -2;
     (void)module;
     float part[4] = {0, 0, 0, 0}; /* all of it */
     if (!PyArg_ParseTuple(args, "O(ii)ip(iiii)pOpO|(ffff):resize", &pixels, &width, &height, &filter, &down_first, &left, &top,
@@ -499,8 +190,12 @@ static PyObject *resize(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "no such size, window or filter");
         return NULL;
     }
-    if (view(pixels, &from, PyBUF_STRIDES | PyBUF_FORMAT, "pixels")) goto end;
-    if (image_of(&from, &image)) goto end;
+    if (PyTuple_Check(pixels)) {
+        if (jpeg_of(pixels, &jpeg, &image)) goto end;
+    } else {
+        if (view(pixels, &from, PyBUF_STRIDES | PyBUF_FORMAT, "pixels")) goto end;
+        if (image_of(&from, &image)) goto end;
+    }
     if (part[2] == 0) part[2] = (float)image.width, part[3] = (float)image.height;
     if (!(part[0] >= 0 && part[1] >= 0 && part[2] > part[0] && part[3] > part[1] && part[2] <= image.width &&
           part[3] <= image.height)) {
@@ -517,20 +212,26 @@ static PyObject *resize(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "out and table do not fit");
         goto end;
     }
+    if (jpeg.data.obj && down_first) {
+        PyErr_SetString(PyExc_ValueError, "a JPEG is resized across first");
+        goto end;
+    }
+    done = -1;
     Py_BEGIN_ALLOW_THREADS;
     if (axis_make(&columns, image.width, part[0], part[2], width, left, right - left, filter, mirrored) == 0 &&
         axis_make(&lines, image.height, part[1], part[3], height, top, bottom - top, filter, 0) == 0)
-        failed = run(&image, &columns, &lines, &form, down_first, to.buf);
+        done = jpeg.data.obj ? part_resize(&jpeg, &columns, &lines, &form, to.buf)
+                             : run(&image, &columns, &lines, &form, down_first, to.buf) == 0 ? 1 : -1;
     axis_free(&columns);
     axis_free(&lines);
     Py_END_ALLOW_THREADS;
-    if (failed) PyErr_NoMemory();
+    if (done < 0) PyErr_NoMemory();
 end:
     if (values.obj) PyBuffer_Release(&values);
     if (to.obj) PyBuffer_Release(&to);
     if (from.obj) PyBuffer_Release(&from);
-    if (failed) return NULL;
-    Py_RETURN_NONE;
+    if (jpeg.data.obj) PyBuffer_Release(&jpeg.data);
+    return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
 static PyObject *use_avx2(PyObject *module, PyObject *wanted) {
@@ -538,7 +239,7 @@ static PyObject *use_avx2(PyObject *module, PyObject *wanted) {
     (void)module;
     if (on < 0) return NULL;
 #if HAVE_AVX2
-    fast = on && __builtin_cpu_supports("avx2");
+    fast = on && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
 #endif
     Py_RETURN_NONE;
 }
@@ -550,6 +251,8 @@ static PyObject *has_avx2(PyObject *module, PyObject *nothing) {
 
 static PyMethodDef methods[] = {
     {"resize", resize, METH_VARARGS, "See _native.pyi."},
+    {"decode", decode, METH_VARARGS, "See _native.pyi."},
+    {"marker", marker, METH_VARARGS, "See _native.pyi."},
     {"has_avx2", has_avx2, METH_NOARGS, "See _native.pyi."},
     {"use_avx2", use_avx2, METH_O, "See _native.pyi."},
     {NULL, NULL, 0, NULL},
@@ -560,7 +263,7 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, 
 PyMODINIT_FUNC PyInit__native(void) {
 #if HAVE_AVX2
     __builtin_cpu_init();
-    fast = __builtin_cpu_supports("avx2");
+    fast = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
 #endif
     return PyModule_Create(&definition);
 }

@@ -1,22 +1,40 @@
 from typing_extensions import Buffer
 
+Box = tuple[int, int, int, int]
+
+def decode(data: Buffer, size: tuple[int, int], scale: int, box: Box, out: Buffer, /) -> bool:
+    """Part of a JPEG at 1/``scale`` (1, 2, 4, 8) of its size, into ``out``: uint8 of (H, W, 3), C-contiguous, RGB.
+
+    ``size`` is (width, height) in full; ``box`` (left, top, right, bottom) is in pixels of the reduced image, whose
+    size is rounded up. At 1 the pixels are libjpeg-turbo's own, with its accurate DCT and smooth ("fancy") upsampling,
+    and ``out`` may be of (H, W, 4), as Pillow keeps RGB: then the fourth is 255. False, and anything in ``out``, where
+    this is no baseline JPEG of one scan and one or three components, with chroma of whole or half size, without restart
+    markers, where its codes up to the box's last row are no such codes, or, at 1, where a block that the box needs asks
+    for more than 16 bits.
+    Raises TypeError, ValueError, MemoryError.
+    """
+
+def marker(data: Buffer, start: int, /) -> int:
+    """Where the first 0xff is, from ``start`` on, that another byte than 0 follows; -1 where there is none."""
+
 def resize(
-    pixels: Buffer,
+    pixels: Buffer | tuple[Buffer, tuple[int, int], int, Box],
     size: tuple[int, int],
     resample: int,
     vertical_first: bool,
-    window: tuple[int, int, int, int],
+    window: Box,
     mirror: bool,
     table: Buffer | None,
     planes: bool,
     out: Buffer,
     part: tuple[float, float, float, float] = ...,
     /,
-) -> None:
+) -> bool:
     """What Pillow's resize gives, into ``out``.
 
-    ``pixels`` is uint8 of (H, W, 3) or (H, W), rows of packed pixels any distance apart. ``size`` is (width, height),
-    up to 65535 each, ``resample`` a filter as Pillow numbers them (1 to 5), ``vertical_first`` which pass comes first.
+    ``pixels`` is uint8 of (H, W, 3) or (H, W), rows of packed pixels any distance apart; or what :func:`decode` takes,
+    decoded on the way, a few rows at a time, and False where that says so. ``size`` is (width, height), up to 65535
+    each, ``resample`` a filter as Pillow numbers them (1 to 5), ``vertical_first`` which pass comes first: for arrays.
     Of the result only ``window`` (left, top, right, bottom) is made, with ``mirror`` left to right, and each value v of
     channel c is replaced by ``table[c][v]``: (C, 256) items of one byte, or with ``planes`` of 1, 2 or 4. ``out`` is
     C-contiguous: (h, w, C), or (h, w, 4) for RGB as Pillow keeps it, or (C, h, w) with ``planes``. ``part`` (left, top,
@@ -28,4 +46,4 @@ def has_avx2() -> bool:
     """Whether AVX2 is taken: where the processor has it and nobody switched it off."""
 
 def use_avx2(wanted: bool, /) -> None:
-    """For tests: take it where it is there, or do without."""
+    """For tests: take AVX2 and BMI2 where they are there, or do without; the answers are the same."""

@@ -7,11 +7,7 @@
 #ifndef TVETL_REDUCED_H
 #define TVETL_REDUCED_H
 
-#include <math.h>
-
 #include "_file.h"
-
-#define PI 3.14159265358979323846
 
 typedef float Eight __attribute__((vector_size(32)));
 typedef int32_t Whole __attribute__((vector_size(32)));
@@ -89,7 +85,7 @@ done:
 
 /* 0: done; -1: the codes are not what they should be. */
 INLINE int reduced_all(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
-                       uint8_t *out) {
+                       Rows *rows) {
     Reader reader = reader_of(codes, length);
     int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale; /* pixels made of an MCU */
     int across = (file->width + 8 * file->most_h - 1) / (8 * file->most_h);
@@ -121,29 +117,29 @@ INLINE int reduced_all(File *file, Small *all, const uint8_t *codes, size_t leng
                 planes[i] = small->pixels + (size_t)y * small->pitch + (box->left - first * wide);
             }
             if (file->count == 3)
-                convert(planes[0], planes[1], planes[2], out, width, 3);
+                convert(planes[0], planes[1], planes[2], rows->place, width, 3);
             else
-                convert_gray(planes[0], out, width, 3);
-            out += 3 * (size_t)width;
+                convert_gray(planes[0], rows->place, width, 3);
+            rows->next(rows);
         }
     }
     return 0;
 }
 
 static int reduced_plain(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
-                         uint8_t *out) {
-    return reduced_all(file, all, codes, length, scale, box, out);
+                         Rows *rows) {
+    return reduced_all(file, all, codes, length, scale, box, rows);
 }
 
 #if HAVE_AVX2
 WITH_AVX2 static int reduced_avx2(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
-                                  uint8_t *out) {
-    return reduced_all(file, all, codes, length, scale, box, out);
+                                  Rows *rows) {
+    return reduced_all(file, all, codes, length, scale, box, rows);
 }
 #endif
 
 /* 1: done; 0: not for us; -1: no memory. */
-static int reduced_file(File *file, int scale, const Box *box, uint8_t *out) {
+static int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
     Small *all = NULL; /* aligned for its vectors */
     size_t length = 0, bytes = 0;
     int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale, done = -1;
@@ -168,10 +164,10 @@ static int reduced_file(File *file, int scale, const Box *box, uint8_t *out) {
         }
 #if HAVE_AVX2
         if (fast)
-            done = reduced_avx2(file, all, codes, length, scale, box, out) == 0;
+            done = reduced_avx2(file, all, codes, length, scale, box, rows) == 0;
         else
 #endif
-            done = reduced_plain(file, all, codes, length, scale, box, out) == 0;
+            done = reduced_plain(file, all, codes, length, scale, box, rows) == 0;
     }
     free(codes);
     free(pixels);

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from tvetl_server.settings import Limits
 
-_jpeg: ModuleType | None
+_native: ModuleType | None
 try:
-    from tvetl_resize import _jpeg
+    from tvetl_resize import _native
 except ImportError:  # there was no compiler
-    _jpeg = None
+    _native = None
 
 #: Other libjpegs round otherwise; Pillow's wheels have libjpeg-turbo.
 _IS_TURBO = features.check_feature("libjpeg_turbo")
@@ -41,6 +41,19 @@ Box = tuple[int, int, int, int]
 
 Part = tuple[float, float, float, float]
 """The same, between pixels too."""
+
+
+class Coded(NamedTuple):
+    """A part of a baseline JPEG, as its file has it: what the C decodes, alone or on the way to a resize."""
+
+    data: bytes
+    size: tuple[int, int]
+    """Width and height of the whole, in pixels."""
+    factor: int
+    """1, or 2, 4 or 8: how much smaller it is decoded."""
+    box: Box
+    """In pixels of that size."""
+
 
 #: What starts a file of each allowed format. EPS, PSD, FITS and the like run interpreters or are not
 #: photographs: they stay shut whatever Pillow could do.
@@ -122,12 +135,11 @@ class Source:
         """
         everything = (0, 0, *self.size)
         box = box or everything
-        if self._decoded is None and self._region_can_do():
-            wanted = everything if again else box
-            pixels = _decode(self._data, self.size, 1, wanted, 4)
+        if self._decoded is None and (coded := self.coded(everything if again else box)):
+            pixels = _decode(coded, 4)
             if pixels is not None:
                 image = image_on(pixels)
-                if wanted != everything:
+                if coded.box != everything:
                     return image
                 self._decoded = image
         if self._decoded is None:
@@ -137,14 +149,20 @@ class Source:
     def array(self, box: Box | None = None, *, again: bool = False) -> Image.Image | Array:
         """The same pixels as they come with the least copying: uint8 of (H, W, 3), or an image where Pillow decodes."""
         left, top, right, bottom = box = box or (0, 0, *self.size)
-        if self._array is None and self._decoded is None and self._region_can_do():
-            region = _decode(self._data, self.size, 1, (0, 0, *self.size) if again else box)
+        if self._array is None and self._decoded is None and (coded := self.coded(None if again else box)):
+            region = _decode(coded)
             if region is not None and not again:
                 return region
             self._array = region
         if self._array is None:
             return self.pixels(box, again=again)
         return self._array[top:bottom, left:right]
+
+    def coded(self, box: Box | None = None, factor: int = 1) -> Coded | None:
+        """Whole or ``box``, in pixels at 1/``factor``, for the C to decode; None where that cannot be."""
+        if _native is None or (factor == 1 and not _IS_TURBO) or not self._region_can_do():
+            return None
+        return Coded(self._data, self.size, factor, box or (0, 0, *self.size))
 
     def reduced(self, box: Box, factor: int, *, again: bool = False) -> tuple[Image.Image | Array, Part] | None:
         """RGB pixels around ``box`` at 1/``factor`` (2, 4, 8) of their size, and where it lies in them.
@@ -162,8 +180,8 @@ class Source:
                 return None
             self._reduced[factor] = whole
         elif whole is None:
-            wanted = (0, 0, width, height) if again else (left, top, right, bottom)
-            pixels = _decode(self._data, self.size, factor, wanted)
+            coded = self.coded((0, 0, width, height) if again else (left, top, right, bottom), factor)
+            pixels = _decode(coded) if coded else None
             if pixels is None or not again:
                 return pixels if pixels is None else (pixels, _part(box, factor, left, top))
             whole = self._reduced[factor] = pixels
@@ -264,12 +282,12 @@ def _part(box: Box, factor: int, left: int, top: int) -> Part:
     return box[0] / factor - left, box[1] / factor - top, box[2] / factor - left, box[3] / factor - top
 
 
-def _decode(data: bytes, size: tuple[int, int], factor: int, box: Box, channels: int = 3) -> Array | None:
-    """RGB pixels of ``box`` of a baseline JPEG at 1/``factor``, uint8 of (H, W, channels); None where there are none.
+def _decode(coded: Coded, channels: int = 3) -> Array | None:
+    """RGB pixels, uint8 of (H, W, channels), at 1 equal to decoding all of it and cropping; None where that cannot be.
 
-    At 1 equal to decoding all of it and cropping. Of four channels, which are for :func:`image_on`, the last is 255.
+    Of four channels, which are for :func:`image_on`, the last is 255.
     """
-    if _jpeg is None or (factor == 1 and not _IS_TURBO):
-        return None
-    pixels = np.empty((box[3] - box[1], box[2] - box[0], channels), np.uint8)
-    return pixels if _jpeg.decode(data, size, factor, box, pixels) else None
+    assert _native is not None
+    left, top, right, bottom = coded.box
+    pixels = np.empty((bottom - top, right - left, channels), np.uint8)
+    return pixels if _native.decode(*coded, pixels) else None

@@ -21,7 +21,7 @@ from tvetl_server.settings import Limits
 
 _native: ModuleType | None
 try:
-    from tvetl_resize import _jpeg as _native
+    from tvetl_resize import _native
 except ImportError:  # there was no compiler
     _native = None
 

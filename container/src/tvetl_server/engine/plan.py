@@ -120,7 +120,9 @@ class ExactPlan:
         return None, list(_joined(actions))
 
     def _resize(self, source: Source, box: Box | None, resize: Resize, run: Run) -> Outcome:
-        return resize(source.array(box, again=run.again))
+        coded = None if run.again else source.coded(box)
+        outcome = resize.of_coded(coded) if coded else None
+        return resize(source.array(box, again=run.again)) if outcome is None else outcome
 
     def _draw(self, draw: Draw, size: exact.Size, run: Run) -> list[exact.Action]:
         actions: list[exact.Action] = []

@@ -20,7 +20,7 @@ from tvetl_server.engine.table import Array, Table
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from tvetl_server.engine.decode import Box
+    from tvetl_server.engine.decode import Box, Coded
 
     Size = tuple[int, int]
 
@@ -90,8 +90,8 @@ class Resize:
 
     def __call__(self, pixels: Image.Image | Array) -> Image.Image | Array:
         """``pixels`` are an RGB or L image, or uint8 of (H, W, 3). Gives what the table gives, an image without one."""
-        if self._is_for_c(pixels):
-            return self._by_c(np.asarray(pixels))
+        if self._is_for_c(pixels) and (outcome := self._by_c(np.asarray(pixels), _size(pixels))) is not None:
+            return outcome
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         image = image.resize(self.size, self.resample, self.part)
         if self.window != (0, 0, *self.size):
@@ -100,26 +100,38 @@ class Resize:
             image = image.transpose(_FLIP)
         return self.table(image) if self.table else image
 
-    def _is_for_c(self, pixels: Image.Image | Array) -> bool:
+    def of_coded(self, coded: Coded) -> Image.Image | Array | None:
+        """The same of what is still to be decoded, which is done a few rows at a time; None where that cannot be."""
+        left, top, right, bottom = coded.box
+        old = right - left, bottom - top
+        if not self._is_known(old) or _down_first is None or _down_first(old, self.size):
+            return None
+        return self._by_c(coded, old)
+
+    def _is_known(self, old: Size) -> bool:
+        """Whether the C does what Pillow does."""
         if _native is None or _down_first is None or self.resample == Image.Resampling.NEAREST:
-            return False
-        old = _size(pixels)
-        if isinstance(pixels, Image.Image) and (pixels.mode not in ("RGB", "L") or old[0] * old[1] > _WORTH_A_COPY):
             return False
         return max(*old, *self.size) <= _LARGEST
 
-    def _by_c(self, pixels: Array) -> Image.Image | Array:
+    def _is_for_c(self, pixels: Image.Image | Array) -> bool:
+        old = _size(pixels)
+        if isinstance(pixels, Image.Image) and (pixels.mode not in ("RGB", "L") or old[0] * old[1] > _WORTH_A_COPY):
+            return False
+        return self._is_known(old)
+
+    def _by_c(self, pixels: Array | Coded, old: Size) -> Image.Image | Array | None:
+        """None where ``pixels`` are coded, and not for us."""
         assert _native is not None and _down_first is not None
         left, top, right, bottom = self.window
         shape = (bottom - top, right - left)
         values = self.table.values if self.table and not self.table.is_identity else None
         planes = self.table is not None and not self.table.gives_image
         kind = np.dtype(np.uint8) if values is None else values.dtype
-        gray = pixels.ndim == 2
+        gray = isinstance(pixels, np.ndarray) and pixels.ndim == 2
         # Four bytes a pixel is how Pillow keeps RGB.
         out = np.empty((1 if gray else 3, *shape) if planes else shape if gray else (*shape, 4), kind)
-        old = _size(pixels)
-        _native.resize(
+        done = _native.resize(
             pixels,
             self.size,
             self.resample,
@@ -131,6 +143,8 @@ class Resize:
             out,
             *((self.part,) if self.part else ()),
         )
+        if not done:
+            return None
         return out if planes else image_on(out)
 
 
