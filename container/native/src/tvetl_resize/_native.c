@@ -74,10 +74,11 @@ static void feed(Rows *rows) {
 
 /* Across, then down, while it is decoded: no more of it is ever there than a few rows. As part_decode answers. */
 static int part_resize(const Part *part, const Axis *columns, const Axis *lines, const Form *form, uint8_t *out) {
-    Feed feed_ = {{NULL, 3, feed}, {0}, NULL, with_margin(3 * (size_t)(part->box.right - part->box.left)), 0, 0};
+    int step = part->scale == 1 ? 4 : 3; /* of four bytes a pixel more are written at once */
+    Feed feed_ = {{NULL, step, feed}, {0}, NULL, with_margin(step * (size_t)(part->box.right - part->box.left)), 0, 0};
     feed_.height = part->box.bottom - part->box.top;
     feed_.rows.place = feed_.four = calloc(4, feed_.pitch);
-    int done = feed_.four && !stream_make(&feed_.stream, columns, lines, form, 3, out) ? part_decode(part, &feed_.rows) : -1;
+    int done = feed_.four && !stream_make(&feed_.stream, columns, lines, form, 3, step, out) ? part_decode(part, &feed_.rows) : -1;
     room_free(&feed_.stream.room);
     free(feed_.four);
     return done;

@@ -135,14 +135,15 @@ static inline uint8_t rounded(int32_t sum) {
 
 /* --- one row at a time, anywhere --------------------------------------------------------------------------------- */
 
-static void across_plain(const Axis *axis, int channels, const uint8_t *in, uint8_t *out) {
+/* `step` is bytes from pixel to pixel of the source. */
+static void across_plain(const Axis *axis, int channels, int step, const uint8_t *in, uint8_t *out) {
     for (int x = 0; x < axis->size; x++) {
         const int32_t *weights = axis->whole + (size_t)x * axis->groups * GROUP;
-        const uint8_t *from = in + (size_t)axis->first[x] * channels;
+        const uint8_t *from = in + (size_t)axis->first[x] * step;
         int32_t sum[3] = {HALF, HALF, HALF};
         if (channels == 3)
             for (int j = 0; j < axis->count[x]; j++)
-                for (int c = 0; c < 3; c++) sum[c] += from[j * 3 + c] * weights[j];
+                for (int c = 0; c < 3; c++) sum[c] += from[j * step + c] * weights[j];
         else
             for (int j = 0; j < axis->count[x]; j++) sum[0] += from[j] * weights[j];
         for (int c = 0; c < channels; c++) out[x * channels + c] = rounded(sum[c]);
@@ -169,10 +170,14 @@ typedef struct {
 } Sums;
 
 /* Four pixels of each row, times their coefficients. */
-WITH_AVX2 static inline Sums four_pixels(const uint8_t *const in[4], size_t at, const int16_t *weights) {
+WITH_AVX2 INLINE Sums four_pixels(const uint8_t *const in[4], size_t at, const int16_t *weights, int step) {
     /* From four pixels: their reds and greens below, their blues above, as 16-bit numbers. */
-    const __m256i parts = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1, 2, -1, 5, -1, 8, -1,
-                                           11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+#define FOUR(c, s) c, -1, c + s, -1, c + 2 * s, -1, c + 3 * s, -1
+#define NOTHING -1, -1, -1, -1, -1, -1, -1, -1
+    const __m256i parts = step == 3 ? _mm256_setr_epi8(FOUR(0, 3), FOUR(1, 3), FOUR(2, 3), NOTHING)
+                                    : _mm256_setr_epi8(FOUR(0, 4), FOUR(1, 4), FOUR(2, 4), NOTHING);
+#undef FOUR
+#undef NOTHING
     int64_t pair[2];
     memcpy(pair, weights, sizeof pair);
     __m256i by_low = _mm256_set1_epi64x(pair[0]), by_high = _mm256_set1_epi64x(pair[1]);
@@ -202,21 +207,21 @@ WITH_AVX2 static inline void put_pixel(const Sums *sums, uint8_t *const out[4], 
 }
 
 /* Four RGB rows at once. Reads less than MARGIN bytes behind a row, writes one byte behind it. */
-WITH_AVX2 static void across_avx2(const Axis *axis, const uint8_t *const from[4], uint8_t *const to[4]) {
+WITH_AVX2 INLINE void across_by(const Axis *axis, const int step, const uint8_t *const from[4], uint8_t *const to[4]) {
     const uint8_t *const in[4] = {from[0], from[1], from[2], from[3]};
     uint8_t *const out[4] = {to[0], to[1], to[2], to[3]};
     const int16_t *parts = axis->parts;
     const int *firsts = axis->first, *counts = axis->count;
-    const int size = axis->size, step = axis->groups * 2 * GROUP;
-    for (int x = 0; x < size; x++, parts += step) {
-        size_t at = (size_t)firsts[x] * 3;
-        Sums sums = four_pixels(in, at, parts);
+    const int size = axis->size, on = axis->groups * 2 * GROUP;
+    for (int x = 0; x < size; x++, parts += on) {
+        size_t at = (size_t)firsts[x] * step;
+        Sums sums = four_pixels(in, at, parts, step);
         if (counts[x] <= GROUP) { /* most photographs shrink by less than two */
             put_pixel(&sums, out, (size_t)x * 3);
             continue;
         }
         for (int j = GROUP; j < counts[x]; j += GROUP) {
-            Sums more = four_pixels(in, at + (size_t)j * 3, parts + 2 * j);
+            Sums more = four_pixels(in, at + (size_t)j * step, parts + 2 * j, step);
             for (int r = 0; r < 4; r++) {
                 sums.low[r] = _mm256_add_epi32(sums.low[r], more.low[r]);
                 sums.high[r] = _mm256_add_epi32(sums.high[r], more.high[r]);
@@ -224,6 +229,13 @@ WITH_AVX2 static void across_avx2(const Axis *axis, const uint8_t *const from[4]
         }
         put_pixel(&sums, out, (size_t)x * 3);
     }
+}
+
+WITH_AVX2 static void across_avx2(const Axis *axis, int step, const uint8_t *const in[4], uint8_t *const out[4]) {
+    if (step == 3)
+        across_by(axis, 3, in, out);
+    else
+        across_by(axis, 4, in, out);
 }
 
 /* Reads and writes whole blocks; rows[count] must be readable where count is odd. */
@@ -337,14 +349,14 @@ static void finish(const uint8_t *row, int channels, int width, int height, int 
 }
 
 /* Four rows, each into its own place. */
-static void across(const Axis *axis, int channels, const uint8_t *const in[4], uint8_t *const out[4]) {
+static void across(const Axis *axis, int channels, int step, const uint8_t *const in[4], uint8_t *const out[4]) {
 #if HAVE_AVX2
     if (fast && channels == 3) {
-        across_avx2(axis, in, out);
+        across_avx2(axis, step, in, out);
         return;
     }
 #endif
-    for (int r = 0; r < 4; r++) across_plain(axis, channels, in[r], out[r]);
+    for (int r = 0; r < 4; r++) across_plain(axis, channels, step, in[r], out[r]);
 }
 
 /* Row y of the result, from rows[0 .. count]; of the last no more is asked than that it can be read. */
@@ -391,7 +403,7 @@ typedef struct {
     const Axis *columns, *lines;
     const Form *form;
     Room room;
-    int channels;
+    int channels, step; /* step: bytes from pixel to pixel of the source */
     int seen; /* the row of the source that comes next; those above the first that counts are left out */
     int made; /* rows of the result */
     uint8_t *out;
@@ -402,7 +414,7 @@ static void four_more(Stream *stream, const uint8_t *const in[4]) {
     Room *room = &stream->room;
     uint8_t *to[4];
     for (int r = 0; r < 4; r++) to[r] = room->ring + (size_t)((stream->seen + r) % room->places) * room->pitch;
-    across(columns, stream->channels, in, to);
+    across(columns, stream->channels, stream->step, in, to);
     stream->seen += 4;
     for (int y; (y = stream->made) < lines->size; stream->made++) {
         int first = lines->first[y], count = lines->count[y];
@@ -429,7 +441,7 @@ static void down_then_across(const Image *image, const Axis *columns, const Axis
             in[r] = between;
             to[r] = room->result + (size_t)r * room->pitch;
         }
-        across(columns, image->channels, in, to);
+        across(columns, image->channels, image->channels, in, to);
         for (int r = 0; r < 4 && y + r < lines->size; r++)
             finish(to[r], image->channels, columns->size, lines->size, y + r, form, out);
     }
@@ -442,8 +454,9 @@ static int longest(const Axis *axis) {
 }
 
 /* -1: no memory. */
-static int stream_make(Stream *stream, const Axis *columns, const Axis *lines, const Form *form, int channels, uint8_t *out) {
-    *stream = (Stream){columns, lines, form, {0}, channels, lines->first[0], 0, out};
+static int stream_make(Stream *stream, const Axis *columns, const Axis *lines, const Form *form, int channels, int step,
+                       uint8_t *out) {
+    *stream = (Stream){columns, lines, form, {0}, channels, step, lines->first[0], 0, out};
     /* The rows of one of the result, and the rest of the four that the last of them came with. */
     return room_make(&stream->room, longest(lines) + 4, (size_t)columns->size * channels, longest(lines));
 }
@@ -458,7 +471,7 @@ static int run(Image *image, const Axis *columns, const Axis *lines, const Form 
         room_free(&room);
     } else if (!failed) {
         Stream stream;
-        failed = stream_make(&stream, columns, lines, form, image->channels, out);
+        failed = stream_make(&stream, columns, lines, form, image->channels, image->channels, out);
         while (!failed && stream.made < lines->size) {
             const uint8_t *in[4];
             for (int r = 0; r < 4; r++)
