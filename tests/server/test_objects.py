@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from random import Random
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from serving import PATIENCE
 
 # Names as the targets of the recordings sent them, and worse.
 NAMES = [
@@ -119,6 +123,30 @@ def test_who_sends_a_large_body_hears_why_it_is_refused(
         response = connection.getresponse()
         assert (response.status, set(json.loads(response.read()))) == (status, {"error", "message", "object"})
         assert not response.will_close
+
+
+def test_bodies_of_all_sizes_follow_each_other_on_one_connection(server: Any, disk: Any, image: bytes) -> None:
+    """Each is another picture, sent with the head of the next behind it; large, small and refused in turns."""
+    chance = Random(1)
+    sides = [900, 20, 500, 64, 1100, 33, 256, 700] * 3
+    pictures = []
+    for side in sides:
+        Image.frombytes("RGB", (side, side), chance.randbytes(3 * side * side)).save(file := io.BytesIO(), "PNG")
+        pictures.append(file.getvalue() if side != 33 else b"no picture" * side)
+    alone = [server.put(f"/src/{at}.jpg", data).body for at, data in enumerate(pictures)]
+    head = b"PUT /src/%d.jpg HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    sent = b"".join(head % (at, len(data)) + data for at, data in enumerate(pictures))
+    assert max(map(len, pictures)) > 3_000_000
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection,
+        connection.makefile("rb") as answers,
+    ):
+        sender = threading.Thread(target=connection.sendall, args=(sent,))
+        sender.start()
+        for body in alone:
+            about = b"".join(iter(answers.readline, b"\r\n")).lower()
+            assert answers.read(int(about.partition(b"content-length:")[2].split()[0])) == body
+        sender.join()
 
 
 def test_a_body_wins_over_a_file_name(server: Any, disk: Any, image: bytes) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,31 @@ def test_a_worker_alone_takes_all(run_server: Callable[..., Any], image: bytes) 
     assert time.monotonic() - began < PATIENCE / 2
     for connection in connections:
         connection.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells a process's open files as Linux does")
+def test_of_the_memory_of_bodies_little_is_kept(run_server: Callable[..., Any], image: bytes) -> None:
+    server = run_server(TVETL_WORKERS="1")
+    (worker,) = workers(server)
+
+    def kept() -> list[int]:
+        """Bytes of each piece of shared memory that the worker has: buffers, and a decoder's or two's results."""
+        found = {}  # mmap has descriptors of its own
+        for at in Path(f"/proc/{worker}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if "memfd:tvetl" in str(at.readlink()):
+                    found[at.stat().st_ino] = at.stat().st_blocks * 512
+        return list(found.values())
+
+    large = image + bytes(12 * 2**20)
+    with ThreadPoolExecutor(12) as many:
+        for data in (image, image[:50], large, image) * 2:
+            answers = many.map(lambda name, data=data: server.put(f"/src/{name}", data), range(36))
+            assert {answer.status for answer in answers} <= {200, 422}
+            end = time.monotonic() + PATIENCE
+            while (len(kept()) > 4 + 2 or max(kept()) > 2**23) and time.monotonic() < end:
+                time.sleep(0.1)
+            assert len(kept()) <= 4 + 2 and max(kept()) <= 2**23
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells a process's connections as Linux does")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -21,6 +22,7 @@ from . import delivery, metrics, problems, source
 from .bodies import Body, FileBody
 from .decoders import Decoders
 from .errors import NoSource, OutOfTime, TransformFailed
+from .handover import Buffer, Buffers
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ class _Objects:
         self._settings = settings
         self._decoders = decoders
         self._delivery = delivery.Delivery(settings)
+        self._buffers = Buffers()
         self._bodies = _Room(_BODIES)
         self._results = _Room(_RESULTS)
 
@@ -149,11 +152,11 @@ class _Objects:
         arguments = parse_arguments(asked.etl_args)
         route = self._delivery.route(environ.get(_NODE_URL))
         began = time.perf_counter()
-        given = self._source(environ, asked, job)
-        received = time.perf_counter()
-        result = self._decoders.transform(
-            given, asked.name, arguments, job.deadline, lambda size: self._results.enter(job, size)
-        )
+        with self._source(environ, asked, job) as given:
+            received = time.perf_counter()
+            result = self._decoders.transform(
+                given, asked.name, arguments, job.deadline, lambda size: self._results.enter(job, size)
+            )
         spent = time.perf_counter() - received
         self.counts.spent("read", received - began + result.read)
         self.counts.spent("queue", spent - result.read - result.transformed)
@@ -177,7 +180,7 @@ class _Objects:
                 result.body,
                 result.content_type,
                 asked.etl_args,
-                from_body=isinstance(given, bytes),
+                from_body=isinstance(given, Buffer),
             )
         job.code = {200: "forwarded", 204: "delivered"}.get(answer.status, "next_stage")
         if answer.status == 204:
@@ -187,24 +190,29 @@ class _Objects:
         else:
             job.answer(answer.status, answer.body, answer.content_type)
 
-    def _source(self, environ: WSGIEnvironment, asked: source.Request, job: _Job) -> bytes | str:
+    @contextlib.contextmanager
+    def _source(self, environ: WSGIEnvironment, asked: source.Request, job: _Job) -> Iterator[Buffer | str]:
         """The object's bytes, or the name of its file. A body wins: it needs no trust in a name."""
         chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
         length = int(environ.get("CONTENT_LENGTH") or 0)  # a number: the server has checked it
         if chunked or length:
             limit = self._settings.limits.max_bytes
             self._bodies.enter(job, limit if chunked else length)
-            data = source.read_body(
-                _stream(environ), None if chunked else length, limit, job.deadline, _connection(environ)
+            buffer = self._buffers.get()
+            try:
+                known = None if chunked else length
+                source.read_body(_stream(environ), buffer, known, limit, job.deadline, _connection(environ))
+                if buffer.length:
+                    yield buffer
+                    return
+            finally:
+                self._buffers.put(buffer)
+        if asked.fqn is None:
+            raise NoSource(
+                "Neither a file name nor a body came with the request; of a name with # or ? in it AIStore sends only "
+                "the part before that."
             )
-            if data:
-                return data
-        if asked.fqn is not None:
-            return asked.fqn
-        raise NoSource(
-            "Neither a file name nor a body came with the request; of a name with # or ? in it AIStore sends only the "
-            "part before that."
-        )
+        yield asked.fqn
 
     def _refuse(self, error: Exception, job: _Job) -> None:
         """The error as an answer; one that is not in the table is a bug, and only the log says which."""

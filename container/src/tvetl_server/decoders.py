@@ -1,8 +1,8 @@
 """The engine in processes beside the worker: an image that kills its decoder, or keeps it for ever, costs itself.
 
-A worker speaks HTTP; each of its decoders is a process that takes one object at a time: it gets the bytes in a piece of
-shared memory, or the file's name, and leaves the result in another piece. Decoders are forked by a nursery, which the
-worker forks while it has one thread: it never decodes, so what it forks is always fresh, in milliseconds.
+A worker speaks HTTP; each of its decoders is a process that takes one object at a time: it gets shared memory with the
+bytes, or the file's name, and leaves the result in other memory. Decoders are forked by a nursery, which the worker
+forks while it has one thread: it never decodes, so what it forks is always fresh, in milliseconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tvetl.spec import Arguments
 from . import problems
 from .bodies import Body, FileBody
 from .errors import DamagedImage, OutOfTime
-from .handover import memory, pack, read, receive, send, unpack, write
+from .handover import Buffer, memory, pack, read, receive, send, take, unpack, write
 from .metrics import Metrics
 from .problems import Refused
 
@@ -135,9 +135,11 @@ class Decoders:
             self._free.put(self._new())
 
     def transform(
-        self, source: bytes | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
+        self, source: Buffer | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
     ) -> Answer:
         """What the engine makes of an object, given by its bytes or its file's name; or its error as Refused.
+
+        The bytes may be changed as soon as it is done, whatever comes of it.
 
         ``admit`` is called with the size of the result, in bytes, before that is taken over, and may wait or raise.
         A decoder that dies is tried once more with another: it may have been killed for what others did. One object at
@@ -184,14 +186,14 @@ class Decoders:
 
     def self_test(self) -> None:
         """Decode a real image in one of them; raises what is wrong."""
-        self.transform(b"", "", Arguments(), time.monotonic() + 60)
+        self.transform("", "", Arguments(), time.monotonic() + 60)
 
     def _new(self) -> _Decoder:
         ours, theirs = socket.socketpair()
         decoder = _Decoder(ours)
         try:
             with theirs:
-                self._tell(b"", [theirs.fileno(), decoder.inbox, decoder.outbox])
+                self._tell(b"", [theirs.fileno(), decoder.outbox])
         except BaseException:
             decoder.close()
             raise
@@ -227,8 +229,7 @@ class _Decoder:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        #: Shared memory: the source, where it came in the request, and the result.
-        self.inbox = memory()
+        #: Shared memory, for results.
         self.outbox = memory()
 
         #: Its id; 0 until that is known.
@@ -246,7 +247,7 @@ class _Decoder:
 
     def transform(
         self,
-        source: bytes | str,
+        source: Buffer | str,
         name: str,
         arguments: Arguments,
         deadline: float,
@@ -254,13 +255,11 @@ class _Decoder:
         is_slow: Callable[[], None] | None,
     ) -> Answer:
         """``is_slow`` is called where the answer takes more than SLOW seconds."""
-        given = source if isinstance(source, str) else len(source)
+        given, memory = (source, ()) if isinstance(source, str) else (source.length, (source.descriptor,))
         left = max(0.0, deadline - time.monotonic()) + 4 * GRACE
         try:
-            if isinstance(source, bytes):
-                write(self.inbox, source)
             self._connection.settimeout(SLOW if is_slow else left)
-            send(self._connection, pack([name, given, _to_list(arguments), deadline]))
+            send(self._connection, pack([name, given, _to_list(arguments), deadline]), memory)
             try:
                 reply, descriptors = receive(self._connection)
             except TimeoutError:
@@ -282,12 +281,11 @@ class _Decoder:
         except BaseException:
             os.ftruncate(self.outbox, 0)
             raise
-        return Answer(file or read(self.outbox, length), *others)
+        return Answer(file or take(self.outbox, length), *others)
 
     def close(self) -> None:
         """Let it go: it ends at the end of its connection."""
         self._connection.close()
-        os.close(self.inbox)
         os.close(self.outbox)
 
 
@@ -398,7 +396,7 @@ class _Nursery:
             while dead := os.waitpid(-1, os.WNOHANG)[0]:
                 self._children.discard(dead)
 
-    def _decode(self, connection: int, inbox: int, outbox: int) -> NoReturn:
+    def _decode(self, connection: int, outbox: int) -> NoReturn:
         """The life of a decoder."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for what steps may start
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -408,14 +406,14 @@ class _Nursery:
         with socket.socket(fileno=connection) as worker:
             send(worker, pack(os.getpid()))
             while True:
-                message, _ = receive(worker)
+                message, memory = receive(worker)
                 if message is None:
                     os._exit(0)
                 name, source, arguments, deadline = unpack(message)
                 signal.setitimer(signal.ITIMER_REAL, max(0.0, deadline - time.monotonic()) + GRACE)
                 result: list[IO[bytes]] = []
                 try:
-                    reply = self._answer(source, inbox, outbox, name, _from_list(arguments), deadline, result)
+                    reply = self._answer(source, memory, outbox, name, _from_list(arguments), deadline, result)
                 except Exception as error:  # noqa: BLE001  the worker makes an answer of it
                     problem = problems.problem_of(error)
                     if problem is problems.INTERNAL:
@@ -429,19 +427,19 @@ class _Nursery:
     def _answer(
         self,
         source: str | int,
-        inbox: int,
+        memory: Sequence[int],
         outbox: int,
         name: str,
         arguments: Arguments,
         deadline: float,
         files: list[IO[bytes]],
     ) -> list[object]:
-        """The reply; ``files`` gets the result, where that is an open file."""
+        """The reply; ``files`` gets the result, where that is an open file. ``memory`` is closed."""
         if not name:
             self._engine.self_test()
             return ["", 0, "", 0, 0.0, 0.0, {}]
         start = time.perf_counter()
-        data = self._files.read(source) if isinstance(source, str) else read(inbox, source)
+        data = self._files.read(source) if isinstance(source, str) else _all_of(memory[0], source)
         then = time.perf_counter()
         with contextlib.nullcontext() if isinstance(data, bytes) else data:
             result = self._engine.transform(data, name, arguments, deadline)
@@ -453,6 +451,14 @@ class _Nursery:
             files.append(result.body)
             length = os.fstat(result.body.fileno()).st_size
         return ["", length, result.content_type, size, then - start, time.perf_counter() - then, dict(result.ways)]
+
+
+def _all_of(memory: int, length: int) -> bytes:
+    """The bytes of an object in shared memory, which is the worker's own again."""
+    try:
+        return read(memory, length)
+    finally:
+        os.close(memory)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from .engine import NotByDevice, Order
 from .engine.driver import DeviceError
 from .engine.encode import Array, Encoded
 from .gathering import Gathering
-from .handover import memory, pack, read, read_into, receive, receive_alone, send, unpack, write
+from .handover import memory, pack, read_into, receive, receive_alone, send, take, unpack, write
 from .metrics import Metrics
 
 __all__ = ["DeviceProcess", "Link", "Runner"]
@@ -178,7 +178,7 @@ class Link:
         results = unpack(reply)
         if results is None:
             raise NotByDevice("refused")
-        data = memoryview(read(self._outbox, sum(length for length, *_ in results)))
+        data = memoryview(take(self._outbox, sum(length for length, *_ in results)))
         outcomes: list[Array | Encoded] = []
         for length, *shape in results:
             outcomes.append(_outcome(data[:length], *shape))
@@ -427,7 +427,7 @@ class _Slot:
     def file(self, length: int) -> bytes | memoryview:
         """What its decoder has laid there, good until the next time: getting memory anew costs as much as the copy."""
         if length > _KEPT:
-            return read(self.inbox, length)
+            return take(self.inbox, length)
         if len(self._kept) < length:
             self._kept = bytearray(length)
         data = memoryview(self._kept)[:length]

@@ -6,6 +6,7 @@ A message is a length, then JSON; descriptors may come along (SCM_RIGHTS).
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import struct
@@ -13,10 +14,28 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["memory", "pack", "read", "read_into", "receive", "receive_alone", "send", "unpack", "write"]
+__all__ = [
+    "Buffer",
+    "Buffers",
+    "memory",
+    "pack",
+    "read",
+    "read_into",
+    "receive",
+    "receive_alone",
+    "send",
+    "take",
+    "unpack",
+    "write",
+]
 
 #: Bytes of shared memory that are kept from one object to the next.
 _KEPT = 8 * 2**20
+
+#: Buffers that are kept for the next objects: about as many as are received at a time.
+_WAITING = 4
+#: Bytes of the smallest; the next are twice as large each.
+_SMALLEST = 2**18
 
 _LENGTH = struct.Struct("!I")
 #: Bytes asked for where one message comes.
@@ -98,13 +117,19 @@ def write(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def read(descriptor: int, length: int) -> bytes:
-    """So many bytes of shared memory, which gives back what is too large to keep."""
+    """The first bytes of shared memory. Raises RuntimeError where there are less."""
     data = os.pread(descriptor, length, 0)
     while len(data) < length:
         part = os.pread(descriptor, length - len(data), len(data))
         if not part:
             raise RuntimeError("There is less in shared memory than was said.")
         data += part
+    return data
+
+
+def take(descriptor: int, length: int) -> bytes:
+    """The same, for the last time: what is too large to keep is given back."""
+    data = read(descriptor, length)
     if length > _KEPT:
         os.ftruncate(descriptor, 0)
     return data
@@ -118,3 +143,49 @@ def read_into(descriptor: int, data: memoryview) -> None:
         if not part:
             raise RuntimeError("There is less in shared memory than was said.")
         done += part
+
+
+class Buffer:
+    """Shared memory in which an object is received: what comes in has its place there from the first."""
+
+    def __init__(self) -> None:
+        self.descriptor = memory()
+        #: Bytes of the object.
+        self.length = 0
+        self._map: mmap.mmap | None = None
+
+    def room(self, size: int) -> memoryview:
+        """The first ``size`` bytes, to be written; what was in them is kept."""
+        if self._map is None or len(self._map) < size:
+            # The kernel gives memory for what is written, not for what could be. Views of the old map keep that.
+            there = max(_SMALLEST, 1 << (size - 1).bit_length())
+            os.ftruncate(self.descriptor, there)
+            self._map = mmap.mmap(self.descriptor, there)
+        return memoryview(self._map)[:size]
+
+    def is_small(self) -> bool:
+        return self._map is None or len(self._map) <= _KEPT
+
+    def close(self) -> None:
+        self._map = None
+        os.close(self.descriptor)
+
+
+class Buffers:
+    """Those of a worker. For any number of threads."""
+
+    def __init__(self) -> None:
+        self._kept: list[Buffer] = []
+
+    def get(self) -> Buffer:
+        try:
+            return self._kept.pop()  # the one that was given back last, as its memory is still in a cache
+        except IndexError:
+            return Buffer()
+
+    def put(self, buffer: Buffer) -> None:
+        """Nobody reads it any more."""
+        if len(self._kept) < _WAITING and buffer.is_small():
+            self._kept.append(buffer)
+        else:
+            buffer.close()

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote
 
 from .engine.shards import is_shard
 from .errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
+from .handover import Buffer
 
 __all__ = ["Files", "Request", "Socket", "TooSlow", "discard", "mounts", "parse_target", "read_body"]
 
@@ -80,16 +81,22 @@ def parse_target(target: str) -> Request:
 
 
 def read_body(
-    stream: BinaryIO, length: int | None, limit: int, deadline: float, connection: Socket | None = None
-) -> bytes:
+    stream: BinaryIO,
+    into: Buffer,
+    length: int | None,
+    limit: int,
+    deadline: float,
+    connection: Socket | None = None,
+) -> None:
     """The whole body: ``length`` bytes, or all chunks where it is None.
 
-    ``deadline`` is in time.monotonic() seconds; ``connection`` gets a time-out while we read.
+    Where ``stream`` has a ``readinto``, a body of known length is not copied on the way. ``deadline`` is in
+    time.monotonic() seconds; ``connection`` gets a time-out while we read.
     Raises TooManyBytes (before reading, where the length says so), TruncatedBody or OutOfTime.
     """
     if length is not None and length > limit:
         raise TooManyBytes(f"The object has {length} bytes, more than the limit of {limit}.")
-    parts: list[bytes] = []
+    readinto = getattr(stream, "readinto", None)
     got = 0
     if connection is not None:
         connection.settimeout(_STALL)
@@ -97,13 +104,18 @@ def read_body(
         while length is None or got < length:
             if time.monotonic() > deadline:
                 raise OutOfTime("The object's bytes came too slowly.")
-            part = stream.read(_STEP if length is None else min(_STEP, length - got))
-            if not part:
+            step = _STEP if length is None else min(_STEP, length - got)
+            if readinto is not None and length is not None:
+                came = readinto(into.room(length)[got : got + step])
+            else:
+                part = stream.read(step)
+                came = len(part)
+                if got + came > limit:
+                    raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
+                into.room(got + came)[got:] = part
+            if not came:
                 break
-            parts.append(part)
-            got += len(part)
-            if got > limit:
-                raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
+            got += came
     except TooSlow as error:
         raise OutOfTime("The object's bytes came too slowly.") from error
     except (OSError, ValueError) as error:  # the server's word for chunks that end early, and a reset or a stall
@@ -115,7 +127,7 @@ def read_body(
         raise TruncatedBody(f"The object's body broke off after {got} of {length} bytes.")
     if time.monotonic() > deadline:
         raise OutOfTime("The object's bytes came too slowly.")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    into.length = got
 
 
 def discard(stream: BinaryIO, deadline: float, connection: Socket | None = None) -> None:

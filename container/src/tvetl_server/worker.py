@@ -16,12 +16,13 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from enum import Enum, auto
 from functools import partial
 
-from gunicorn.http.body import ChunkedReader
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import SocketUnreader
@@ -179,15 +180,51 @@ class _Paced(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
         self._got = 0
 
     def chunk(self, size_hint: int | None = None) -> bytes:
+        with self._in_time():
+            data: bytes = super().chunk(size_hint)
+        self._got += len(data)
+        return data
+
+    def into(self, memory: memoryview) -> int:
+        """What is there of the connection, up to so many bytes; 0 at its end."""
+        held = self.take_buffered()
+        if held:
+            some = min(len(held), len(memory))
+            memory[:some] = held[:some]
+            self.buf.write(held[some:])
+            return some
+        with self._in_time():
+            got = int(self.sock.recv_into(memory))
+        self._got += got
+        return got
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
         if self._late and not _ready(self.sock, select.POLLIN, 0):
             raise TooSlow(errno.EPIPE, "too slow")
         if self._waited > GRACE + self._got / RATE:
             raise TooSlow(errno.EPIPE, "too slow")  # which gunicorn does not log
         start = time.monotonic()
-        data: bytes = super().chunk(size_hint)
+        yield
         self._waited += time.monotonic() - start
-        self._got += len(data)
-        return data
+
+
+class _Body(Body):  # type: ignore[misc]  # gunicorn has no types
+    """A body of known length, which may be read into memory that is there, and copied nowhere else."""
+
+    def readinto(self, memory: memoryview) -> int:
+        """Up to so many bytes; 0 at the end."""
+        reader = self.reader
+        wanted = memory[: reader.length]
+        if not wanted:
+            return 0
+        try:
+            got: int = reader.unreader.into(wanted)
+        except Exception:
+            self.failed = True  # as gunicorn's own does
+            raise
+        reader.length -= got
+        return got
 
 
 class _Chunks:
@@ -335,6 +372,8 @@ def worker_class(counts: Metrics, shares: Shares) -> type[ThreadWorker]:
         def handle_request(self, req: Request, conn: _Connection) -> object:
             if isinstance(req.body.reader, ChunkedReader):
                 req.body.reader = _Chunks(req.body.reader)
+            elif isinstance(req.body.reader, LengthReader):
+                req.body = _Body(req.body.reader)
             return super().handle_request(req, conn)
 
         # --- in the main thread ---
