@@ -8,6 +8,7 @@ forks while it has one thread: it never decodes, so what it forks is always fres
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -47,6 +48,13 @@ _BIRTH = 10.0
 #: Where memory is short the kernel shall end a decoder before its parents (oom_score_adj): the highest there is, as
 #: Kubernetes gives all processes of a pod with small requests up to 999.
 _FIRST_TO_GO = 1000
+
+
+#: Freed bytes that a decoder keeps; about what an image of 12 megapixels takes.
+_KEPT = 2**24
+
+#: mallopt(3), of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class Result(Protocol):
@@ -239,7 +247,7 @@ class _Decoder:
         """Wait for its first word. Raises RuntimeError where none comes."""
         try:
             self._connection.settimeout(_BIRTH)
-            word, _ = receive(self._connection)
+            word, _ = receive(self._connection, alone=True)
             self.process = unpack(word or b"")
         except (OSError, ValueError) as error:
             self.close()
@@ -261,13 +269,13 @@ class _Decoder:
             self._connection.settimeout(SLOW if is_slow else left)
             send(self._connection, pack([name, given, _to_list(arguments), deadline]), memory)
             try:
-                reply, descriptors = receive(self._connection)
+                reply, descriptors = receive(self._connection, alone=True)
             except TimeoutError:
                 if not is_slow:
                     raise
                 is_slow()
                 self._connection.settimeout(left)
-                reply, descriptors = receive(self._connection)
+                reply, descriptors = receive(self._connection, alone=True)
             code, *rest = unpack(reply or b"")
             problem = problems.BY_CODE[code] if code else None
         except (OSError, ValueError, KeyError) as error:  # also what is no answer: it is not itself any more
@@ -358,6 +366,7 @@ class _Nursery:
             signal.signal(ignored, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, self._bury)
         gc.freeze()  # what is here now stays shared with all of them
+        _keep_freed_memory()
         self._control.send(b".")
         while True:
             message, descriptors = receive(self._control)
@@ -406,7 +415,7 @@ class _Nursery:
         with socket.socket(fileno=connection) as worker:
             send(worker, pack(os.getpid()))
             while True:
-                message, memory = receive(worker)
+                message, memory = receive(worker, alone=True)
                 if message is None:
                     os._exit(0)
                 name, source, arguments, deadline = unpack(message)
@@ -459,6 +468,13 @@ def _all_of(memory: int, length: int) -> bytes:
         return read(memory, length)
     finally:
         os.close(memory)
+
+
+def _keep_freed_memory() -> None:
+    """From one object to the next: glibc would give it to the kernel, and ask for it again page by page."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the highest there is
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from .engine import NotByDevice, Order
 from .engine.driver import DeviceError
 from .engine.encode import Array, Encoded
 from .gathering import Gathering
-from .handover import memory, pack, read_into, receive, receive_alone, send, take, unpack, write
+from .handover import memory, pack, read_into, receive, send, take, unpack, write
 from .metrics import Metrics
 
 __all__ = ["DeviceProcess", "Link", "Runner"]
@@ -168,7 +168,7 @@ class Link:
             connection.settimeout(patience)
             write(self._inbox, order.data)
             send(connection, pack([len(order.data), order.size, order.programs, order.jpeg, order.resized]))
-            reply = receive_alone(connection)
+            reply, _ = receive(connection, alone=True)
         except OSError as error:
             self._disconnect()
             raise NotByDevice("late" if isinstance(error, TimeoutError) else "lost") from error
@@ -548,7 +548,7 @@ class _Serving:
         else:
             slot = self._slots[ready]
             try:
-                message = receive_alone(slot.connection)
+                message, _ = receive(slot.connection, alone=True)
                 if message is None:
                     raise EOFError
                 length, size, programs, jpeg, resized = unpack(message)

@@ -5,6 +5,7 @@ A message is a length, then JSON; descriptors may come along (SCM_RIGHTS).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
@@ -22,7 +23,6 @@ __all__ = [
     "read",
     "read_into",
     "receive",
-    "receive_alone",
     "send",
     "take",
     "unpack",
@@ -64,34 +64,25 @@ def send(connection: socket.socket, message: bytes, descriptors: Sequence[int] =
         connection.sendall(framed[sent:])
 
 
-def receive(connection: socket.socket) -> tuple[bytes | None, list[int]]:
-    """The next message and what came with it, and no byte of the one behind it; None at the end."""
-    head, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
-    head = _exactly(connection, _LENGTH.size, head) if head else head
-    if len(head) == _LENGTH.size:
-        (length,) = _LENGTH.unpack(head)
-        message = _exactly(connection, length)
-        if len(message) == length:
-            return message, descriptors
+def receive(connection: socket.socket, *, alone: bool = False) -> tuple[bytes | None, list[int]]:
+    """The next message and what came with it, and no byte of the one behind it; None at the end.
+
+    ``alone`` says that there is none behind it, as each is answered before the next is sent: then one call does.
+    """
+    data, descriptors, _, _ = socket.recv_fds(connection, _AT_ONCE if alone else _LENGTH.size, 3)
+    if 0 < len(data) < _LENGTH.size:
+        data = _exactly(connection, _LENGTH.size, data)
+    if len(data) >= _LENGTH.size:
+        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+        data = _exactly(connection, end, data)
+        if len(data) == end:
+            return data[_LENGTH.size :], descriptors
     for descriptor in descriptors:
         os.close(descriptor)
     return None, []
 
 
-def receive_alone(connection: socket.socket) -> bytes | None:
-    """The next message where no other can be behind it, as each is answered before the next is sent, and nothing comes
-    with it: in one call. None at the end."""
-    data = connection.recv(_AT_ONCE)
-    if len(data) < _LENGTH.size:
-        data = _exactly(connection, _LENGTH.size, data)
-        if len(data) < _LENGTH.size:
-            return None
-    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-    data = _exactly(connection, end, data)
-    return data[_LENGTH.size :] if len(data) == end else None
-
-
-def _exactly(connection: socket.socket, length: int, data: bytes = b"") -> bytes:
+def _exactly(connection: socket.socket, length: int, data: bytes) -> bytes:
     """``length`` bytes, of which ``data`` is there already; less only at the end."""
     while len(data) < length:
         part = connection.recv(length - len(data))
@@ -104,7 +95,7 @@ def _exactly(connection: socket.socket, length: int, data: bytes = b"") -> bytes
 def memory() -> int:
     """A descriptor of memory that has no name; of a file that has none where the system knows no such memory."""
     if hasattr(os, "memfd_create"):  # Linux
-        return os.memfd_create("tvetl")
+        return os.memfd_create("tvetl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
@@ -150,6 +141,8 @@ class Buffer:
 
     def __init__(self) -> None:
         self.descriptor = memory()
+        if hasattr(fcntl, "F_ADD_SEALS"):  # a decoder has it, too: if that made it smaller, our map would end with us
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         #: Bytes of the object.
         self.length = 0
         self._map: mmap.mmap | None = None

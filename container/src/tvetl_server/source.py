@@ -97,6 +97,7 @@ def read_body(
     if length is not None and length > limit:
         raise TooManyBytes(f"The object has {length} bytes, more than the limit of {limit}.")
     readinto = getattr(stream, "readinto", None)
+    whole = into.room(length) if length and readinto else None
     got = 0
     if connection is not None:
         connection.settimeout(_STALL)
@@ -105,8 +106,8 @@ def read_body(
             if time.monotonic() > deadline:
                 raise OutOfTime("The object's bytes came too slowly.")
             step = _STEP if length is None else min(_STEP, length - got)
-            if readinto is not None and length is not None:
-                came = readinto(into.room(length)[got : got + step])
+            if whole is not None and readinto is not None:
+                came = readinto(whole[got : got + step])
             else:
                 part = stream.read(step)
                 came = len(part)

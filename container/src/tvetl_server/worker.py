@@ -61,8 +61,9 @@ _LOOK = 1 << 16
 #: lose the answer.
 _FORGOTTEN = 1 << 20
 
-#: What the head of an answer with a body begins like, mostly.
+#: What the head of an answer with a body begins like, mostly; it waits for the body, and goes with that.
 _OK = b"HTTP/1.1 200 "
+_MORE = getattr(socket, "MSG_MORE", 0)  # Linux
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n")
 
@@ -123,13 +124,16 @@ class _Socket(socket.socket):
 
     room: _Unsent
     unsent = b""
+    #: Whether an answer of 200 has a body.
+    has_body = False
     #: When the head of the request that is worked on was there, on time.monotonic().
     since = 0.0
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]  # gunicorn sends bytes only
         """Send, or keep what the peer does not take soon; wait with it where there is no room, or more to come."""
         kept = len(self.unsent)
-        rest = data if kept else self._send(data)
+        more = _MORE if self.has_body and data.startswith(_OK) else 0
+        rest = data if kept else self._send(data, more)
         while rest and not kept and _ready(self, select.POLLOUT, STAY):
             rest = self._send(rest)
         if not rest:
@@ -374,6 +378,7 @@ def worker_class(counts: Metrics, shares: Shares) -> type[ThreadWorker]:
                 req.body.reader = _Chunks(req.body.reader)
             elif isinstance(req.body.reader, LengthReader):
                 req.body = _Body(req.body.reader)
+            conn.sock.has_body = req.method == "PUT"  # an object's; nothing else is answered often
             return super().handle_request(req, conn)
 
         # --- in the main thread ---
