@@ -25,7 +25,7 @@ SIDES = {
 WAYS = {"name": "by file name", "body": "by body", "loop": ""}
 #: The inputs that goals speak of.
 JUDGED = ("imagenet", "2mp", "12mp")
-STAGES = ("read", "header", "draw", "decode", "resize, flip, table", "encode", "rest")
+STAGES = ("read", "header", "draw", "decode, resize, flip, table", "encode", "rest")
 
 Results = Mapping[str, Any]
 Figures = Mapping[str, Any]

@@ -229,9 +229,11 @@ def stages(name: str, objects: Sequence[Object], root: Path, seconds: float) -> 
             (Files, "read", "read"),
             (module, "open_source", "header"),
             (plan.ExactPlan, "_draw", "draw"),
-            (decode.Source, "pixels", "decode"),
-            (decode.Source, "array", "decode"),
-            (resize.Resize, "__call__", "resize, flip, table"),
+            # One stage, as most regions are resized while they are decoded.
+            (decode.Source, "pixels", "decode, resize, flip, table"),
+            (decode.Source, "array", "decode, resize, flip, table"),
+            (resize.Resize, "of_coded", "decode, resize, flip, table"),
+            (resize.Resize, "__call__", "decode, resize, flip, table"),
             (module, "encode", "encode"),
         ):
             stack.enter_context(clock.around(owner, function, stage))
