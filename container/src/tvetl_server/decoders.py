@@ -49,7 +49,6 @@ _BIRTH = 10.0
 #: Kubernetes gives all processes of a pod with small requests up to 999.
 _FIRST_TO_GO = 1000
 
-
 #: Freed bytes that a decoder keeps; about what an image of 12 megapixels takes.
 _KEPT = 2**24
 

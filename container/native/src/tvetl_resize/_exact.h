@@ -353,10 +353,8 @@ INLINE const uint8_t *values(const Plane *plane, int y, int left) {
 /* --- the region ---------------------------------------------------------------------------------------------------- */
 
 /* Of the k-th coefficient in zigzag order, its place in one half of a pair; the last one is what nobody reads. */
-static const uint8_t PLACES[65] = {0, 1, 16, 32, 17, 2, 3, 18, 33, 48, 64, 49, 34, 19, 4, 5, 20, 35, 50, 65, 80, 96,
-                                   81, 66, 51, 36, 21, 6, 7, 22, 37, 52, 67, 82, 97, 112, 113, 98, 83, 68, 53, 38, 23,
-                                   39, 54, 69, 84, 99, 114, 115, 100, 85, 70, 55, 71, 86, 101, 116, 117, 102, 87, 103,
-                                   118, 119, 128};
+#define IN_A_PAIR(place) place / 8 * 16 + place % 8
+static const uint8_t PLACES[65] = {IN_ZIGZAG(IN_A_PAIR), offsetof(Pair, nowhere) / sizeof(int16_t)};
 
 /* A block's coefficients but the DC, into one half of a pair; 0 where the codes are no block. */
 INLINE int coefficients(Reader *reader_, const Table *table, int16_t *to) {

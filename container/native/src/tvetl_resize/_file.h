@@ -16,9 +16,16 @@ typedef struct {
     int before; /* the DC of the block before */
 } Component;
 
-static const uint8_t ZIGZAG[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
-                                   41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
-                                   30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+/* In zigzag order, from the first coefficient of a block to the last, what `each` makes of its place in rows of eight. */
+#define IN_ZIGZAG(each)                                                                                            \
+    each(0), each(1), each(8), each(16), each(9), each(2), each(3), each(10), each(17), each(24), each(32),        \
+    each(25), each(18), each(11), each(4), each(5), each(12), each(19), each(26), each(33), each(40), each(48),    \
+    each(41), each(34), each(27), each(20), each(13), each(6), each(7), each(14), each(21), each(28), each(35),    \
+    each(42), each(49), each(56), each(57), each(50), each(43), each(36), each(29), each(22), each(15), each(23),  \
+    each(30), each(37), each(44), each(51), each(58), each(59), each(52), each(45), each(38), each(31), each(39),  \
+    each(46), each(53), each(60), each(61), each(54), each(47), each(55), each(62), each(63)
+#define AS_IT_IS(place) place
+static const uint8_t ZIGZAG[64] = {IN_ZIGZAG(AS_IT_IS)};
 
 /* The DC, from that of the block before; 0 where there is no code. */
 INLINE int dc(Reader *reader, Component *part) {
