@@ -165,9 +165,21 @@ WITH_AVX2 INLINE void dct_avx2(__m256i rows[8], int shift) {
     for (int i = 0; i < 8; i++) rows[i] = _mm256_packs_epi32(low[i], high[i]);
 }
 
+/* Rows of two blocks to their columns. */
+WITH_AVX2 INLINE void turn_avx2(__m256i rows[8]) {
+    __m256i other[8];
+    for (int step = 0; step < 3; step++) {
+        for (int i = 0; i < 4; i++) {
+            other[2 * i] = _mm256_unpacklo_epi16(rows[i], rows[i + 4]);
+            other[2 * i + 1] = _mm256_unpackhi_epi16(rows[i], rows[i + 4]);
+        }
+        for (int i = 0; i < 8; i++) rows[i] = other[i];
+    }
+}
+
 WITH_AVX2 static void transform_avx2(Exact *exact, const Pair *pair, const Pair *quantization, uint8_t *to,
                                      size_t pitch) {
-    __m256i rows[8], other[8], sum = _mm256_setzero_si256(), lost = _mm256_setzero_si256();
+    __m256i rows[8], sum = _mm256_setzero_si256(), lost = _mm256_setzero_si256();
     for (int y = 0; y < 8; y++) {
         __m256i numbers = _mm256_load_si256((const __m256i *)pair->rows[y]);
         __m256i factors = _mm256_load_si256((const __m256i *)quantization->rows[y]);
@@ -183,22 +195,11 @@ WITH_AVX2 static void transform_avx2(Exact *exact, const Pair *pair, const Pair 
         return;
     }
     dct_avx2(rows, 11);
-    for (int i = 0; i < 4; i++) { /* rows of two blocks to their columns */
-        other[2 * i] = _mm256_unpacklo_epi16(rows[i], rows[i + 4]);
-        other[2 * i + 1] = _mm256_unpackhi_epi16(rows[i], rows[i + 4]);
-    }
-    for (int i = 0; i < 4; i++) {
-        rows[2 * i] = _mm256_unpacklo_epi16(other[i], other[i + 4]);
-        rows[2 * i + 1] = _mm256_unpackhi_epi16(other[i], other[i + 4]);
-    }
-    for (int i = 0; i < 4; i++) {
-        other[2 * i] = _mm256_unpacklo_epi16(rows[i], rows[i + 4]);
-        other[2 * i + 1] = _mm256_unpackhi_epi16(rows[i], rows[i + 4]);
-    }
-    dct_avx2(other, 18);
+    turn_avx2(rows);
+    dct_avx2(rows, 18);
     const __m256i middle = _mm256_set1_epi8(-128);
     __m256i bytes[4], half[4];
-    for (int i = 0; i < 4; i++) bytes[i] = _mm256_add_epi8(_mm256_packs_epi16(other[i], other[i + 4]), middle);
+    for (int i = 0; i < 4; i++) bytes[i] = _mm256_add_epi8(_mm256_packs_epi16(rows[i], rows[i + 4]), middle);
     /* bytes[i]: column i, then column i + 4, of one block and of the other. */
     half[0] = _mm256_unpacklo_epi8(bytes[0], bytes[2]), half[1] = _mm256_unpackhi_epi8(bytes[0], bytes[2]);
     half[2] = _mm256_unpacklo_epi8(bytes[1], bytes[3]), half[3] = _mm256_unpackhi_epi8(bytes[1], bytes[3]);

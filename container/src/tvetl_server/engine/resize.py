@@ -148,16 +148,26 @@ class Resize:
         return out if planes else image_on(out)
 
 
-#: For its method that makes an image of what Pillow's C made.
-_ANY = Image.new("L", (1, 1))
+class OnArray(Image.Image):
+    """An L or RGB image on the memory of an array, for who wants the array again."""
+
+    _array: Array
+    _theirs: object
+
+    def array(self) -> Array | None:
+        """Its pixels, uint8 of (H, W), or of (H, W, 4), the fourth of no meaning; None where it was written to."""
+        return self._array if self.im is self._theirs else None
 
 
-def image_on(pixels: Array) -> Image.Image:
+def image_on(pixels: Array) -> OnArray:
     """An L or RGB image on this very memory, which Image.frombuffer makes of L alone; the first to write copies it."""
     height, width = pixels.shape[:2]
-    mode = "L" if pixels.ndim == 2 else "RGB"
-    image = _ANY._new(core.map_buffer(pixels, (width, height), "raw", 0, (mode, 0, 1)))
+    image = OnArray()
+    image._mode = "L" if pixels.ndim == 2 else "RGB"
+    image._size = width, height
+    image.im = core.map_buffer(pixels, (width, height), "raw", 0, (image._mode, 0, 1))
     image.readonly = 1
+    image._array, image._theirs = pixels, image.im
     return image
 
 
