@@ -358,9 +358,19 @@ def test_who_gives_up_is_not_handed_the_late_answer(start: Callable[..., Started
     link.transform(order("echo"))
     began = time.monotonic()
     assert reason(link, order("sleep", seconds=1.5, left=1.0)) == "late"
-    assert 0.4 < time.monotonic() - began < 1.0
+    assert 0.4 < time.monotonic() - began < 1.4
     assert link.transform(order("echo", n=2)) == [order("echo", n=2).data[::-1]]
-    assert reason(link, order("echo", left=-1.0)) in ("late", "lost"), "no time at all"
+
+
+def test_who_has_no_time_left_does_not_ask(start: Callable[..., Started]) -> None:
+    """However fast the answer would be."""
+    started = start()
+    link = started.device.link()
+    for _ in range(100):
+        assert reason(link, order("echo", left=-1.0)) == "late"
+    assert link.transform(order("echo")) == [order("echo").data[::-1]]
+    until(lambda: started.number("tvetl_device_batch_sum") > 0)  # counted behind the answer
+    assert started.number("tvetl_device_batch_sum") == 1
 
 
 @pytest.mark.parametrize("how", ["die", "raise"])

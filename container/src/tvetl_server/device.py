@@ -160,7 +160,9 @@ class Link:
         if not self._board.up or _has_ended(self._life):
             raise NotByDevice("lost")
         # Half of the time that is left; the other half is the CPU's, should it have to.
-        patience = 2 * HANG if order.deadline is None else max(0.0, order.deadline - time.monotonic()) / 2
+        patience = 2 * HANG if order.deadline is None else (order.deadline - time.monotonic()) / 2
+        if patience <= 0:
+            raise NotByDevice("late")
         try:
             if self._connection and _has_ended(self._connection):  # it was to one that has died meanwhile
                 self._disconnect()
