@@ -265,7 +265,7 @@ INLINE void put_block(Writer *writer, Channel *channel, const Quantized *pair, i
 #define NEXT(entry, bits)                                                \
     int k = __builtin_ctzll(there);                                      \
     entry = ac[16 * (k - before - 1) + sizes[k]];                        \
-    bits = entry >> 6 | (uint32_t)extra[PLACES[k]];                    \
+    bits = entry >> 6 | (uint32_t)extra[PLACES[k]];                      \
     before = k;                                                          \
     there &= there - 1;
     if (__builtin_parityll(there)) {
@@ -388,7 +388,7 @@ static void repeat(uint8_t *row, int width, int all) { memset(row + width, row[w
 /* The samples of row `top` of MCUs; beyond the picture its last rows again. */
 static void sample(Encode *encode, int top) {
     Channel *y = encode->channels, *cb = y + 1, *cr = y + 2;
-    int width = encode->width, high = encode->most_v, all = (width + 8 * encode->most_h - 1) / (8 * encode->most_h) * 8 * encode->most_h;
+    int width = encode->width, high = encode->most_v, wide = 8 * encode->most_h, all = (width + wide - 1) / wide * wide;
     for (int j = 0; j < 8; j++) {
         int first = 8 * high * top + high * j, there = encode->height - first;
         uint8_t *light = y->samples + (size_t)(high * j) * y->pitch, *blue = NULL, *red = NULL;
@@ -404,7 +404,8 @@ static void sample(Encode *encode, int top) {
             if (!blue) {
                 memcpy(row, encode->pixels + (size_t)(first + i) * width, (size_t)width);
             } else {
-                uint8_t *to_blue = encode->most_h == 1 ? blue : encode->full[i], *to_red = encode->most_h == 1 ? red : encode->full[2 + i];
+                uint8_t *to_blue = encode->most_h == 1 ? blue : encode->full[i];
+                uint8_t *to_red = encode->most_h == 1 ? red : encode->full[2 + i];
                 line_of(encode->pixels + (size_t)(first + i) * width * 4, width, row, to_blue, to_red);
                 repeat(to_blue, width, all), repeat(to_red, width, all);
             }
@@ -441,7 +442,7 @@ static int encode_all(Encode *encode) {
             for (int v = 0; v < channel->v; v++)
                 for (int x = 0; x < channel->pairs; x++)
                     forward(channel->samples + (size_t)(8 * v) * channel->pitch + 16 * x, channel->pitch, &channel->divisors,
-                                 channel->blocks + (size_t)v * channel->pairs + x);
+                            channel->blocks + (size_t)v * channel->pairs + x);
         }
         writer.to = encode->codes + encode->length;
         put_row(encode, &writer, top);
