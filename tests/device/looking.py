@@ -32,10 +32,6 @@ def runs(process: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def descriptors(process: int) -> int:
-    return len(list(Path(f"/proc/{process}/fd").iterdir()))
-
-
 def counted(metrics: str, name: str) -> float:
     """One of the numbers that Prometheus is told."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", metrics, re.MULTILINE)

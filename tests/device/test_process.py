@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import io
 import json
 import os
+import resource
 import signal
 import tarfile
 import threading
@@ -23,8 +25,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alone import alone, descriptors
 from device.forks import Fork, end
-from device.looking import PATIENCE, children, counted, descriptors, runs, until
+from device.looking import PATIENCE, children, counted, runs, until
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
@@ -115,6 +118,17 @@ class Started:
             stops=stops,
         )
         self.keeper = self.device._keeper
+        self._links: list[Link] = []
+
+    def link(self) -> Link:
+        """A decoder's way to the device. A decoder ends with its descriptors; this process has to close them."""
+        self._links.append(self.device.link())
+        return self._links[-1]
+
+    def close(self) -> None:
+        self.device.close()
+        for link in self._links:
+            link._disconnect()
 
     @property
     def process(self) -> int:
@@ -134,7 +148,7 @@ class Started:
         until(lambda: self.number("tvetl_device_deaths_total") == deaths and self.up)
 
     def ask(self, **told: Any) -> Result:
-        return self.device.link().transform(order(**told))
+        return self.link().transform(order(**told))
 
 
 @pytest.fixture
@@ -143,7 +157,7 @@ def start() -> Iterator[Callable[..., Started]]:
 
         def run(make: Callable[[], Any] = Told, **how: Any) -> Started:
             started = Started(make, **how)
-            stack.callback(started.device.close)
+            stack.callback(started.close)
             return started
 
         yield run
@@ -162,7 +176,7 @@ def reason(link: Link, what: Order) -> str:
 @pytest.mark.parametrize("kind", ["uint8", "float16", "float32"])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1, 1), (1, 40, 3)])
 def test_tensors_arrive_as_they_were(start: Callable[..., Started], kind: str, shape: tuple[int, ...]) -> None:
-    link = start().device.link()
+    link = start().link()
     for views in (1, 3):
         told = {"do": "array", "shape": list(shape), "kind": kind}
         found = link.transform(order(views=views, **told))
@@ -174,7 +188,7 @@ def test_tensors_arrive_as_they_were(start: Callable[..., Started], kind: str, s
 
 
 def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[..., Started], image: bytes) -> None:
-    link = start().device.link()
+    link = start().link()
 
     class Linked:
         turn = staticmethod(contextlib.nullcontext)
@@ -200,13 +214,13 @@ def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[...
 
 def test_pixels_that_lie_in_another_order_arrive_in_theirs(start: Callable[..., Started]) -> None:
     told = {"do": "array", "shape": [4, 6, 3], "kind": "uint8", "turned": [2, 0, 1]}
-    (found,) = start().device.link().transform(order(**told))
+    (found,) = start().link().transform(order(**told))
     assert np.array_equal(found, made(told).transpose(2, 0, 1))
 
 
 def test_the_largest_are_handed_over_and_give_their_memory_back(start: Callable[..., Started]) -> None:
     """8 MiB are kept; 60 MB come and go."""
-    link = start().device.link()
+    link = start().link()
     told = {"do": "array", "shape": [3, 5000, 4000], "kind": "uint8"}
     (found,) = link.transform(order(**told))
     assert np.array_equal(found, made(told))
@@ -222,7 +236,7 @@ def test_the_largest_are_handed_over_and_give_their_memory_back(start: Callable[
 def test_an_order_arrives_as_it_was(start: Callable[..., Started], resized: int | tuple[int, int] | None) -> None:
     programs = [[["crop", 1, 2, 3, 4], ["resize", (5, 6), "bilinear", (0, 0, 5, 6), True, -1]], [["pad", None, 0.25]]]
     given = Order(b'{"do": "order"}', (20, 10), programs, (75, "4:2:0"), resized)
-    found = [json.loads(each) for each in start().device.link().transform(given)]
+    found = [json.loads(each) for each in start().link().transform(given)]
     expected = [[(20, 10), (75, "4:2:0"), resized, program] for program in programs]
     assert found == json.loads(json.dumps(expected))
 
@@ -232,7 +246,7 @@ def test_none_of_thousands_gets_what_is_anothers_and_batches_form(start: Callabl
     wrong: list[str] = []
 
     def decoder(place: int) -> None:
-        link = started.device.link()
+        link = started.link()
         for number in range(150):
             if number % 3:
                 told = {"do": "array", "shape": [place + 1, number + 1, 3], "kind": "uint8", "n": [place, number]}
@@ -259,15 +273,15 @@ def test_none_of_thousands_gets_what_is_anothers_and_batches_form(start: Callabl
     until(lambda: started.number('tvetl_device_seconds_count{stage="run"}') == batches)
 
 
-def test_nothing_is_left_of_decoders_that_come_and_go(start: Callable[..., Started]) -> None:
-    started = start()
-    kept = started.device.link()
-    kept.transform(order("echo"))
+def test_nothing_is_left_of_decoders_that_come_and_go() -> None:
+    alone(_come_and_go)
 
-    def held() -> tuple[int, int]:
-        return descriptors(started.process), descriptors(os.getpid())
 
-    def come_and_go(count: int) -> None:
+def _come_and_go() -> None:
+    started = Started(Told)
+    device, kept = started.process, started.link()
+
+    def many(count: int) -> None:
         for number in range(count):
             link = started.device.link()
             link.transform(order("echo"))
@@ -276,17 +290,39 @@ def test_nothing_is_left_of_decoders_that_come_and_go(start: Callable[..., Start
             link._disconnect()
         kept.transform(order("echo"))
 
-    come_and_go(3)
-    until(lambda: _settled(held))
-    before = held()
-    come_and_go(30)
-    until(lambda: held() == before)
+    many(3)
+    until(lambda: _settled(device))
+    here, there = descriptors(), descriptors(device)
+    many(30)
+    assert descriptors() == here
+    until(lambda: descriptors(device) == there)
+    started.close()
 
 
-def _settled(held: Callable[[], object]) -> bool:
-    first = held()
+def _settled(process: int) -> bool:
+    first = descriptors(process)
     time.sleep(0.3)
-    return held() == first
+    return descriptors(process) == first
+
+
+def test_where_descriptors_are_short_none_is_lost(start: Callable[..., Started]) -> None:
+    """For a connection and one piece of memory there are enough, and not for the other."""
+    started = start()
+
+    def promise() -> None:
+        link = started.device.link()
+        highest = max(number for number, *_ in descriptors())
+        while (last := os.dup(0)) <= highest:
+            pass
+        before = descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + 3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        for _ in range(5):
+            assert reason(link, order("echo")) == "lost"
+        gc.collect()  # the errors hold the sockets
+        assert descriptors() == before
+
+    alone(promise)
+    assert started.ask(do="echo") == [order("echo").data[::-1]]
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
@@ -301,7 +337,7 @@ def together(started: Started, orders: Sequence[Order]) -> list[str | list[Resul
 
     def ask(place: int) -> None:
         try:
-            found[place] = started.device.link().transform(orders[place])
+            found[place] = started.link().transform(orders[place])
         except NotByDevice as error:
             found[place] = str(error)
 
@@ -346,7 +382,7 @@ def test_what_it_refuses_alone_is_refused(start: Callable[..., Started]) -> None
     started = start()
     found = together(started, [order("echo"), order("refuse"), order("echo")])
     assert found == [[order("echo").data[::-1]], "refused", [order("echo").data[::-1]]]
-    link = started.device.link()
+    link = started.link()
     for _ in range(3):
         assert reason(link, order("refuse")) == "refused"
         assert link.transform(order("echo")) == [order("echo").data[::-1]]
@@ -354,7 +390,7 @@ def test_what_it_refuses_alone_is_refused(start: Callable[..., Started]) -> None
 
 def test_who_gives_up_is_not_handed_the_late_answer(start: Callable[..., Started]) -> None:
     """Half of the time that an object has is the device's."""
-    link = start().device.link()
+    link = start().link()
     link.transform(order("echo"))
     began = time.monotonic()
     assert reason(link, order("sleep", seconds=1.5, left=1.0)) == "late"
@@ -365,7 +401,7 @@ def test_who_gives_up_is_not_handed_the_late_answer(start: Callable[..., Started
 def test_who_has_no_time_left_does_not_ask(start: Callable[..., Started]) -> None:
     """However fast the answer would be."""
     started = start()
-    link = started.device.link()
+    link = started.link()
     for _ in range(100):
         assert reason(link, order("echo", left=-1.0)) == "late"
     assert link.transform(order("echo")) == [order("echo").data[::-1]]
@@ -401,7 +437,7 @@ def test_one_that_died_is_said_to_be_down_until_it_is_ready(start: Callable[...,
     until(lambda: not started.up)
     until(lambda: "started again" in started.device.state)
     assert not started.device.lost
-    link = started.device.link()
+    link = started.link()
     assert reason(link, order("echo")) == "lost"
     slow.unlink()
     until(lambda: started.up)
@@ -425,7 +461,7 @@ def test_one_that_hangs_is_ended_even_where_it_keeps_the_interpreter(
     started = start()
     before = started.process
     began = time.monotonic()
-    assert reason(started.device.link(), Order(json.dumps(how).encode(), (1, 1), [[]], None, None)) == "lost"
+    assert reason(started.link(), Order(json.dumps(how).encode(), (1, 1), [[]], None, None)) == "lost"
     assert 0.9 < time.monotonic() - began < 10
     until(lambda: not runs(before))
     started.is_back(deaths=1)
@@ -458,7 +494,7 @@ def test_five_deaths_in_a_minute_are_no_accident_and_it_is_looked_for_again(star
     for deaths in range(5):
         until(lambda: started.up)
         assert not started.device.lost
-        link = started.device.link()
+        link = started.link()
         assert reason(link, order("die")) == "lost"
         until(lambda deaths=deaths: started.number("tvetl_device_deaths_total") == deaths + 1)
     assert "died 5 times" in started.device.state
@@ -512,7 +548,7 @@ def test_one_that_was_needed_at_the_start_and_is_lost_later_is_done_without(
     taken.touch()
     os.kill(started.process, signal.SIGKILL)
     until(lambda: "there is none" in started.device.state)
-    assert reason(started.device.link(), order("echo")) == "lost"
+    assert reason(started.link(), order("echo")) == "lost"
     taken.unlink()
     until(lambda: started.up)
 
@@ -527,7 +563,7 @@ def test_or_it_is_done_without_until_it_comes(start: Callable[..., Started], tmp
     started = start(make)
     assert "there is none" in started.device.state
     assert not started.up
-    link = started.device.link()
+    link = started.link()
     assert reason(link, order("echo")) == "lost"
     there.touch()
     until(lambda: started.up)
@@ -539,7 +575,7 @@ def test_or_it_is_done_without_until_it_comes(start: Callable[..., Started], tmp
 @pytest.mark.parametrize("both", [False, True])
 def test_without_its_keeper_it_ends_and_nobody_waits_for_it(start: Callable[..., Started], both: bool) -> None:
     started = start()
-    link, process = started.device.link(), started.process
+    link, process = started.link(), started.process
     assert link.transform(order("echo"))
     if both:
         os.kill(started.keeper, signal.SIGSTOP)  # it shall not see the other's end
@@ -574,7 +610,7 @@ def test_killed_again_and_again_under_load_nothing_is_wrong_and_nobody_waits(
     over = threading.Event()
 
     def decoder(place: int) -> None:
-        link = started.device.link()
+        link = started.link()
         number = 0
         while not over.is_set():
             number += 1
@@ -618,14 +654,14 @@ def test_of_a_decoder_that_dies_nothing_is_written_into_anothers_memory(
     """The numbers of its descriptors would be given to the next that comes, while its order still runs."""
     started = start()
     long = {"do": "sleep", "seconds": 1.0, "text": "x" * 5000}
-    running = fork(lambda: started.device.link().transform(Order(json.dumps(long).encode(), (1, 1), [[]], None, None)))
+    running = fork(lambda: started.link().transform(Order(json.dumps(long).encode(), (1, 1), [[]], None, None)))
     time.sleep(0.3)
-    waits = fork(lambda: started.device.link().transform(order("echo", text="y" * 5000)))
+    waits = fork(lambda: started.link().transform(order("echo", text="y" * 5000)))
     time.sleep(0.2)
     end(running)
     end(waits)
     time.sleep(0.1)
-    links = [started.device.link() for _ in range(4)]
+    links = [started.link() for _ in range(4)]
     threads = [threading.Thread(target=link.transform, args=(order("echo"),)) for link in links]
     for thread in threads:
         thread.start()
@@ -640,7 +676,7 @@ def test_of_a_decoder_that_dies_nothing_is_written_into_anothers_memory(
 
 def test_what_is_no_order_ends_the_connection_alone(start: Callable[..., Started]) -> None:
     started = start()
-    good, bad = started.device.link(), started.device.link()
+    good, bad = started.link(), started.link()
     for message in (b"\0\0\0\1{", b"\0\0\0\2[]", b"\0\0\0\x12[99, [1, 1], [], 0]"[:20], b"\0\0\0\1"):
         connection = bad._connect()
         connection.settimeout(PATIENCE)

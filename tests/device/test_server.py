@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alone import descriptors
 from device.launch import DIES, FAILS, HANGS, REFUSES, SLOW
-from device.looking import PATIENCE, children, counted, descriptors, runs, until
+from device.looking import PATIENCE, children, counted, runs, until
 from hostile import faulty
 from hostile.peers import Peers
 from hostile.promises import memory, processes
@@ -139,7 +140,7 @@ def test_thousands_by_body_and_by_name_are_each_their_own_and_nothing_grows(pret
             assert not each.is_alive()
 
     def held() -> dict[int, int]:
-        return {process: descriptors(process) for process in processes(server)}
+        return {process: len(descriptors(process)) for process in processes(server)}
 
     load(60)
     time.sleep(0.5)
@@ -370,7 +371,7 @@ def test_decoders_and_workers_that_are_killed_take_nothing_along(pretend: Run) -
             with contextlib.suppress(ProcessLookupError, IndexError):
                 os.kill(decoders(server)[0], signal.SIGKILL)
     assert peers.lost() == [], "each is tried once more"
-    held = descriptors(victim)
+    held = len(descriptors(victim))
     with Peers(server, 8, source, right, pause=0.002) as peers:
         for _ in range(3):
             os.kill(workers(server)[0], signal.SIGKILL)
@@ -382,7 +383,7 @@ def test_decoders_and_workers_that_are_killed_take_nothing_along(pretend: Run) -
     assert number(server, "tvetl_device_deaths_total") == 0
     comes_through(server, picture(1))
     # Three descriptors a decoder, of which the new ones may have met the device or not yet.
-    until(lambda: descriptors(victim) <= max(held, 10 + 3 * len(decoders(server))))
+    until(lambda: len(descriptors(victim)) <= max(held, 10 + 3 * len(decoders(server))))
 
 
 def test_sigterm_lets_requests_finish_on_the_device(pretend: Run) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from device.forks import Fork, end
 from device.looking import until
 
 from tvetl_server.device import _Turns
+
+Make = Callable[[int], _Turns]
 
 
 class Seen:
@@ -24,8 +28,21 @@ class Seen:
         return sum(self.cells[:])
 
 
-def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(fork: Fork) -> None:
-    turns, seen, most = _Turns(3), Seen(12), mmap.mmap(-1, 12)
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Turns for so many, closed with the test."""
+    with ExitStack() as stack:
+
+        def some(count: int) -> _Turns:
+            turns = _Turns(count)
+            stack.callback(turns.close)
+            return turns
+
+        yield some
+
+
+def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(make: Make, fork: Fork) -> None:
+    turns, seen, most = make(3), Seen(12), mmap.mmap(-1, 12)
 
     def work(place: int) -> None:
         for _ in range(30):
@@ -43,8 +60,8 @@ def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(fork: Fork)
     assert time.monotonic() - began > 12 * 30 * 0.002 / 3 * 0.9
 
 
-def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_free(fork: Fork) -> None:
-    turns, seen = _Turns(2), Seen(8)
+def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_free(make: Make, fork: Fork) -> None:
+    turns, seen = make(2), Seen(8)
 
     def hold(place: int) -> None:
         with turns.take():
@@ -65,8 +82,8 @@ def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_
         until(lambda: seen.now == 2, 5)
 
 
-def test_a_turn_ends_with_an_error_too(fork: Fork) -> None:
-    turns = _Turns(1)
+def test_a_turn_ends_with_an_error_too(make: Make, fork: Fork) -> None:
+    turns = make(1)
     with pytest.raises(ZeroDivisionError), turns.take():
         raise ZeroDivisionError
 

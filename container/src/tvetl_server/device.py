@@ -113,6 +113,7 @@ class _Turns:
         self._bell, self._rings = os.pipe()
         os.set_blocking(self._bell, False)
         os.set_blocking(self._rings, False)
+        self._open = [self._file, self._bell, self._rings]
 
     @contextlib.contextmanager
     def take(self) -> Iterator[None]:
@@ -131,6 +132,11 @@ class _Turns:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
             with contextlib.suppress(BlockingIOError):  # it rings already
                 os.write(self._rings, b".")
+
+    def close(self) -> None:
+        """Close its descriptors in this process, which takes no turn any more; calling it again does nothing."""
+        while self._open:
+            os.close(self._open.pop())
 
     def _free(self) -> int | None:
         """A place that is ours now."""
@@ -190,7 +196,8 @@ class Link:
     def _connect(self) -> socket.socket:
         """A connection and two pieces of memory of this process's own."""
         ours, theirs = socket.socketpair()
-        self._inbox, self._outbox = memory(), memory()
+        self._inbox = memory()
+        self._outbox = memory()
         self._connection = ours
         with theirs:
             socket.send_fds(self._door, [b"."], [theirs.fileno(), self._inbox, self._outbox])
@@ -200,8 +207,10 @@ class Link:
         if self._connection:
             self._connection.close()
             self._connection = None
-            os.close(self._inbox)
-            os.close(self._outbox)
+        for descriptor in (self._inbox, self._outbox):
+            if descriptor >= 0:  # no descriptor may have been left for the second
+                os.close(descriptor)
+        self._inbox = self._outbox = -1
 
 
 def _has_ended(connection: socket.socket) -> bool:
@@ -280,8 +289,10 @@ class DeviceProcess:
         return self._board.lost
 
     def close(self) -> None:
-        """End both processes."""
-        self._life.close()
+        """End both processes, and close all descriptors that lead to them; calling it again does nothing."""
+        for connection in (self._life, self._door, self._knocks):
+            connection.close()
+        self._turns.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._keeper, 0)
 
