@@ -23,11 +23,11 @@ from torchvision.transforms.v2 import functional as F
 
 from tvetl.spec import Arguments, Pipeline, forms, with_arguments
 from tvetl.spec.compose import to_transform
+from tvetl.spec.pointwise import CLOSES, OPENS
 from tvetl_server.engine import Order
 from tvetl_server.engine.driver import DeviceError, check_driver
 from tvetl_server.engine.encode import Array, Encoded
 from tvetl_server.engine.plan import Program, tables
-from tvetl_server.engine.table import CLOSES, OPENS
 from tvetl_server.settings import Where
 
 __all__ = ["DeviceLost", "Gpu"]

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
+from tvetl.spec.table import as_output
 from tvetl_server.engine.resize import OnArray
 from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
 
@@ -114,9 +115,7 @@ def encode(outcome: Outcome | Encoded, output: Output) -> bytes:
         return outcome
     if isinstance(outcome, Image.Image):
         return _IMAGES[output.format](outcome, output.options)
-    dtype = output.options["dtype"]
-    tensor = outcome if dtype is None else outcome.astype(str(dtype), copy=False)
-    return _TENSORS[output.format](np.ascontiguousarray(tensor))
+    return _TENSORS[output.format](np.ascontiguousarray(as_output(outcome, output)))
 
 
 def encode_views(outcomes: Sequence[Outcome | Encoded], output: Output) -> bytes:

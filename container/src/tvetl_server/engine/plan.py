@@ -17,12 +17,13 @@ from PIL import Image
 from tvetl.spec import Op, Pipeline, Step, forms
 from tvetl.spec.forms import FormKind
 from tvetl.spec.ops import is_own
+from tvetl.spec.pointwise import CLOSES, OPENS, POINTWISE
 from tvetl_server.engine import exact
 from tvetl_server.engine.decode import Box, Source
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.resize import Resize
-from tvetl_server.engine.table import CLOSES, OPENS, Table, is_pointwise
+from tvetl_server.engine.table import Table
 from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
 from tvetl_server.own import NONE, OwnOp, prepare
 from tvetl_server.settings import Limits
@@ -181,7 +182,7 @@ def tables(pipeline: Pipeline) -> list[Table]:
 
 def _known(step: Step, form: FormKind) -> bool:
     """Whether a step is done without torch, on what it is given."""
-    here = exact.can_draw(step) if form == "pil" else is_pointwise(step)
+    here = exact.can_draw(step) if form == "pil" else step.op in POINTWISE
     return here or step.op in OPENS or is_own(step.op)
 
 

@@ -15,7 +15,8 @@ import PIL
 from PIL import Image
 from PIL import _imaging as core
 
-from tvetl_server.engine.table import Array, Table
+from tvetl.spec.table import Array
+from tvetl_server.engine.table import Table
 
 if TYPE_CHECKING:
     from types import ModuleType
