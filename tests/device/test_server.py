@@ -144,7 +144,7 @@ def test_thousands_by_body_and_by_name_are_each_their_own_and_nothing_grows(pret
 
     load(60)
     time.sleep(0.5)
-    began, before = memory(server).now, held()
+    began, before = memory(server).own, held()
     load(200)
     assert wrong == []
     assert ways(server) == {"device": 12 * 260}
@@ -155,7 +155,7 @@ def test_thousands_by_body_and_by_name_are_each_their_own_and_nothing_grows(pret
     before[device_of(server)] = 12 + 3 * len(decoders(server))  # with those that have not met it before
     for process, count in held().items():
         assert count <= before[process] + 5, f"descriptors of {process}, beside what is kept"
-    assert memory(server).now < 1.1 * began + 10 * 2**20
+    assert memory(server).own < 1.1 * began + 10 * 2**20
     assert number(server, "tvetl_device_deaths_total") == 0
     assert server.get("/health").status == 200
     assert server.stop() == 0

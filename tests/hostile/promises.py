@@ -89,6 +89,8 @@ class Memory:
 
     by_process: dict[int, int]
     peak: int
+    own: int
+    """Without what files are mapped, whose pages count for less while other programs map them too."""
 
     @property
     def now(self) -> int:
@@ -98,12 +100,13 @@ class Memory:
 def memory(server: Server) -> Memory:
     """What the processes hold now (PSS), and the sum of what each held at most (VmHWM)."""
     held: dict[int, int] = {}
-    peak = 0
+    peak = own = 0
     for process in processes(server):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             held[process] = _kibibytes(process, "smaps_rollup", "Pss")
+            own += sum(_kibibytes(process, "smaps_rollup", kind) for kind in ("Pss_Anon", "Pss_Shmem"))
             peak += _kibibytes(process, "status", "VmHWM")
-    return Memory(held, peak)
+    return Memory(held, peak, own)
 
 
 @contextlib.contextmanager
