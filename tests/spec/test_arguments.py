@@ -20,7 +20,7 @@ def refused(source: Any, pipeline: spec.Pipeline | None = None) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize("nothing", [None, "", "{}", {}, {"seed": None}])
+@pytest.mark.parametrize("nothing", [None, "", "{}", {}, {"seed": None}, {"pixels": False}, {"pixels": None}])
 def test_no_arguments_leave_the_pipeline_as_it_is(nothing: Any) -> None:
     arguments = spec.parse_arguments(nothing)
     assert arguments == spec.Arguments()
@@ -60,6 +60,8 @@ def test_json_text_and_data_are_the_same_arguments() -> None:
         ('{"views":0}', "$.views: expected 1..64"),
         ('{"view":0,"views":2}', "$.view: not together with views"),
         ('{"size":0}', "$.size: expected 1..8192"),
+        ('{"pixels":1}', "$.pixels: expected true or false or null, got 1"),
+        ('{"pixels":"true"}', "$.pixels: expected true or false or null, got 'true'"),
         ('{"size":NaN}', "$: NaN is not allowed"),
         ("[" * 4000, "$: expected at most 32 levels of nesting"),
         ('{"seed":1}' + " " * 5000, "$: expected at most 4096 bytes of text, got 5010"),
@@ -109,6 +111,23 @@ def test_format_stays_an_image_or_a_tensor() -> None:
     assert refused({"format": "png"}, TENSOR)[0].startswith("$.format: expected one of npy, safetensors, raw")
     changed = spec.with_arguments(TENSOR, spec.parse_arguments({"format": "raw"}))
     assert changed.output == spec.Output("raw", {"dtype": "float16"})
+
+
+def test_pixels_are_what_the_pointwise_steps_at_the_end_would_be_given() -> None:
+    steps = [{"op": "CenterCrop", "size": 224}, {"op": "ToTensor"}, {"op": "Normalize", "mean": [0.5], "std": [0.5]}]
+    whole = spec.parse({"steps": steps, "output": {"format": "npy", "dtype": "float16"}, "seed": 3})
+    arguments = spec.parse_arguments({"pixels": True, "size": 96, "format": "raw", "epoch": 2})
+    assert arguments.given == {"pixels", "size", "format", "epoch"}
+    steps = [{"op": "CenterCrop", "size": 96}, {"op": "PILToTensor"}]
+    assert spec.with_arguments(whole, arguments) == spec.parse({"steps": steps, "output": {"format": "raw"}, "seed": 3})
+
+
+def test_pixels_are_refused_where_the_pipeline_has_none() -> None:
+    assert refused({"pixels": True}) == ["$.pixels: needs a pipeline that ends in a tensor; this one gives jpeg"]
+    erasing = spec.parse({"steps": [{"op": "ToTensor"}, {"op": "RandomErasing"}]})
+    said = "$.pixels: only ToDtype and Normalize may follow step 0 (ToTensor); step 1 is RandomErasing"
+    assert refused({"pixels": True}, erasing) == [said]
+    assert refused({"pixels": True, "size": 9}, erasing)[1:] == [said]
 
 
 def test_epoch_and_view_need_a_seed_and_views_do_not() -> None:

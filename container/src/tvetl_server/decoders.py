@@ -504,4 +504,4 @@ def _from_list(values: Sequence[Any]) -> Arguments:
     return Arguments(**asked)
 
 
-_FIELDS = ("given", "seed", "epoch", "view", "views", "format", "quality", "size")
+_FIELDS = ("given", "seed", "epoch", "view", "views", "format", "quality", "size", "pixels")

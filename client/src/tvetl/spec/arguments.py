@@ -11,13 +11,14 @@ from tvetl.spec.model import IMAGE_FORMATS, TENSOR_FORMATS, Arguments, Output, P
 from tvetl.spec.ops import OPS, Param, single
 from tvetl.spec.output import FORMATS, plain_output
 from tvetl.spec.parse import Problems, read_params
+from tvetl.spec.pointwise import NotSplit, parts
 from tvetl.spec.text import BadText, check_data, load_json
-from tvetl.spec.values import Refused, choice, either, integer, optional, sequence, spelled
+from tvetl.spec.values import FLAG, Refused, choice, either, integer, optional, sequence, spelled
 
 _EDGE = integer(1, limits.EDGE)
 _COUNTER = integer(0, limits.COUNTER)
 
-#: Every argument; null is "as the pipeline says", as if it were not given.
+#: Every argument; null is "as the pipeline says", as if it were not given, and so is false.
 ARGUMENTS: Mapping[str, Param] = {
     "seed": Param(optional(integer(0, limits.SEED))),
     "epoch": Param(optional(_COUNTER)),
@@ -26,6 +27,7 @@ ARGUMENTS: Mapping[str, Param] = {
     "format": Param(optional(choice(*FORMATS))),
     "quality": Param(optional(integer(0, 100))),
     "size": Param(optional(either(_EDGE, spelled(sequence(_EDGE, 1, 2), single)))),
+    "pixels": Param(optional(FLAG)),
 }
 
 
@@ -42,7 +44,7 @@ def parse_arguments(source: str | Mapping[str, object] | None) -> Arguments:
         raise ArgumentsError([Problem("$", "expected a JSON object")], hint=_HINT)
     problems = Problems()
     values = read_params(data, ARGUMENTS, "$", problems)
-    given = frozenset(name for name, value in values.items() if value is not None)
+    given = frozenset(name for name, value in values.items() if value is not None and value is not False)
     if {"view", "views"} <= given:
         problems.add("$.view", "not together with views, which gives the views 0, 1, ...")
     if problems:
@@ -67,6 +69,7 @@ def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
         format=format if isinstance(format, str) else None,
         quality=number("quality"),
         size=_pair(size) if isinstance(size, tuple) else number("size"),
+        pixels=values["pixels"] is True,
         given=given,
     )
 
@@ -79,9 +82,10 @@ def _pair(value: tuple[Value, ...]) -> tuple[int, int]:
 
 
 def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
-    """The pipeline that this request asks for: format, quality and size applied, the seed left as it is.
+    """The pipeline that this request asks for: format, quality, size and pixels applied, the seed left as it is.
 
-    The pipeline itself (the same object) where nothing changes it, so that what was planned for it can be used.
+    With ``pixels`` it is the pipeline before its pointwise steps; its draws are the same. The pipeline itself (the same
+    object) where nothing changes it, so that what was planned for it can be used.
     Raises ArgumentsError where the pipeline cannot do what is asked for.
     """
     problems = Problems()
@@ -90,11 +94,16 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
         problems.add(f"$.{name}", "needs a seed, here or in the pipeline; without one every answer is random")
     output = _asked_output(pipeline.output, arguments, problems)
     steps = pipeline.steps if arguments.size is None else _resized(pipeline.steps, arguments.size, problems)
+    if output != pipeline.output or steps != pipeline.steps:
+        pipeline = replace(pipeline, steps=steps, output=output)
+    if arguments.pixels:
+        try:
+            pipeline = parts(pipeline).pixels
+        except NotSplit as error:
+            problems.add("$.pixels", str(error))
     if problems:
         raise ArgumentsError(problems.listed())
-    if output == pipeline.output and steps == pipeline.steps:
-        return pipeline
-    return replace(pipeline, steps=steps, output=output)
+    return pipeline
 
 
 def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> Output:

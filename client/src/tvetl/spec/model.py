@@ -58,5 +58,7 @@ class Arguments:
     format: str | None = None
     quality: int | None = None
     size: int | tuple[int, int] | None = None
+    #: Whether the uint8 pixels are wanted that the pointwise steps at the end would be given.
+    pixels: bool = False
     #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
     given: frozenset[str] = field(default_factory=frozenset)

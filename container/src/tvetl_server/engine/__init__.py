@@ -35,7 +35,7 @@ __all__ = ["Device", "Engine", "NotByDevice", "Order", "Result", "runnable"]
 #: Bytes of text in a PNG, inflated; beyond it is refused as damaged. XMP and the longest prompts take a tenth.
 _TEXT = 8 * 2**20
 
-#: Plans for a ``size`` that requests asked for, kept ready.
+#: Plans for a ``size`` or ``pixels`` that requests asked for, kept ready.
 _PLANS = 64
 
 
@@ -170,7 +170,7 @@ class Engine:
             outcomes = [run_plan(plan, source, run) for run in runs]
         else:
             try:
-                outcomes = self._by_device(self._device, source, plan, runs, arguments.size, pipeline.output)
+                outcomes = self._by_device(self._device, source, plan, runs, arguments, pipeline.output)
                 ways[DEVICE] += 1
             except NotByDevice as reason:
                 ways[str(reason)] += 1
@@ -189,7 +189,7 @@ class Engine:
         source: Source,
         plan: Plan,
         runs: Sequence[Run],
-        resized: int | tuple[int, int] | None,
+        arguments: Arguments,
         output: Output,
     ) -> list[Outcome | Encoded]:
         """The same by the device. Raises NotByDevice, and what the CPU would raise before it decodes."""
@@ -200,7 +200,10 @@ class Engine:
         known = [program for program in programs if program is not None]
         if len(known) < len(programs):
             raise NotByDevice("step")
-        results = device.transform(Order(data, source.size, known, _jpeg(output), resized, runs[0].deadline))
+        if arguments.pixels and any(program[0][0] == "torchvision" for program in known if program):
+            raise NotByDevice("step")  # there it would be the whole pipeline
+        order = Order(data, source.size, known, _jpeg(output), arguments.size, runs[0].deadline)
+        results = device.transform(order)
         gives_images = output.format in IMAGE_FORMATS
         return [Image.fromarray(each) if gives_images and isinstance(each, np.ndarray) else each for each in results]
 
@@ -217,7 +220,7 @@ class Engine:
         pipeline = with_arguments(self._pipeline, arguments)
         if pipeline is self._pipeline:
             return pipeline, self._plan
-        key = arguments.size  # format and quality change only the output
+        key = arguments.size, arguments.pixels  # format and quality change only the output
         if key not in self._plans:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()

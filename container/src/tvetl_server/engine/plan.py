@@ -56,8 +56,9 @@ Program = list[list[Any]]
 
 ["crop", left, top, right, bottom], of the source, first or not at all; ["resize", [width, height], name, [left, top,
 right, bottom], mirrored, table], of which the box is kept; ["look_up", table]; a function of
-torchvision.transforms.v2.functional. ``table`` counts the tables of the pipeline, -1 is none. Or this alone:
-["torchvision", seed], the whole pipeline by torchvision itself after torch.manual_seed.
+torchvision.transforms.v2.functional. ``table`` counts the tables of the pipeline, -1 is none: a request may ask for the
+pixels before the last. Or this alone: ["torchvision", seed], the whole pipeline by torchvision itself after
+torch.manual_seed.
 """
 
 
@@ -99,13 +100,13 @@ class ExactPlan:
         program: Program = [["crop", *box]] if box else []
         for action in actions:
             if isinstance(action, Resize):
-                table = self._tables.index(action.table) if action.table else -1
+                table = self._tables.index(action.table) if action.table and not action.table.keeps_values else -1
                 name = action.resample.name.lower()
                 program.append(["resize", action.size, name, action.window, action.mirrored, table])
             elif isinstance(action, exact.Crop):
                 program.append(["crop", *action.box])
             elif isinstance(action, Table):
-                program.append(["look_up", self._tables.index(action)])
+                program += [] if action.keeps_values else [["look_up", self._tables.index(action)]]
             elif isinstance(action, exact.Call):
                 program.append([action.name, *action.arguments])
             else:  # an own op
