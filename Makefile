@@ -33,11 +33,12 @@ test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in a
 ifneq ($(ARGS),)
 	.venv/bin/python -m pytest $(ARGS)
 else
-# One after the other: those of the one Kubernetes, and the hostile ones, some of which compare times.
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore tests/,cluster e2e image hostile)
-	.venv/bin/python -m pytest tests/cluster tests/e2e tests/image
-	.venv/bin/python -m pytest tests/hostile
-	.venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py tests/hostile/test_client_faults.py
+# One after the other: those of the one Kubernetes, and the hostile ones, some of which compare times. All of them run.
+	@sh tests/parts.sh \
+		".venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore tests/,cluster e2e image hostile)" \
+		".venv/bin/python -m pytest tests/cluster tests/e2e tests/image" \
+		".venv/bin/python -m pytest tests/hostile" \
+		".venv-sdk1/bin/python -m pytest tests/client tests/local tests/e2e tests/conformance/test_servers.py tests/hostile/test_client_faults.py"
 endif
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom
