@@ -16,6 +16,10 @@ v2 = pytest.importorskip("torchvision.transforms.v2", reason="compares with torc
 SIZES = ((500, 375), (375, 500), (640, 427), (33, 1000), (2000, 21), (1, 1), (4000, 3000))
 
 
+#: Of 100,000 seeds. torch's last bits by MKL's kernels (docs/exactness.md): 0 with SSE4.2 and AVX2, 1 with AVX-512.
+MOST = 10
+
+
 def test_each_kind_of_draw_is_torchs_in_any_order() -> None:
     kinds = np.random.default_rng(1).integers(0, 4, 60)
     for seed in [*range(300), 2**31, 2**32 - 1]:
@@ -32,20 +36,18 @@ def test_each_kind_of_draw_is_torchs_in_any_order() -> None:
                 assert ours.permutation(4) == torch.randperm(4).tolist()
 
 
-def test_logarithms_of_the_usual_ratios_are_torchs() -> None:
+def test_logarithms_of_the_usual_ratios_are_torchs_but_for_the_last_bit() -> None:
+    """That differs between processors: docs/exactness.md."""
     for ratio, logarithm in LOG_OF_RATIO.items():
         ours, theirs = np.float32(logarithm), np.float32(torch.log(torch.tensor((ratio, ratio)))[0].item())
-        if ours != theirs:  # processors differ in the last bit here: docs/exactness.md
-            assert abs(int(ours.view(np.int32)) - int(theirs.view(np.int32))) == 1
-            pytest.skip(f"this processor's torch has another last bit for log({ratio}); see docs/exactness.md")
+        assert abs(int(ours.view(np.int32)) - int(theirs.view(np.int32))) <= 1
 
 
-def test_100_000_seeds_of_random_resized_crop_and_flip_draw_torchvisions_box() -> None:
-    if torch.log(torch.tensor((0.75, 4 / 3)))[0].item() != LOG_OF_RATIO[0.75]:
-        pytest.skip("this processor's torch has another last bit for log(0.75); see docs/exactness.md")
+def test_of_100_000_seeds_all_but_a_few_draw_torchvisions_box_and_flip() -> None:
+    """Where an edge is rounded the other way, its place is another, as that is drawn from the places that are left."""
     step = parse({"steps": [{"op": "RandomResizedCrop", "size": 224}]}).steps[0]
     crop, images = v2.RandomResizedCrop(224), [torch.empty(3, height, width) for width, height in SIZES]
-    differing = []
+    differing: list[int] = []
     for seed in range(100_000):
         image = images[seed % len(SIZES)]
         torch.manual_seed(seed)
@@ -53,7 +55,11 @@ def test_100_000_seeds_of_random_resized_crop_and_flip_draw_torchvisions_box() -
         flipped = torch.rand(1).item() < 0.5
         ours = Draw(seed)
         left, top, right, bottom = exact.random_box(step.params, ours, SIZES[seed % len(SIZES)])
-        same = (top, left, bottom - top, right - left) == (box["top"], box["left"], box["height"], box["width"])
-        if not same or (ours.rand() < 0.5) != flipped:
+        assert (ours.rand() < 0.5) == flipped
+        wider, higher = right - left - box["width"], bottom - top - box["height"]
+        assert abs(wider) <= 1 and abs(higher) <= 1, seed
+        # An edge of the same length has the same place.
+        assert (wider or left == box["left"]) and (higher or top == box["top"]), seed
+        if wider or higher:
             differing.append(seed)
-    assert differing == []
+    assert len(differing) <= MOST, differing
