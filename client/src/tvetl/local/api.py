@@ -10,6 +10,7 @@ import secrets
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from io import SEEK_END, BytesIO
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -18,13 +19,14 @@ import msgspec
 import xxhash
 
 from tvetl.local import names
-from tvetl.local.etl import Etl, Etls
+from tvetl.local.etl import Answer, Etl, Etls
 from tvetl.local.http import ApiError, NodeServer, Reply, Request
 from tvetl.local.jobs import Job, Jobs, bck, new_id
 from tvetl.local.pods import InitMessage
-from tvetl.local.store import BytesBlocks, FileBlocks, Stat, Store
+from tvetl.local.store import Stat, Store
 
 _PAGE = 10_000  # names on a page of a listing, as AIStore's default for its own buckets
+_SHORT = 2048  # bytes of an answer up to which Go's net/http tells a length (bufferBeforeChunkingSize)
 _ARCHIVES = 8  # the flag of a listing that looks into archives
 
 #: What AIStore tells of a bucket with nothing set; the SDK wants the whole of it.
@@ -322,15 +324,18 @@ class Api:
                 etls[0], target, *source, latest=latest, args=args, stages=etls[1:],
                 destination="" if home is target else address,
             )  # fmt: skip
-            status, size = answer.status, len(answer.body)
-            if status != 204 and not dry:
-                self._store.put(*to, BytesBlocks(answer.body))
+            with closing(answer):
+                if answer.status == 204 or dry:
+                    answer.rest()
+                else:
+                    self._store.put(*to, answer)
+            status, size = answer.status, answer.size
         else:
             stat, file = self._store.open(*source, f"{target.label}: ")
             status, size = 200, stat.size
             with file:
                 if not dry:
-                    self._store.put(*to, FileBlocks(file))
+                    self._store.put(*to, file)
         if job:
             job.count(target, "loc" if home is target else "out", size)
             if home is not target and status != 204:
@@ -426,15 +431,14 @@ class Api:
             etls = [self._etls.running(each, node) for each in [query["etl_name"], *stages]]
             latest = query.get("latest-ver") == "true"
             args = query.get("etl_args", "")
-            answer = self._etls.transform(etls[0], node, bucket, name, latest=latest, args=args, stages=etls[1:])
-            return Reply(answer.status, answer.body, _sniffed(answer.body))
+            return _relay(self._etls.transform(etls[0], node, bucket, name, latest=latest, args=args, stages=etls[1:]))
         headers = {"Content-Type": "application/octet-stream"}
         if query.get("archpath"):
             stat = self._store.stat(bucket, name, f"{node.label}: ")
             return Reply(200, self._store.member(stat, query["archpath"]), headers)
         stat, file = self._store.open(bucket, name, f"{node.label}: ")
         headers |= _about(stat)
-        span = _span(request.headers.get("Range"), stat.size)
+        span = _span(request.headers.get("range"), stat.size)
         if span is None:
             return Reply(200, headers=headers, file=file, length=stat.size)
         file.seek(span.start)
@@ -555,6 +559,24 @@ def _span(header: str | None, size: int) -> range | None:
     if start >= stop:
         raise ApiError(416, f"range {header!r} is not within {size} bytes")
     return range(start, stop)
+
+
+def _relay(answer: Answer) -> Reply:
+    """A transformer's answer as it arrives. Only a short one has a length: Go's server waits for as many bytes."""
+    begun = b""
+    while len(begun) <= _SHORT and (piece := answer.read()):
+        begun += piece
+    if len(begun) <= _SHORT:
+        answer.close()
+        return Reply(answer.status, begun, _sniffed(begun))
+
+    def write(out: BinaryIO) -> None:
+        with closing(answer):
+            out.write(begun)
+            while piece := answer.read():
+                out.write(piece)
+
+    return Reply(answer.status, headers=_sniffed(begun), stream=write)
 
 
 def _sniffed(body: bytes) -> dict[str, str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-from tvetl.local.http import ApiError, NodeServer, disk_error
+from tvetl.local.http import BLOCK, ApiError, Body, NodeServer, disk_error, read_head
 from tvetl.local.names import go_request_target, go_segment
-from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
+from tvetl.local.pods import Connection, InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
 
 _TRIES = 10  # how often a target tries a refused or reset connection, and a transient 503 (recorded)
@@ -35,18 +35,50 @@ class Etl:
     objects: int = 0
     in_bytes: int = 0
     out_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of the counts
 
     @property
     def name(self) -> str:
         return self.message.name
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A transformer's answer below 400; a 204 says that the result went elsewhere."""
+class Answer(Body):
+    """A transformer's answer, read as it arrives; a 204 says that the result went elsewhere.
 
-    status: int
-    body: bytes
+    Made when its head is there: raises EOFError, ValueError and OSError. Whoever has it closes it, read or not.
+    """
+
+    def __init__(self, etl: Etl, pod: Pod, connection: Connection, told: str) -> None:
+        self._etl, self._pod, self._connection, self._told = etl, pod, connection, told
+        self.size, self.status = 0, 100  # bytes read so far
+        while self.status < 200:
+            line, self.headers = read_head(connection.file)
+            version, code, *_ = line.split(" ")
+            self.status = int(code)
+        self._last = version != "HTTP/1.1" or "close" in self.headers.get("connection", "").lower()
+        bare = self.status in (204, 304)
+        super().__init__(connection.file, {} if bare else self.headers, to_end=not bare)
+
+    def read(self, most: int = BLOCK) -> bytes:
+        """The next bytes as they come, none at the end. Raises ApiError where they break off."""
+        try:
+            block = super().read(most)
+        except OSError as error:
+            self._connection.close()
+            raise ApiError(500, f"{self._told}: {error}") from error
+        self.size += len(block)
+        return block
+
+    def rest(self) -> bytes:
+        return b"".join(iter(self.read, b""))
+
+    def close(self) -> None:
+        with self._etl.lock:
+            self._etl.out_bytes += self.size
+        if self.whole and not self._last:
+            self._pod.give(self._connection)
+        else:
+            self._connection.close()
 
 
 class Etls:
@@ -191,16 +223,17 @@ class Etls:
         onward += [destination] if destination else []
         headers = {"User-Agent": "Go-http-client/1.1"} | ({"Ais-Node-Url": ",".join(onward)} if onward else {})
         url = go_request_target(f"/{bucket}/{name}", query)
+        pod = etl.pods[target.id]
         try:
-            answer = self._push(etl, etl.pods[target.id], url, headers, stat.path if latest else None)
+            answer = self._push(etl, pod, url, headers, stat.path if latest else None)
         except FileNotFoundError:
             raise ApiError(404, f"{target.label}: ais://{bucket}/{name} does not exist", "ErrNotFound") from None
-        with self._lock:
+        with etl.lock:
             etl.objects += 1
             etl.in_bytes += stat.size
-            etl.out_bytes += len(answer.body)
         if answer.status >= 400:
-            raise ApiError(answer.status, f"ETL error: {answer.body.decode(errors='replace')}")
+            with closing(answer):
+                raise ApiError(answer.status, f"ETL error: {answer.rest().decode(errors='replace')}")
         return answer
 
     def _push(self, etl: Etl, pod: Pod, url: str, headers: Mapping[str, str], body: Path | None) -> Answer:
@@ -208,41 +241,37 @@ class Etls:
         told = f'Put "http://127.0.0.1:{pod.port}{url}"'
         for left in reversed(range(_TRIES)):
             try:
-                answer, transient = _push_once(pod, url, headers, body, etl.plan.obj_timeout)
-                if not (transient and body and left):
+                answer = _push_once(etl, pod, told, url, headers, body)
+                transient = answer.headers.get("ais-etl-retry-reason") == "direct-put-transient"
+                if not (answer.status == 503 and transient and body and left):
                     return answer
+                answer.close()
             except TimeoutError:
                 raise ApiError(500, f"{told}: no answer within {etl.message.obj_timeout}") from None
-            except http.client.RemoteDisconnected:
-                raise ApiError(500, f"{told}: EOF") from None
-            except (http.client.HTTPException, ConnectionError) as error:
-                final = not isinstance(error, ConnectionError) or pod.ended.is_set() or not left
-                if final:
+            except (EOFError, ValueError) as error:
+                raise ApiError(500, f"{told}: {error}") from error
+            except ConnectionError as error:
+                if pod.ended.is_set() or not left:
                     raise ApiError(500, f"{told}: {error}") from error
             etl.cancelled.wait(_PAUSE)
         raise AssertionError("the last try returns or raises")
 
 
-def _push_once(
-    pod: Pod, url: str, headers: Mapping[str, str], body: Path | None, timeout: float
-) -> tuple[Answer, bool]:
-    """One request; the answer, and whether it asks to be tried again."""
-    connection = pod.take(timeout)
+def _push_once(etl: Etl, pod: Pod, told: str, url: str, headers: Mapping[str, str], body: Path | None) -> Answer:
+    """One request."""
+    connection = pod.take(etl.plan.obj_timeout)
     try:
-        connection.putrequest("PUT", url, skip_accept_encoding=True)
         with body.open("rb") if body else BytesIO() as file:
             size = os.fstat(file.fileno()).st_size if body else 0
-            for key, value in {**headers, "Content-Length": str(size)}.items():
-                connection.putheader(key, value)
-            connection.endheaders(file if body else None)
-        response = connection.getresponse()
-        answer = Answer(response.status, response.read())
+            sent = {"Host": f"127.0.0.1:{pod.port}", **headers, "Content-Length": size}
+            lines = [f"PUT {url} HTTP/1.1", *(f"{key}: {value}" for key, value in sent.items()), "", ""]
+            connection.sock.sendall("\r\n".join(lines).encode("latin-1"))
+            if size:
+                connection.sock.sendfile(file, count=size)
+        return Answer(etl, pod, connection, told)
     except BaseException:
         connection.close()
         raise
-    pod.give(connection)
-    transient = response.getheader("Ais-Etl-Retry-Reason") == "direct-put-transient"
-    return answer, response.status == 503 and transient
 
 
 def _value(variable: Variable, pod: str) -> str:

@@ -8,20 +8,22 @@ import html
 import re
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import responses
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BufferedIOBase
-from typing import BinaryIO, TypeVar
+from io import BufferedReader
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 Message = TypeVar("Message")
 
-_BLOCK = 1 << 18  # bytes a read: large enough that system calls do not count, small enough for many at once
+BLOCK = 1 << 17  # bytes of a read at most, and so of a chunk, as with AIStore's own buffers
+_MOST_LINES, _LONGEST_LINE = 100, 1 << 16  # of a request's head, and their bytes
 _LONGEST_MESSAGE = 64 << 20  # bytes of a JSON body; a list of a million names fits
 _PATIENCE = 300.0  # seconds that a connection may say nothing, or take nothing of what it is sent
 #: What the operating system says of a disk, or of a quota or limit on it, that holds no more.
@@ -88,27 +90,51 @@ class Reply:
         return cls(status, body, {"Content-Type": "text/html; charset=utf-8"} | headers)
 
 
-class Request:
-    """A request: the path as it came (still escaped), the query decoded, the body read when asked for."""
+def read_head(file: BufferedReader) -> tuple[str, dict[str, str]]:
+    """The first line of a request or an answer, and its headers by lower-case name.
 
-    def __init__(self, handler: Handler) -> None:
-        self.method = handler.command
-        self.path, _, raw_query = handler.path.partition("?")
-        self.raw_query = raw_query
-        self.query = dict(parse_qsl(raw_query, keep_blank_values=True))
-        self.headers = handler.headers
-        self.peer = f"{handler.client_address[0]}:{handler.client_address[1]}"
-        self._file = handler.rfile
-        self._chunked = "chunked" in (self.headers.get("Transfer-Encoding") or "").lower()
-        try:
-            self._left = 0 if self._chunked else int(self.headers.get("Content-Length") or 0)
-            if self._left < 0:
-                raise ValueError
-        except ValueError:
-            raise ValueError("Content-Length is not a number of bytes") from None
+    Raises EOFError where they break off, ValueError where they are none.
+    """
+    first, headers = "", dict[str, str]()
+    for at in range(_MOST_LINES):
+        line = file.readline(_LONGEST_LINE)
+        if not line.endswith(b"\n"):
+            raise EOFError("EOF")
+        text = line.decode("latin-1").rstrip("\r\n")
+        name, colon, value = text.partition(":")
+        key, value = name.lower(), value.strip()
+        if not at:
+            first = text
+        elif not text:
+            return first, headers
+        elif not colon:
+            raise ValueError(f"malformed header {text!r}")
+        else:
+            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    raise ValueError("too many headers")
 
-    def read(self) -> bytes:
-        """At most `_BLOCK` bytes of the body; empty at its end. Raises ConnectionError where it breaks off."""
+
+class Body:
+    """A message's body, as long as Content-Length or chunks say; with neither it is empty, or ``to_end`` of the
+    connection. Raises ValueError where the length is no number.
+    """
+
+    def __init__(self, file: BufferedReader, headers: dict[str, str], to_end: bool = False) -> None:
+        self._file = file
+        self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+        self._to_end = to_end and not self._chunked and "content-length" not in headers
+        length = "0" if self._chunked else headers.get("content-length", "0")
+        if not re.fullmatch("[0-9]+", length):
+            raise ValueError("Content-Length is not a number of bytes")
+        self._left = int(length)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it was read, and another message may follow."""
+        return not (self._left or self._chunked or self._to_end)
+
+    def read(self, most: int = BLOCK) -> bytes:
+        """The next bytes as they come, none at the end. Raises ConnectionError where they break off."""
         if self._chunked and not self._left:
             size = self._file.readline(32).split(b";")[0].strip()
             if not re.fullmatch(rb"[0-9A-Fa-f]+", size):  # nothing is no zero: the connection ended before the body
@@ -118,15 +144,33 @@ class Request:
                 while self._file.readline(1024).strip():
                     pass
                 self._chunked = False
+        if self._to_end:
+            return self._file.read1(most)
         if not self._left:
             return b""
-        block = self._file.read(min(self._left, _BLOCK))
+        block = self._file.read1(min(self._left, most))
         if not block:
             raise ConnectionError("the body broke off")
         self._left -= len(block)
         if self._chunked and not self._left:
             self._file.readline(4)
         return block
+
+
+class Request(Body):
+    """A request: the path as it came (still escaped), the query decoded, the body read when asked for."""
+
+    def __init__(self, file: BufferedReader, peer: tuple[str, int]) -> None:
+        line, self.headers = read_head(file)
+        self.method, target, version = line.split()
+        if not version.startswith("HTTP/1."):
+            raise ValueError(f"{version} is not spoken here")
+        super().__init__(file, self.headers)
+        self.path, _, self.raw_query = target.partition("?")
+        self.query = dict(parse_qsl(self.raw_query, keep_blank_values=True))
+        self.peer = f"{peer[0]}:{peer[1]}"
+        self.old = version == "HTTP/1.0"  # knows no chunks
+        self.last = self.old or "close" in self.headers.get("connection", "").lower()
 
     def message(self, kind: type[Message]) -> Message:
         """The JSON body as ``kind``, or 400 saying which member is wrong."""
@@ -142,69 +186,55 @@ class Request:
 
 
 class _Chunks:
-    """A file to write to whose blocks go out as HTTP chunks."""
+    """A file to write to whose blocks go out at once as HTTP chunks, the first one with the head before it."""
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
+    def __init__(self, connection: socket.socket, head: bytes, old: bool) -> None:
+        self._connection, self._head, self._old = connection, head, old
 
     def write(self, data: bytes) -> int:
         if data:
-            self._out.write(b"%x\r\n%b\r\n" % (len(data), data))
+            size, end = (b"", b"") if self._old else (b"%x\r\n" % len(data), b"\r\n")
+            parts, self._head = (self._head + size, data, end), b""
+            sent = self._connection.sendmsg(parts)
+            if sent < sum(map(len, parts)):
+                self._connection.sendall(b"".join(parts)[sent:])
         return len(data)
 
-
-class _Lines:
-    """A file of which the last line read is known."""
-
-    def __init__(self, file: BufferedIOBase) -> None:
-        self._file = file
-        self.last = b""
-
-    def readline(self, most: int = -1) -> bytes:
-        self.last = self._file.readline(most)
-        return self.last
+    def close(self) -> None:
+        self._connection.sendall(self._head + (b"" if self._old else b"0\r\n\r\n"))
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection to one node; every method goes to the node's ``answer``."""
+class Handler(StreamRequestHandler):
+    """One connection to one node; every request goes to the node's ``answer``."""
 
-    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = 1 << 16  # headers and a small body leave in one packet
     timeout = _PATIENCE
     server: NodeServer
 
-    def setup(self) -> None:
-        super().setup()
+    def handle(self) -> None:
+        """Until the client goes or breaks off, or (ApiError) an answer breaks off that was begun."""
         self.server.connections.add(self.connection)
+        with contextlib.suppress(EOFError, ConnectionError, TimeoutError, ApiError):
+            while self._exchange():
+                pass
 
     def finish(self) -> None:
         self.server.connections.discard(self.connection)
         super().finish()
 
-    def parse_request(self) -> bool:
-        """Refuse headers that break off: the standard library takes the end of the connection for theirs."""
-        lines = _Lines(self.rfile)
-        self.rfile, whole = lines, self.rfile  # type: ignore[assignment]
+    def _exchange(self) -> bool:
+        """One request with its answer; whether another may follow."""
         try:
-            understood = super().parse_request()
-        finally:
-            self.rfile = whole
-        complete = lines.last in (b"\r\n", b"\n")
-        self.close_connection |= not complete
-        return understood and complete
-
-    def handle_any(self) -> None:
-        try:
-            request = Request(self)
-            reply = self._reply(request)
-            self._send(reply)
-            while request.read():  # what nobody read stands in the way of the next request
-                pass
-        except (ConnectionError, TimeoutError, ValueError):
-            self.close_connection = True
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = handle_any
+            request = Request(cast(BufferedReader, self.rfile), self.client_address)
+        except ValueError:
+            self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")  # as Go
+            return False
+        if request.headers.get("expect", "").lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._send(request, self._reply(request))
+        while request.read():  # what nobody read stands in the way of the next request
+            pass
+        return not request.last
 
     def _reply(self, request: Request) -> Reply:
         try:
@@ -219,44 +249,43 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             return ApiError(500, f"{type(error).__name__}: {error}").reply(request, self.server.label)
 
-    def _send(self, reply: Reply) -> None:
-        self.send_response_only(reply.status)
-        for name, value in reply.headers.items():
-            clean = value.encode(errors="replace").decode("latin-1")  # Go sends UTF-8 as it is
-            self.send_header(name, clean.replace("\r", " ").replace("\n", " "))
-        self.send_header("Date", self.date_time_string())
-        if reply.stream:
-            self.send_header("Transfer-Encoding", "chunked")
-        elif reply.status != 204 and not (self.command == "HEAD" and reply.length is None):
-            self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
-        self.end_headers()
-        if self.command != "HEAD":
-            self._send_body(reply)
-        if reply.file:
-            reply.file.close()
-        self.wfile.flush()
-
-    def _send_body(self, reply: Reply) -> None:
-        if reply.stream:
-            reply.stream(_Chunks(self.wfile))  # type: ignore[arg-type]
-            self.wfile.write(b"0\r\n\r\n")
-        elif reply.file:
+    def _send(self, request: Request, reply: Reply) -> None:
+        head = self._head(request, reply)
+        if request.method == "HEAD" or reply.status == 204:
+            self.wfile.write(head)
+        elif reply.stream:
+            out = _Chunks(self.connection, head, request.old)
+            reply.stream(cast(BinaryIO, out))
+            out.close()
+        else:
+            self.wfile.write(head + reply.body)
             left = reply.length or 0
-            while left and (block := reply.file.read(min(left, _BLOCK))):
+            while reply.file and left and (block := reply.file.read(min(left, BLOCK))):
                 self.wfile.write(block)
                 left -= len(block)
-            if left:  # a hand cut the file short; whoever waits for the rest of it learns so by the connection's end
+            if reply.file and left:  # a hand cut the file short; whoever waits for its rest learns so by the end
                 raise ConnectionError("the file is shorter than was promised")
-        elif reply.status != 204:
-            self.wfile.write(reply.body)
+        if reply.file:
+            reply.file.close()
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a request is not news."""
+    def _head(self, request: Request, reply: Reply) -> bytes:
+        lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}"]
+        for name, value in reply.headers.items():
+            lines.append(f"{name}: {value}".replace("\r", " ").replace("\n", " "))
+        lines.append(f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}")
+        if request.last:
+            lines.append("Connection: close")
+        if reply.stream:
+            lines += [] if request.old else ["Transfer-Encoding: chunked"]
+        elif reply.status != 204 and not (request.method == "HEAD" and reply.length is None):
+            lines.append(f"Content-Length: {len(reply.body) if reply.length is None else reply.length}")
+        return "\r\n".join([*lines, "", ""]).encode(errors="replace")  # Go sends UTF-8 as it is
 
 
-class NodeServer(ThreadingHTTPServer):
+class NodeServer(ThreadingTCPServer):
     """A listening socket on loopback with a thread a connection; ``answer`` is the node's table of routes."""
 
+    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128

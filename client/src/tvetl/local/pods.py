@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -15,13 +16,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import yaml
 
 from tvetl.local import keeper
-from tvetl.local.http import ApiError
+from tvetl.local.http import BLOCK, ApiError
 from tvetl.local.names import check_etl
 
 _LOG_TAIL = 64 << 10  # bytes of a log that are handed out; what went wrong last is at its end
@@ -224,7 +227,7 @@ class Pod:
                 [sys.executable, "-I", keeper.__file__, *command], stdin=subprocess.PIPE, stdout=output,
                 stderr=subprocess.STDOUT, env={**env, "PORT": str(self.port)}, start_new_session=True,
             )  # fmt: skip
-        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[float, Connection]] = []
         self._idle_lock = threading.Lock()
 
     def watch(self, gone: Callable[[Pod], None]) -> None:
@@ -292,21 +295,35 @@ class Pod:
 
     # -- connections, kept as a target keeps them -----------------------------------------------------------------
 
-    def take(self, timeout: float) -> http.client.HTTPConnection:
+    def take(self, timeout: float) -> Connection:
         """A connection, an idle one where there is one that the server has not ended."""
         with self._idle_lock:
             while self._idle:
                 since, connection = self._idle.pop()
-                if time.monotonic() - since < IDLE and connection.sock and not _readable(connection.sock):
-                    connection.sock.settimeout(timeout)
+                if time.monotonic() - since < IDLE and not _readable(connection.sock):
                     return connection
                 connection.close()
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        return Connection(self.port, timeout)
 
-    def give(self, connection: http.client.HTTPConnection) -> None:
+    def give(self, connection: Connection) -> None:
         with self._idle_lock:
-            if connection.sock and not self.ended.is_set():
+            if not self.ended.is_set():
                 self._idle.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+
+class Connection:
+    """A connection to a transformer: the socket, and the file to read answers from."""
+
+    def __init__(self, port: int, timeout: float) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = cast(BufferedReader, self.sock.makefile("rb", BLOCK))
+
+    def close(self) -> None:
+        self.file.close()
+        self.sock.close()
 
 
 #: Seconds that a target keeps an idle connection to a transformer (recorded).
@@ -315,11 +332,6 @@ IDLE = 6.0
 
 def _readable(sock: socket.socket) -> bool:
     """Whether an idle connection has something to say, which can only be its end."""
-    sock.setblocking(False)
-    try:
-        sock.recv(1, socket.MSG_PEEK)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -17,26 +17,25 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, Protocol
 
 import xxhash
 
-from tvetl.local.http import ApiError
+from tvetl.local.http import BLOCK, ApiError
 from tvetl.local.names import check_bucket, from_file, to_file
 
 #: What is ours in the root: files being written, and the logs of transformers. No bucket can have this name.
 OURS = ".tvetl"
 #: An attribute of a bucket's folder: when the bucket was made. No time that a file system keeps says so.
 _IDENTITY = "user.tvetl.made"
-_BLOCK = 1 << 18
 _COLLISION = 'cannot store "{}": here a bucket is a folder, where "a" and "a/b" cannot both be objects'
 
 
 class Blocks(Protocol):
-    """What a body comes from: ``read()`` gives the next bytes, none at the end."""
+    """What a body comes from: ``read(most)`` gives the next bytes, none at the end."""
 
-    def read(self) -> bytes: ...
+    def read(self, most: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,9 @@ class Store:
         return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
 
     def has(self, bucket: str) -> bool:
-        return (self.root / check_bucket(bucket)).is_dir()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return S_ISDIR(os.lstat(f"{self.root}/{check_bucket(bucket)}").st_mode)
+        return False
 
     def bucket(self, bucket: str) -> Path:
         """The bucket's folder, or 404."""
@@ -150,8 +151,9 @@ class Store:
         """The object, or 404. A link that leads out of the bucket is no object."""
         path = self.path(bucket, name)
         try:
-            found = path.stat()
-            if not S_ISREG(found.st_mode) or os.path.realpath(path) != str(path):
+            found = os.lstat(path)
+            linked = "/" in name and os.path.realpath(path) != str(path)  # a folder in the bucket; the bucket is none
+            if linked or not S_ISREG(found.st_mode):
                 raise FileNotFoundError
         except PermissionError:  # that nobody may look is another thing than that nothing is there
             raise
@@ -180,7 +182,7 @@ class Store:
         digest, size = xxhash.xxh64(), 0
         try:
             with temporary.open("wb") as file:
-                while block := body.read():
+                while block := body.read(BLOCK):
                     file.write(block)
                     digest.update(block)
                     size += len(block)
@@ -240,7 +242,7 @@ class Store:
         if known and known[0] == identity:
             return known[1]
         digest = xxhash.xxh64()
-        while block := file.read(_BLOCK):
+        while block := file.read(BLOCK):
             digest.update(block)
         file.seek(0)
         self._checksums[path] = (identity, digest.hexdigest())
@@ -307,27 +309,3 @@ class Store:
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
     """What tells one writing of a file from the next: of two within a tick of the clock, time and size may be equal."""
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-class FileBlocks:
-    """A file as a body; closes it at the end."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def read(self) -> bytes:
-        block = self._file.read(_BLOCK)
-        if not block:
-            self._file.close()
-        return block
-
-
-class BytesBlocks:
-    """Bytes as a body."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self) -> bytes:
-        data, self._data = self._data, b""
-        return data
