@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from tokenize import TokenError
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,11 @@ _NPY = b"\x93NUMPY"
 _SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
 
 
-def read_answer(data: bytes) -> Answer:
+def read_answer(data: bytes | bytearray) -> Answer:
     """Decode npy and safetensors to arrays, image files to PIL images (RGB or L), a tar of views to a list of them.
 
-    Arrays are writable, in the shape and dtype that were sent. Raises UsageError for anything else: ``raw`` has no
-    header and cannot be told from noise.
+    Arrays are writable, in the shape and dtype that were sent; of a bytearray they are its own memory. Raises
+    UsageError for anything else: ``raw`` has no header and cannot be told from noise.
     """
     if data.startswith(_NPY):
         return _npy(data)
@@ -46,12 +47,12 @@ def read_answer(data: bytes) -> Answer:
     return _image(data)
 
 
-def is_tar(data: bytes) -> bool:
+def is_tar(data: bytes | bytearray) -> bool:
     """Whether it is a tar archive (ustar, GNU or pax)."""
     return data[257:262] == b"ustar"
 
 
-def members(data: bytes) -> Iterator[tuple[str, bytes]]:
+def members(data: bytes | bytearray) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file in a tar archive, in order. Raises UsageError where it is damaged."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
@@ -65,22 +66,34 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
         raise UsageError(f"this is no tar archive that can be read: {error}") from error
 
 
-def _npy(data: bytes) -> Array:
+def _npy(data: bytes | bytearray) -> Array:
     """The array of an npy file, whose header must promise as many bytes as follow."""
-    file = io.BytesIO(data)
+    begin = 10 + int.from_bytes(data[8:10], "little")
+    if data[6:7] != b"\x01":  # a header of more than 65,535 bytes
+        begin = 12 + int.from_bytes(data[8:12], "little")
+    shape, order, dtype = npy_header(bytes(data[:begin]))
+    if math.prod(shape) * dtype.itemsize != len(data) - begin:
+        raise UsageError(f"this npy is damaged: {shape} of {dtype} is not what follows")
+    array: Array = np.frombuffer(data, dtype, offset=begin).reshape(shape, order=order)
+    return array if array.flags.writeable else array.copy()
+
+
+@functools.lru_cache(maxsize=64)
+def npy_header(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[np.generic]]:
+    """Shape, order and dtype that an npy file's header tells. Raises UsageError where it is damaged, or of objects."""
+    file = io.BytesIO(header)
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-        if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-            raise ValueError(f"{shape} of {dtype} is not what follows")
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError("it holds objects, which only Python could unpack")
     except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, TokenError) as error:
         raise UsageError(f"this npy is damaged: {error}") from error
-    return array
+    return shape, "F" if fortran else "C", dtype
 
 
-def _safetensors(data: bytes) -> Array:
+def _safetensors(data: bytes | bytearray) -> Array:
     """The one tensor of a safetensors file: 8 bytes with the header's length, the header in JSON, the values."""
     end = 8 + int.from_bytes(data[:8], "little")
     try:
@@ -93,7 +106,7 @@ def _safetensors(data: bytes) -> Array:
         raise UsageError("this is not safetensors as an ETL writes it: one tensor of U8, F16 or F32") from error
 
 
-def _image(data: bytes) -> Image.Image:
+def _image(data: bytes | bytearray) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.copy() if image.mode in ("RGB", "L") else image.convert("RGB")

@@ -7,7 +7,6 @@ of this process and its workers: what the training machine pays. Needs torch.
 
 from __future__ import annotations
 
-import io
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -105,7 +104,7 @@ class _ClientSide(Dataset[object]):
     """What training does without an ETL: the original over the network, torchvision here, under the same seed."""
 
     def __init__(self, cluster: Cluster, bucket: str, names: Sequence[str], pipeline: Pipeline, seed: int) -> None:
-        self._originals = TransformedImages(cluster, bucket, names=names)
+        self._originals = TransformedImages(cluster, bucket, names=names, pil=True)
         self._transform = to_compose(pipeline)
         self._upright = pipeline.orientation == "apply"
         self._dtype = getattr(torch, str(pipeline.output.options.get("dtype") or "float32"))
@@ -118,11 +117,11 @@ class _ClientSide(Dataset[object]):
     def __len__(self) -> int:
         return len(self._originals)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, object]:
         reader = self._originals._reader
-        name = reader.names[index]
-        with Image.open(io.BytesIO(reader.get(name, 0))) as opened:
-            image = (ImageOps.exif_transpose(opened) if self._upright else opened).convert("RGB")
+        opened, name = self._originals[index]
+        assert isinstance(opened, Image.Image)
+        image = (ImageOps.exif_transpose(opened) if self._upright else opened).convert("RGB")
         torch.manual_seed(derive_seed(self._seed, reader.epoch, 0, f"{self._bucket}/{name}"))
         tensor: torch.Tensor = self._transform(image)
         return tensor.to(self._dtype) if self._cast else tensor, name

@@ -11,12 +11,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -27,6 +29,8 @@ from aistore.sdk.etl import ETLConfig
 from aistore.sdk.request_client import RequestClient
 from aistore.sdk.retry_config import RetryConfig
 from aistore.sdk.types import BucketModel, JobSnap
+from aistore.version import __version__ as sdk_version
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 from urllib3.util.retry import Retry
 
@@ -117,6 +121,28 @@ class Snapshot:
     aborted: str
 
 
+@dataclass(frozen=True)
+class Target:
+    """A storage node that serves objects: its URL, and the digest of its id, from which an object's place follows."""
+
+    digest: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the SDK connects to a node, for whoever connects beside it.
+
+    ``token`` is AuthN's, "" without one. ``tls`` is for nodes that speak https. ``through_proxy`` says that the
+    environment sends requests to this endpoint through an HTTP proxy.
+    """
+
+    token: str
+    tls: ssl.SSLContext
+    through_proxy: bool
+    user_agent: str = f"ais/python/{sdk_version}"
+
+
 class Cluster:
     """An AIStore cluster (or ``tvetl local``) at ``endpoint``, like ``http://192.168.49.2:8080``.
 
@@ -130,6 +156,11 @@ class Cluster:
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
         self._reads = _client(self.endpoint, 3, patience, connections)
         self._acts = _client(self.endpoint, 1, _TIMEOUT[1])
+
+    def close(self) -> None:
+        """End the connections that are kept open; asked for something again, it connects again."""
+        for client in (self._reads, self._acts):
+            client.cluster().client.session_manager.session.close()
 
     # ETLs
 
@@ -272,6 +303,32 @@ class Cluster:
             raise ObjectFailed(f"{name}: the ETL answered nothing", code="empty_answer", status=200)
         return data
 
+    # For reading straight from the targets (tvetl.fetch)
+
+    def targets(self) -> list[Target]:
+        """The targets that objects can be read from, of a cluster map asked for now: none in maintenance."""
+        with self._explained():
+            nodes = self._reads.cluster().client.get_smap(True).tmap.values()
+            active = [node for node in nodes if not node.in_maint_or_decomm()]
+            return [Target(node.id_digest, node.public_net.direct_url) for node in active]
+
+    def access(self) -> Access:
+        """Token and TLS settings as the SDK takes them from its environment variables.
+
+        Raises UsageError where a certificate that they name cannot be read.
+        """
+        client = self._reads.cluster().client
+        settings = client.session_manager.session.merge_environment_settings(self.endpoint, {}, None, None, None)
+        through_proxy = bool(select_proxy(self.endpoint, settings["proxies"]))
+        try:
+            return Access(client.token or "", _tls(settings["verify"], settings["cert"]), through_proxy)
+        except OSError as error:
+            raise UsageError(f"the TLS settings cannot be used: {error}", hint="AIS_CLIENT_CA names the CA.") from error
+
+    def refused(self, status: int, text: str) -> TvetlError:
+        """What an answer of this cluster's with status 400 or more says, as :meth:`get` would raise it."""
+        return refused(self.endpoint, status, self._without_token(text))
+
     # Jobs
 
     def start_bucket_job(
@@ -392,9 +449,13 @@ class Cluster:
         return refused(self.endpoint, error.status_code, self._text(error))
 
     def _text(self, error: AISError) -> str:
-        """What came with the status, without our token: some servers quote what they were asked."""
+        """What came with the status."""
+        return self._without_token(str(error.message))
+
+    def _without_token(self, text: str) -> str:
+        """Some servers quote what they were asked."""
         token = self._reads.cluster().client.token
-        return str(error.message).replace(token, "***") if token else str(error.message)
+        return text.replace(token, "***") if token else text
 
     # Registering
 
@@ -588,6 +649,19 @@ def _client(endpoint: str, attempts: int, patience: float, connections: int = 10
     )
     retries = RetryConfig(http_retry=http, network_retry=network)
     return Client(endpoint, timeout=(_TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
+
+
+def _tls(verify: bool | str, certificate: str | tuple[str, str] | None) -> ssl.SSLContext:
+    """As requests reads these two: ``verify`` names a CA file or folder, or says whether to verify at all."""
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    else:
+        where = Path(DEFAULT_CA_BUNDLE_PATH if verify is True else verify)
+        context.load_verify_locations(**{"capath" if where.is_dir() else "cafile": str(where)})
+    if certificate:
+        context.load_cert_chain(*([certificate] if isinstance(certificate, str) else certificate))
+    return context
 
 
 def _summed(snaps: Sequence[JobSnap]) -> Snapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import Counts, LabelsBy, OnError, Reader, Sample, choose, decode, labelled
+from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, Sample, choose, decode, labelled
 from tvetl.errors import ObjectFailed, UsageError
 
 
@@ -41,7 +41,10 @@ class TransformedImages:
         reads: int = 8,
     ) -> None:
         self.names = choose(cluster, bucket, prefix, names, template)
-        self._reader = Reader(cluster, bucket, etl, self.names, seed=seed, views=views, on_error=on_error, reads=reads)
+        self._reader = Reader(
+            cluster, bucket, etl, self.names,
+            seed=seed, views=views, on_error=on_error, reads=reads, wire="values" if pil else "auto",
+        )  # fmt: skip
         self._label = labelled(labels, self.names)
         self._pil = pil
 
@@ -70,19 +73,17 @@ class TransformedImages:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """A batch, as DataLoader asks for it. Where all its objects were skipped there is nothing to give: raises."""
-        epoch = self._reader.epoch
-
-        def make(name: str) -> list[object]:
-            return [(decode(self._reader.get(name, epoch), pil=self._pil), self._label(name))]
-
-        reads = self._reader.in_order(lambda index: self._reader.attempt(index, make), indices)
-        done = [(read, self._reader.tally(read)) for read in reads]
-        samples = [sample for _, found in done for sample in found]
+        attempts = [*self._reader.in_order(indices, self._reader.epoch, self._make)]
+        samples = [sample for attempt in attempts for sample in self._reader.tally([attempt])]
         if not samples and indices:
-            why = done[0][0].failed[0]
+            why = attempts[0].failed[0]
             hint = 'Take larger batches, or on_error="substitute".'
             raise ObjectFailed(f"nothing is left of this batch: {why}", hint=hint)
         return samples  # type: ignore[return-value]
+
+    def _make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
+        assert data is not None
+        return [(decode(data, pil=True) if self._pil else self._reader.tensor(data), self._label(name))]
 
     def state_dict(self) -> dict[str, object]:
         """Seed and epoch; where in the epoch is the sampler's business (torchdata's StatefulDataLoader keeps it)."""

@@ -1,4 +1,4 @@
-"""What all datasets share: which objects, through which ETL, over connections of this process, and what went wrong."""
+"""What all datasets share: which objects, through which ETL, how they are read, and what becomes of one that fails."""
 
 from __future__ import annotations
 
@@ -6,37 +6,45 @@ import hashlib
 import logging
 import os
 import secrets
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
 from tvetl.answers import Answer, read_answer
 from tvetl.cluster import Cluster, Json
-from tvetl.errors import NotFound, ObjectFailed, UsageError
+from tvetl.datasets.lookup import look_up
+from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
+from tvetl.fetch import Fetch, Fetcher
 from tvetl.names import expand
 from tvetl.pod import PIPELINE_VARIABLE
 from tvetl.spec import Pipeline, parse
 from tvetl.spec.limits import COUNTER, SEED
+from tvetl.spec.table import split
 
 OnError = Literal["raise", "skip", "substitute"]
+#: Whether to read pixels and look the values up here, where a pipeline allows it, or the values themselves.
+Wire = Literal["auto", "values"]
 #: What is trained towards: by default the object's name.
 LabelsBy: TypeAlias = "Callable[[str], object] | Mapping[str, object] | None"
 Sample: TypeAlias = tuple[object, object]
-T = TypeVar("T")
-R = TypeVar("R")
+Body: TypeAlias = "bytearray | bytes | None"
 
 #: Seconds that a read waits beyond the ETL's own time for an object: the cluster then has said why it failed.
 _GRACE = 15.0
 #: Rows of the counters that workers share; worker 256 counts with worker 0.
 _ROWS = 256
+#: Objects whose targets are computed at once.
+_BLOCK = 256
 _log = logging.getLogger("tvetl.datasets")
 
 
@@ -50,19 +58,34 @@ class Counts:
     substituted: int
 
 
-@dataclass
-class Read:
-    """One read object: its samples (none where it was skipped), and what failed on the way."""
+class Attempt:
+    """An object that is read: the one at ``index`` of the names, or where that failed, the next that can be read."""
 
-    samples: list[object] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    __slots__ = ("done", "error", "failed", "index", "samples", "where")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        #: Where what is made of it goes: the caller's.
+        self.where: object = None
+        self.done = False
+        #: None of them where it was skipped.
+        self.samples: list[object] = []
+        #: What failed on the way, a sentence an object.
+        self.failed: list[str] = []
+        #: Raised when its turn comes.
+        self.error: TvetlError | None = None
+
+
+#: Makes samples of an object: of its name and what was answered, which is None where it was received in place.
+Make: TypeAlias = "Callable[[str, Body, Attempt], list[object]]"
 
 
 class Reader:
     """Objects of a bucket through an ETL, from any number of processes and threads.
 
     A copy in another process opens connections of its own; epoch and counters are in shared memory, so that
-    workers which live on from epoch to epoch see a new epoch, and their counts are seen outside.
+    workers which live on from epoch to epoch see a new epoch, and their counts are seen outside. ``wire`` "auto" asks
+    for pixels where the pipeline ends in steps that are a table, whose values :meth:`tensor` looks up.
     """
 
     def __init__(
@@ -76,21 +99,27 @@ class Reader:
         views: int | None,
         on_error: OnError,
         reads: int,
+        wire: Wire = "values",
     ) -> None:
         if on_error not in ("raise", "skip", "substitute"):
             raise UsageError(f"on_error is {on_error!r}: expected raise, skip or substitute")
         if reads < 1:
             raise UsageError(f"reads is {reads}: at least one must be in flight")
+        if wire not in ("auto", "values"):
+            raise UsageError(f"wire is {wire!r}: expected auto or values")
         self.bucket, self.etl, self.names = bucket, etl, tuple(names)
         self.on_error, self.reads = on_error, reads
         self.pipeline = pipeline_of(cluster, etl) if etl else None
         own = self.pipeline.seed if self.pipeline else None
         #: Given, else the pipeline's own, else drawn here: an epoch can always be made again.
         self.seed = seed if seed is not None else own if own is not None else secrets.randbelow(SEED)
+        divided = split(self.pipeline) if self.pipeline and wire == "auto" else None
+        #: (C, 256): what of each byte of a channel becomes, where pixels are read; else None.
+        self.table = divided.table if divided else None
         self._arguments = self._asked(seed, views)
         self._endpoint = cluster.endpoint
         self._patience = (cluster.object_seconds(etl) if etl else 45.0) + _GRACE
-        self._here: tuple[int, Cluster, ThreadPoolExecutor] | None = None
+        self._here: tuple[int, list[Fetcher]] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._counts = torch.zeros((_ROWS, 3), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._names_digest = _digest(self.names)
@@ -106,8 +135,10 @@ class Reader:
             asked["seed"] = self.seed
         if views is not None:
             asked["views"] = views
-        if self.pipeline and self.pipeline.output.format == "raw":
+        if self.pipeline and self.pipeline.output.format in ("raw", "safetensors"):
             asked["format"] = "npy"  # the same tensor, and it says its shape
+        if self.table is not None:
+            asked["pixels"] = True
         return asked
 
     @property
@@ -126,71 +157,161 @@ class Reader:
         # Whoever substitutes gives a sample for an object that failed; else what failed was left out.
         return Counts(given, failed, failed if self.on_error == "skip" else 0, substituted)
 
-    def get(self, name: str, epoch: int) -> bytes:
-        """The object as the ETL answers it. Raises ObjectFailed (naming it), NotFound, TimedOut, NotReachable."""
-        arguments = {**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments
-        try:
-            return self._local()[0].get(self.bucket, name, self.etl, arguments)
-        except ObjectFailed as error:
-            message = f"{self.bucket}/{name}: {error.message} ({error.code})"
-            raise ObjectFailed(message, code=error.code, status=error.status) from error
+    def in_order(self, indices: Iterable[int], epoch: int, make: Make) -> Iterator[Attempt]:
+        """Read these of the names, ``reads`` of them in flight, and give what became of them in order.
 
-    def attempt(self, index: int, make: Callable[[str], list[object]]) -> Read:
-        """``make`` the samples of the object at ``index``, doing with a failure what ``on_error`` says.
-
-        A substitute is the next name of the list that can be read: the same one in every worker and run.
-        Raises what was raised where ``on_error`` is "raise", and always what is not one object's own fault.
+        Reads on while it is consumed. Raises what an attempt raised, when its turn comes.
         """
-        failed: list[str] = []
-        tries = len(self.names) if self.on_error == "substitute" else 1
-        for step in range(tries):
-            try:
-                return Read(make(self.names[(index + step) % len(self.names)]), failed)
-            except (ObjectFailed, NotFound) as error:
-                if self.on_error == "raise" or (self.on_error == "substitute" and step == tries - 1):
-                    raise
-                if isinstance(error, NotFound) and self.etl:
-                    self._local()[0].show(self.etl)  # raises where it is the ETL that is gone
-                failed.append(error.message)
-        return Read([], failed)
+        with self.fetcher(epoch) as fetcher:
+            flight = Flight(self, fetcher, make)
+            todo = self.placed(fetcher, indices)
+            for index, home in islice(todo, self.reads):
+                flight.begin(Attempt(index), home)
+            while flight:
+                for attempt in flight.finished():
+                    for index, home in islice(todo, 1):
+                        flight.begin(Attempt(index), home)
+                    yield attempt
+                flight.advance()
 
-    def tally(self, read: Read) -> list[object]:
-        """Count it (in the consumer's thread, so that nobody counts beside us), and give its samples."""
+    def placed(self, fetcher: Fetcher, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Each index with the target that its object lies on."""
+        todo = iter(indices)
+        while block := [*islice(todo, _BLOCK)]:
+            yield from zip(block, fetcher.homes([self.names[index] for index in block]), strict=True)
+
+    @contextmanager
+    def fetcher(self, epoch: int) -> Iterator[Fetcher]:
+        """A fetcher that is this thread's meanwhile. Its connections are kept, unless it is left by an exception."""
+        if self._here is None or self._here[0] != os.getpid():
+            self._here = os.getpid(), []
+            weakref.finalize(self, _close, *self._here).atexit = False
+        idle = self._here[1]
+        try:
+            fetcher = idle.pop()
+        except IndexError:
+            cluster = Cluster(self._endpoint, patience=self._patience, connections=self.reads)
+            fetcher = Fetcher(cluster, self.bucket, self.etl, patience=self._patience, threads=self.reads)
+        try:
+            fetcher.ask({**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments)
+            yield fetcher
+        except BaseException:
+            fetcher.close()
+            raise
+        fetcher.abandon()
+        idle.append(fetcher)
+
+    def named(self, name: str, error: TvetlError) -> TvetlError:
+        """An ETL's refusal with the object's name, which it does not say itself."""
+        if not isinstance(error, ObjectFailed):
+            return error
+        message = f"{self.bucket}/{name}: {error.message} ({error.code})"
+        named = ObjectFailed(message, code=error.code, status=error.status)
+        named.__cause__ = error
+        return named
+
+    def etl_is_there(self) -> None:
+        """Raises NotFound where it is the ETL that is gone, and not an object."""
+        if self.etl:
+            Cluster(self._endpoint).show(self.etl)
+
+    def tensor(self, data: bytearray | bytes) -> torch.Tensor:
+        """What was answered, as tensors; where it is pixels, the values that they stand for."""
+        if self.table is None:
+            return to_tensor(data)
+        return look_up(pixels_of(data), self.table)
+
+    def tally(self, attempts: Sequence[Attempt]) -> list[object]:
+        """Count them (in the consumer's thread, so that nobody counts beside us), and give their samples."""
         info = get_worker_info()
         row = self._counts[info.id % _ROWS if info else 0]
-        for message in read.failed:
+        samples = [sample for attempt in attempts for sample in attempt.samples]
+        failed = [message for attempt in attempts for message in attempt.failed]
+        substituted = sum(bool(attempt.failed and attempt.samples) for attempt in attempts)
+        for message in failed:
             _log.warning("%s", message)
-        row += torch.tensor([len(read.samples), len(read.failed), int(bool(read.failed and read.samples))])
-        return read.samples
-
-    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """``work`` on each item, ``reads`` of them in flight, the results in order. Reads on while it is consumed."""
-        pool = self._local()[1]
-        todo = iter(items)
-        pending: deque[Future[R]] = deque()
-        try:
-            pending.extend(pool.submit(work, item) for item in islice(todo, self.reads))
-            while pending:
-                done = pending.popleft().result()
-                pending.extend(pool.submit(work, item) for item in islice(todo, 1))
-                yield done
-        finally:
-            for future in pending:
-                future.cancel()
+        row += torch.tensor([len(samples), len(failed), substituted])
+        return samples
 
     def fingerprint(self, *more: object) -> str:
         """What two datasets share that read the same in the same order; asked for at every batch."""
-        return _digest((self.bucket, self.etl, self._names_digest, sorted(self._arguments.items()), *more))
-
-    def _local(self) -> tuple[Cluster, ThreadPoolExecutor]:
-        """This process' own connections and threads: neither survives a fork."""
-        if self._here is None or self._here[0] != os.getpid():
-            cluster = Cluster(self._endpoint, patience=self._patience, connections=self.reads)
-            self._here = os.getpid(), cluster, ThreadPoolExecutor(self.reads, thread_name_prefix="tvetl-read")
-        return self._here[1], self._here[2]
+        drawn = {name: self._arguments[name] for name in ("seed", "views") if name in self._arguments}
+        return _digest((self.bucket, self.etl, self._names_digest, sorted(drawn.items()), *more))
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_here": None}
+
+
+class Flight:
+    """Attempts in flight, given back in the order in which they began; a failure is what ``on_error`` makes of it.
+
+    A substitute is the next name of the list that can be read: the same one in every worker and run.
+    """
+
+    def __init__(self, reader: Reader, fetcher: Fetcher, make: Make) -> None:
+        self._reader, self._fetcher, self._make = reader, fetcher, make
+        self._attempts: deque[Attempt] = deque()
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def begin(self, attempt: Attempt, home: int, into: memoryview | None = None, prefix: bytes = b"") -> None:
+        """Read its object, into memory where that is given (see :class:`Fetch`)."""
+        self._attempts.append(attempt)
+        self._fetcher.start(Fetch(self._reader.names[attempt.index], attempt, into, prefix), home)
+
+    def advance(self, *, idle: bool = False) -> None:
+        """Wait until something was answered; with ``idle`` also for :meth:`Fetcher.wake` alone."""
+        for fetch in self._fetcher.wait(idle=idle):
+            assert isinstance(fetch.tag, Attempt)
+            self._settle(fetch, fetch.tag)
+
+    def finished(self) -> Iterator[Attempt]:
+        """The first attempts, as far as they are done. Raises what one of them is to raise."""
+        while self._attempts and self._attempts[0].done:
+            attempt = self._attempts.popleft()
+            if attempt.error:
+                raise attempt.error
+            yield attempt
+
+    def _settle(self, fetch: Fetch, attempt: Attempt) -> None:
+        try:
+            if fetch.error:
+                raise self._reader.named(fetch.name, fetch.error)
+            attempt.samples = self._make(fetch.name, fetch.data, attempt)
+        except (ObjectFailed, NotFound) as error:
+            self._failed(fetch, attempt, error)
+        except TvetlError as error:
+            attempt.error = error
+        else:
+            attempt.done = True
+        attempt.done |= attempt.error is not None
+
+    def _failed(self, fetch: Fetch, attempt: Attempt, error: TvetlError) -> None:
+        names = self._reader.names
+        tries = len(names) if self._reader.on_error == "substitute" else 1
+        last = len(attempt.failed) == tries - 1
+        if self._reader.on_error == "raise" or (self._reader.on_error == "substitute" and last):
+            attempt.error = error
+            return
+        try:
+            if isinstance(error, NotFound):
+                self._reader.etl_is_there()
+        except TvetlError as raised:
+            attempt.error = raised
+            return
+        attempt.failed.append(error.message)
+        if last:
+            attempt.done = True
+        else:
+            name = names[(attempt.index + len(attempt.failed)) % len(names)]
+            self._fetcher.start(Fetch(name, attempt, fetch.into, fetch.prefix))
+
+
+def _close(process: int, fetchers: list[Fetcher]) -> None:
+    """End the connections of a reader that nobody has any more, in the process that made them."""
+    while fetchers and os.getpid() == process:
+        fetchers.pop().close()
 
 
 def _digest(what: object) -> str:
@@ -241,13 +362,21 @@ def pipeline_of(cluster: Cluster, etl: str) -> Pipeline | None:
     return parse(text) if text and not text.startswith("@") else None
 
 
-def decode(data: bytes, *, pil: bool) -> object:
+def pixels_of(data: bytearray | bytes) -> npt.NDArray[np.uint8]:
+    """The pixels that a server answered: uint8 (C, H, W), or of several views (N, C, H, W)."""
+    answer = read_answer(data)
+    if not isinstance(answer, np.ndarray) or answer.dtype != np.uint8:
+        raise UsageError("the ETL was asked for pixels, and answered something else")
+    return answer.view(np.uint8)
+
+
+def decode(data: bytearray | bytes, *, pil: bool) -> object:
     """What an ETL answered as tensors, or with ``pil`` its images as they are (a list of them for several views)."""
     answer = read_answer(data)
     return answer if pil and not isinstance(answer, np.ndarray) else _tensor(answer)
 
 
-def to_tensor(data: bytes) -> torch.Tensor:
+def to_tensor(data: bytearray | bytes) -> torch.Tensor:
     """Decode what an ETL answered: a tensor as it was sent, an image as uint8 (C, H, W), views as (N, C, H, W).
 
     Raises UsageError for other formats, and for views that are images of different sizes.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from tvetl.answers import members
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import OnError, Reader, choose, decode
+from tvetl.datasets.reader import Attempt, Body, OnError, Reader, choose, decode
 from tvetl.datasets.stream import Stream
 from tvetl.errors import ObjectFailed, UsageError
 
@@ -54,9 +54,10 @@ class Shards(Stream):
         super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=False)
         self._pil = pil
 
-    def make(self, name: str, epoch: int) -> list[object]:
+    def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
+        assert data is not None
         try:
-            return [*self._samples_of(self._reader.get(name, epoch))]
+            return [*self._samples_of(bytes(data))]
         except UsageError as error:
             raise ObjectFailed(f"{self._reader.bucket}/{name}: {error.message}", code="bad_shard") from error
 

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tvetl.cluster import Cluster
 from tvetl.datasets.images import restore
-from tvetl.datasets.reader import Counts, LabelsBy, OnError, Read, Reader, choose, decode, labelled
+from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, choose, decode, labelled
 from tvetl.errors import UsageError
 from tvetl.spec import derive_seed
 
@@ -34,8 +34,8 @@ class Stream(IterableDataset[object]):
         self._done = (0, 0)
         self._resume: tuple[int, int] | None = None
 
-    def make(self, name: str, epoch: int) -> list[object]:
-        """The samples of one unit. Runs in several threads."""
+    def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
+        """The samples of one unit."""
         raise NotImplementedError
 
     @property
@@ -75,11 +75,8 @@ class Stream(IterableDataset[object]):
         return self._samples(self._reader.epoch, self._share(), *self._done)
 
     def _samples(self, epoch: int, share: list[int], units: int, within: int) -> Iterator[object]:
-        def read(index: int) -> Read:
-            return self._reader.attempt(index, lambda name: self.make(name, epoch))
-
-        for at, found in enumerate(self._reader.in_order(read, share[units:]), start=units):
-            samples = self._reader.tally(found)
+        for at, attempt in enumerate(self._reader.in_order(share[units:], epoch, self.make), start=units):
+            samples = self._reader.tally([attempt])
             skip = within if at == units else 0
             for given, sample in enumerate(samples[skip:], start=skip + 1):
                 self._done = (at, given) if given < len(samples) else (at + 1, 0)
@@ -132,13 +129,17 @@ class TransformedStream(Stream):
         even: bool = False,
     ) -> None:
         chosen = choose(cluster, bucket, prefix, names, template)
-        reader = Reader(cluster, bucket, etl, chosen, seed=seed, views=views, on_error=on_error, reads=reads)
+        reader = Reader(
+            cluster, bucket, etl, chosen,
+            seed=seed, views=views, on_error=on_error, reads=reads, wire="values" if pil else "auto",
+        )  # fmt: skip
         super().__init__(reader, shuffle=shuffle, batch=batch, rank=rank, world=world, even=even)
         self._label: Callable[[str], object] = labelled(labels, self.names)
         self._pil = pil
 
-    def make(self, name: str, epoch: int) -> list[object]:
-        return [(decode(self._reader.get(name, epoch), pil=self._pil), self._label(name))]
+    def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
+        assert data is not None
+        return [(decode(data, pil=True) if self._pil else self._reader.tensor(data), self._label(name))]
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch, if none is skipped."""

@@ -1,0 +1,437 @@
+"""The event loop: requests over kept connections, their responses received as they arrive, in one thread.
+
+An object is asked of the target it lies on; where the cluster refuses direct reads, of the proxy, whose redirect is
+followed. An ETL's answer, good or bad, is final. Whatever else happens (a refused connection, a body that breaks off,
+a status that may pass) sends the object through :meth:`Cluster.get`, in a thread: it retries, words the errors, and
+its answer is always right.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from tvetl.cluster import Access, Cluster, Json, Target
+from tvetl.errors import TvetlError
+from tvetl.fetch.places import places
+from tvetl.fetch.response import Malformed, Response
+from tvetl.refusals import too_late
+
+#: Bytes of the read that takes a response's head; what it takes of the body is copied once more.
+_SCRATCH = 1 << 13
+#: Seconds to connect, as :class:`Cluster` waits.
+_CONNECT = 3.0
+#: Seconds between two looks for reads that are late, and at least between two cluster maps.
+_LOOK = 1.0
+#: Redirects that one read follows: the proxy's, and those of targets that know better.
+_REDIRECTS = 5
+#: What a socket raises where it would have to wait.
+_WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_log = logging.getLogger("tvetl.datasets")
+
+
+@dataclass(eq=False)
+class Fetch:
+    """One object to read, and what became of it: ``data``, or ``error``, or with neither ``into`` is filled.
+
+    ``into`` is where the body belongs if it is ``prefix`` and exactly as many bytes; any other body comes as ``data``.
+    ``tag`` is the caller's. A new one for each read.
+    """
+
+    name: str
+    tag: object = None
+    into: memoryview | None = None
+    prefix: bytes = b""
+    data: bytearray | bytes | None = None
+    error: TvetlError | None = None
+    redirects: int = 0
+
+
+class _Node:
+    """A proxy or target: its address, how it is asked, and the connections to it that are idle."""
+
+    def __init__(self, url: str, access: Access) -> None:
+        parts = urlsplit(url)
+        self.name = parts.hostname or ""
+        self.tls = parts.scheme == "https"
+        self.idle: list[_Connection] = []
+        self._port = parts.port or (443 if self.tls else 80)
+        self._address: tuple[socket.AddressFamily, tuple[object, ...]] | None = None
+        common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"
+        token = f"Authorization: Bearer {access.token}\r\n" if access.token else ""
+        #: What follows a path: with the token where we address the node, without it where a redirect does.
+        self.ours, self.redirected = f"{common}{token}\r\n".encode(), f"{common}\r\n".encode()
+
+    def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
+        """Looked up once. Raises OSError."""
+        if self._address is None:
+            family, _, _, _, address = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)[0]
+            self._address = family, address
+        return self._address
+
+
+class _Connection:
+    """A connection, and the read that it serves; without one it is idle."""
+
+    __slots__ = ("fetch", "node", "request", "response", "since", "sock", "stage")
+
+    def __init__(self, sock: socket.socket, node: _Node) -> None:
+        self.sock, self.node = sock, node
+        #: connect, handshake (TLS's), or ready.
+        self.stage = "connect"
+        self.fetch: Fetch | None = None
+        #: What of the request is not sent yet.
+        self.request = b""
+        self.response = Response()
+        #: time.monotonic() of the last sign of life.
+        self.since = 0.0
+
+
+class Fetcher:
+    """Reads objects of one bucket, through an ETL or as they are, many at a time.
+
+    For one thread at a time, and not across a fork. ``cluster`` is its own, and ``patience`` how many seconds a read
+    waits for bytes. Closing it ends all connections; also a context manager.
+    """
+
+    def __init__(self, cluster: Cluster, bucket: str, etl: str, *, patience: float, threads: int) -> None:
+        self._cluster, self._bucket, self._etl, self._patience = cluster, bucket, etl, patience
+        provider, _, self._name = bucket.rpartition("://")
+        self._access = cluster.access()
+        #: Other providers' objects, namespaces, and what stands behind an HTTP proxy are left to the SDK.
+        self._left_to_sdk = self._access.through_proxy or provider not in ("", "ais") or not self._name.isprintable()
+        self._left_to_sdk |= any(mark in self._name for mark in "/@#") or bool(urlsplit(cluster.endpoint).path)
+        self._refused = False
+        self._nodes: dict[str, _Node] = {}
+        self._targets: list[_Node] | None = None
+        self._digests: list[int] = []
+        self._mapped = 0.0
+        self._arguments: dict[str, Json] = {}
+        self._query = ""
+        self._selector = selectors.DefaultSelector()
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tvetl-read")
+        self._by_sdk: deque[_Answer] = deque()
+        self._scratch = memoryview(bytearray(_SCRATCH))
+        self._busy: set[_Connection] = set()
+        self._unfinished = 0
+        self._done: list[Fetch] = []
+        self._usual = 1 << 16
+        self._looked = time.monotonic()
+        self.ask({})
+
+    def __enter__(self) -> Fetcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, arguments: Mapping[str, Json]) -> None:
+        """The ``etl_args`` of all reads that begin from now on."""
+        self._arguments = dict(arguments)
+        self._query = "?provider=ais" + (f"&etl_name={quote(self._etl)}" if self._etl else "")
+        if self._etl and arguments:
+            self._query += f"&etl_args={quote(msgspec.json.encode(self._arguments).decode())}"
+
+    def homes(self, names: Sequence[str]) -> list[int]:
+        """Which target each object lies on, for :meth:`start`: cheaper for many names at once."""
+        self._have_map()
+        return places(self._name, names, self._digests) if self._targets else [0] * len(names)
+
+    def start(self, fetch: Fetch, home: int | None = None) -> None:
+        """Begin to read an object, which lies where :meth:`homes` said."""
+        self._unfinished += 1
+        self._have_map()
+        try:
+            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{self._query}".encode()
+        except UnicodeEncodeError:
+            return self._to_sdk(fetch)
+        if self._left_to_sdk:
+            self._to_sdk(fetch)
+        elif self._refused or not self._targets:
+            self._send(fetch, self._node(self._cluster.endpoint), path)
+        else:
+            known = home is not None and home < len(self._targets)
+            self._send(fetch, self._targets[home if known and home is not None else self.homes([fetch.name])[0]], path)
+        return None
+
+    def wait(self, *, idle: bool = False) -> list[Fetch]:
+        """The reads that ended. Waits until one has, :meth:`wake` was called, or unless ``idle`` there is none."""
+        woken = False
+        while (self._unfinished or idle) and not self._done and not woken:
+            for key, mask in self._selector.select(_LOOK):
+                if key.data is None:
+                    woken = True
+                    self._take_answers()
+                else:
+                    self._advance(key.data, mask)
+            self._end_late()
+        done, self._done = self._done, []
+        self._unfinished -= len(done)
+        return done
+
+    def wake(self) -> None:
+        """Have :meth:`wait` return, from another thread."""
+        with suppress(OSError):  # full: it is awake; closed: nobody waits
+            self._waker.send(b"\0")
+
+    def abandon(self) -> None:
+        """Give up all that is being read. Idle connections stay."""
+        for connection in [*self._busy]:
+            self._close(connection)
+        # What a thread reads still is not ours any more when it comes.
+        self._by_sdk, self._unfinished, self._done = deque(), 0, []
+
+    def close(self) -> None:
+        self.abandon()
+        for node in self._nodes.values():
+            while node.idle:
+                self._close(node.idle.pop())
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._selector.close()
+        self._waker.close()
+        self._woken.close()
+        self._cluster.close()
+
+    # The cluster map
+
+    def _have_map(self) -> None:
+        """Ask for the map, once. Without it all reads go by the proxy, and say what is wrong."""
+        if self._targets is None:
+            targets: Sequence[Target] = ()
+            if not self._left_to_sdk:
+                with suppress(TvetlError):
+                    targets = self._cluster.targets()
+            self._follow(targets)
+
+    def _follow(self, targets: Sequence[Target]) -> None:
+        self._targets = [self._node(target.url) for target in targets]
+        self._digests = [target.digest for target in targets]
+        self._mapped = time.monotonic()
+
+    def _node(self, url: str) -> _Node:
+        parts = urlsplit(url)
+        key = f"{parts.scheme}://{parts.netloc}"
+        if key not in self._nodes:
+            self._nodes[key] = _Node(key, self._access)
+        return self._nodes[key]
+
+    # Connections
+
+    def _send(self, fetch: Fetch, node: _Node, path: bytes) -> None:
+        """Send the request over an idle connection, or begin to connect."""
+        try:
+            connection = node.idle.pop() if node.idle else self._connect(node)
+        except OSError:
+            return self._to_sdk(fetch, stale=True)
+        connection.fetch = fetch
+        connection.request = b"GET " + path + (node.redirected if fetch.redirects else node.ours)
+        connection.response = Response(fetch.into, fetch.prefix, self._usual)
+        connection.since = time.monotonic()
+        self._busy.add(connection)
+        if connection.stage == "ready":
+            self._advance(connection, selectors.EVENT_WRITE)
+        return None
+
+    def _connect(self, node: _Node) -> _Connection:
+        family, address = node.address()
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(BlockingIOError):
+                sock.connect(address)
+        except OSError:
+            sock.close()
+            raise
+        connection = _Connection(sock, node)
+        self._selector.register(sock, selectors.EVENT_WRITE, connection)
+        return connection
+
+    def _advance(self, connection: _Connection, mask: int) -> None:
+        """Go on with a connection as far as it goes without waiting."""
+        try:
+            if connection.stage != "ready":
+                self._open(connection)
+            elif mask & selectors.EVENT_WRITE and connection.request:
+                self._write(connection)
+            else:
+                while self._receive(connection):
+                    pass
+        except _WAITS:
+            pass
+        except (OSError, ValueError, Malformed):
+            self._lose(connection)
+
+    def _open(self, connection: _Connection) -> None:
+        """The connection is made, or TLS's handshake goes on. Raises OSError."""
+        if connection.stage == "connect":
+            if error := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, "cannot connect")
+            connection.stage = "ready"
+            if connection.node.tls:
+                self._selector.unregister(connection.sock)
+                connection.sock = self._access.tls.wrap_socket(
+                    connection.sock, server_hostname=connection.node.name, do_handshake_on_connect=False
+                )
+                self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+                connection.stage = "handshake"
+        if connection.stage == "handshake":
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            connection.sock.do_handshake()
+            connection.stage = "ready"
+        self._write(connection)
+
+    def _write(self, connection: _Connection) -> None:
+        with suppress(*_WAITS):
+            connection.request = connection.request[connection.sock.send(connection.request) :]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.request else 0)
+        if self._selector.get_key(connection.sock).events != events:
+            self._selector.modify(connection.sock, events, connection)
+
+    def _receive(self, connection: _Connection) -> bool:
+        """One system call, and what follows; whether another one may find more."""
+        response = connection.response
+        if response.left and connection.fetch:
+            room = response.room()
+            count = connection.sock.recv_into(room)
+            response.filled(count)
+            size = len(room)
+        else:
+            size = _SCRATCH
+            count = connection.sock.recv_into(self._scratch)
+            if count and connection.fetch:
+                response.feed(bytes(self._scratch[:count]))
+        if not count or not connection.fetch:
+            raise Malformed("the node ended the connection, or speaks unasked")
+        connection.since = time.monotonic()
+        if response.done:
+            self._complete(connection)
+            return False
+        return count == size
+
+    def _close(self, connection: _Connection) -> None:
+        self._busy.discard(connection)
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(connection.sock)
+        connection.sock.close()
+
+    def _lose(self, connection: _Connection) -> None:
+        """The connection, or the response over it, is of no use."""
+        self._close(connection)
+        if connection.fetch:
+            self._to_sdk(connection.fetch, stale=True)
+        else:
+            connection.node.idle.remove(connection)
+
+    def _end_late(self) -> None:
+        """Once a second, end the reads that have waited for too long."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        for connection in [*self._busy]:
+            connected = connection.stage == "ready"
+            if now - connection.since > (self._patience if connected else _CONNECT):
+                self._close(connection)
+                assert connection.fetch is not None
+                if connected:
+                    self._finish(connection.fetch, None, too_late(self._cluster.endpoint))
+                else:
+                    self._to_sdk(connection.fetch, stale=True)
+
+    # Responses
+
+    def _complete(self, connection: _Connection) -> None:
+        """The response is there: the connection is idle, the read ended or goes on elsewhere."""
+        fetch, response = connection.fetch, connection.response
+        assert fetch is not None
+        body = response.body()
+        connection.fetch = None
+        self._busy.discard(connection)
+        if response.closes:
+            self._close(connection)
+        else:
+            connection.node.idle.append(connection)
+        if response.status == 200 and (body is None or body or not self._etl):
+            self._usual = len(body) if body else self._usual
+            self._finish(fetch, body, None)
+        else:
+            self._refer(fetch, response, bytes(body or b""))
+
+    def _refer(self, fetch: Fetch, response: Response, body: bytes) -> None:
+        """The response is not the object: follow a redirect, believe an ETL's error, ask the SDK about all else."""
+        status, location = response.status, response.location
+        if status in (301, 302, 307, 308) and fetch.redirects < _REDIRECTS and location.startswith("http"):
+            fetch.redirects += 1
+            path = location.partition("://")[2].partition("/")[2]
+            return self._send(fetch, self._node(location), b"/" + path.encode("latin-1"))
+        if status >= 400 and status not in (429, 503) and b'"ETL error: ' in body[:200]:
+            return self._finish(fetch, None, self._cluster.refused(status, body.decode("utf-8", "replace")))
+        if status == 403 and not fetch.redirects and not self._refused:
+            self._refused = True
+            _log.info("the cluster refuses direct reads (403): objects are read by its proxy's redirect")
+        return self._to_sdk(fetch, stale=status == 404)
+
+    def _finish(self, fetch: Fetch, data: bytearray | bytes | None, error: TvetlError | None) -> None:
+        fetch.data, fetch.error = data, error
+        self._done.append(fetch)
+
+    # The way that is always right
+
+    def _to_sdk(self, fetch: Fetch, *, stale: bool = False) -> None:
+        """Read by the SDK, in a thread. Where the map may be ``stale``, ask for it again."""
+        by_sdk, arguments = self._by_sdk, self._arguments
+        again = stale and time.monotonic() - self._mapped > _LOOK
+        if again:
+            self._mapped = time.monotonic()
+
+        def read() -> None:
+            answer = _Answer(fetch)
+            try:
+                answer.data = self._cluster.get(self._bucket, fetch.name, self._etl, arguments)
+            except TvetlError as error:
+                answer.error = error
+            if again:
+                with suppress(TvetlError):
+                    answer.targets = self._cluster.targets()
+            by_sdk.append(answer)
+            self.wake()
+
+        self._threads.submit(read)
+
+    def _take_answers(self) -> None:
+        with suppress(*_WAITS):
+            self._woken.recv(4096)
+        while self._by_sdk:
+            answer = self._by_sdk.popleft()
+            if answer.targets:
+                self._follow(answer.targets)
+            self._finish(answer.fetch, answer.data, answer.error)
+
+
+@dataclass
+class _Answer:
+    """What the SDK made of a read, and the cluster map where it was asked for again."""
+
+    fetch: Fetch
+    data: bytes | None = None
+    error: TvetlError | None = None
+    targets: Sequence[Target] = ()

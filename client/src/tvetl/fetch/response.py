@@ -1,0 +1,165 @@
+"""One HTTP/1.1 response, received into memory that is there already. Knows no sockets: it is fed bytes.
+
+As RFC 9112 has it, and as far as AIStore's nodes go: a body has a ``Content-Length`` or is chunked.
+"""
+
+from __future__ import annotations
+
+import re
+
+_HEAD_LIMIT = 1 << 16  # bytes of a status line and headers
+_LINE_LIMIT = 1 << 10  # bytes of a chunk's line, and of the trailer after the last chunk
+_LENGTH = re.compile(rb"\r\n(?:content-length:[ \t]*(\d{1,15})|(transfer-encoding:[ \t]*chunked))[ \t]*\r\n", re.I)
+_CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.I)
+_LOCATION = re.compile(rb"\r\nlocation:[ \t]*([^\r\n]+)", re.I)
+_CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_BEGUN_CHUNK = re.compile(rb"\r?\n?(?:[0-9A-Fa-f]+[ \t]*(?:;[^\r\n]*)?\r?)?")
+_TRAILER = re.compile(rb"(?:[^\r\n]+\r\n)*\r\n")
+
+
+class Malformed(Exception):
+    """Not a response that HTTP/1.1 knows."""
+
+
+class Response:
+    """Feed it what arrives until it is ``done``; or, while bytes of the body are missing, receive into :meth:`room`.
+
+    ``into`` is where the body of a 200 belongs if it is ``prefix`` and exactly as many bytes: then :meth:`body` is
+    None. Any other body goes into a buffer, of ``usual`` bytes first where its length is not told.
+    """
+
+    __slots__ = (
+        "_begun", "_buffer", "_chunked", "_head", "_into", "_line", "_pos", "_prefix", "_trailer", "_usual", "_view",
+        "closes", "done", "left", "status",
+    )  # fmt: skip
+
+    def __init__(self, into: memoryview | None = None, prefix: bytes = b"", usual: int = 1 << 16) -> None:
+        self._into, self._prefix, self._usual = into, prefix, usual
+        self._head = self._line = b""
+        self._chunked = self._trailer = False
+        #: Bytes of the prefix that were seen.
+        self._begun = 0
+        self._buffer: bytearray | None = None
+        self._view = memoryview(b"")
+        self._pos = 0
+        #: The status, 0 before the head is there.
+        self.status = 0
+        #: Whether the connection cannot serve another request.
+        self.closes = False
+        #: Bytes of the body to come before its end, or before the next chunk's line.
+        self.left = 0
+        self.done = False
+
+    @property
+    def location(self) -> str:
+        """Where a redirect leads, "" without one."""
+        found = _LOCATION.search(self._head)
+        return found[1].decode("latin-1").strip() if found else ""
+
+    def body(self) -> bytearray | None:
+        """The whole body once it is done; None where it filled ``into``."""
+        if self._buffer is None and (self._begun < len(self._prefix) or self._pos < len(self._view)):
+            self._to_buffer(0)
+        if self._buffer is not None:
+            self._view.release()
+            del self._buffer[self._pos :]
+        return self._buffer
+
+    def room(self) -> memoryview:
+        """Where the next ``left`` bytes go. Tell :meth:`filled` how many came."""
+        if self._buffer is None and self._begun < len(self._prefix):
+            self._to_buffer(self.left)
+        end = self._pos + self.left
+        if end > len(self._view):
+            self._to_buffer(self.left)
+        return self._view[self._pos : end]
+
+    def filled(self, count: int) -> None:
+        """``count`` bytes were received into :meth:`room`."""
+        self._pos += count
+        self.left -= count
+        self.done = not self.left and not self._chunked
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes from wherever the response stands. Raises Malformed."""
+        if not self.status:
+            data = self._read_head(data)
+            if not self.status:
+                return
+        while data and not self.done:
+            if self.left:
+                data = self._store(data)
+            else:
+                data = self._read_line(data)
+        self.closes |= bool(data)  # nobody asked for more
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Read the status line and headers; what follows them."""
+        head = self._head + data if self._head else data
+        end = head.find(b"\r\n\r\n")
+        if end < 0:
+            if len(head) > _HEAD_LIMIT:
+                raise Malformed("headers without end")
+            self._head = head
+            return b""
+        if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit():
+            raise Malformed("this is no HTTP/1.1")
+        self.status = int(head[9:12])
+        self._head, rest = head[: end + 2], head[end + 4 :]
+        self.closes = bool(_CLOSES.search(self._head))
+        length = _LENGTH.search(self._head)
+        if length is None and self.status not in (204, 304):
+            raise Malformed("the length of its body is not told")
+        self._chunked = bool(length and length[2])
+        self.left = int(length[1]) if length and length[1] else 0
+        self.done = not self.left and not self._chunked
+        fits = self._into is not None and self.left == len(self._prefix) + len(self._into)
+        if self._into is not None and self.status == 200 and (fits or self._chunked):
+            self._view = self._into
+        else:
+            self._to_buffer(self.left or self._usual)
+        return rest
+
+    def _to_buffer(self, more: int) -> None:
+        """Go on in a buffer with room for ``more`` bytes; what was received moves there."""
+        begun = bytes(self._view[: self._pos])
+        if self._buffer is None:
+            begun = self._prefix[: self._begun] + begun
+            self._prefix, self._begun = b"", 0
+        size = max(len(begun) + more, 2 * self._pos)
+        self._buffer = bytearray(size)
+        self._buffer[: len(begun)] = begun
+        self._view, self._pos = memoryview(self._buffer), len(begun)
+
+    def _store(self, data: bytes) -> bytes:
+        """Keep what belongs to the body; what follows it."""
+        if self._buffer is None and self._begun < len(self._prefix):
+            missing = self._prefix[self._begun :]
+            seen = data[: min(len(missing), self.left)]
+            if missing.startswith(seen):
+                self._begun += len(seen)
+                self.left -= len(seen)
+                self.done = not self.left and not self._chunked
+                return data[len(seen) :]
+            self._to_buffer(self._usual)
+        part = data[: self.left]
+        self.room()[: len(part)] = part
+        self.filled(len(part))
+        return data[len(part) :]
+
+    def _read_line(self, data: bytes) -> bytes:
+        """Read the line before a chunk, or the trailer after the last; what follows it."""
+        line = self._line + data
+        match = (_TRAILER if self._trailer else _CHUNK).match(line)
+        if match is None:
+            if len(line) > _LINE_LIMIT or not (self._trailer or _BEGUN_CHUNK.fullmatch(line)):
+                raise Malformed("this is no chunk")
+            self._line = line
+            return b""
+        self._line = b""
+        if self._trailer:
+            self.done = True
+        else:
+            self.left = int(match[1], 16)
+            self._trailer = not self.left
+        return line[match.end() :]
