@@ -133,14 +133,27 @@ class Target:
 class Access:
     """How the SDK connects to a node, for whoever connects beside it.
 
-    ``token`` is AuthN's, "" without one. ``tls`` is for nodes that speak https. ``through_proxy`` says that the
-    environment sends requests to this endpoint through an HTTP proxy.
+    ``token`` is AuthN's, "" without one. ``verify`` and ``certificate`` are as requests has them, for nodes that speak
+    https. ``through_proxy`` says that the environment sends requests to this endpoint through an HTTP proxy.
     """
 
     token: str
-    tls: ssl.SSLContext
+    verify: bool | str
+    certificate: str | tuple[str, str] | None
     through_proxy: bool
     user_agent: str = f"ais/python/{sdk_version}"
+
+    def tls(self) -> ssl.SSLContext:
+        """Raises OSError where a certificate cannot be read."""
+        context = ssl.create_default_context()
+        if not self.verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        else:
+            where = Path(DEFAULT_CA_BUNDLE_PATH if self.verify is True else self.verify)
+            context.load_verify_locations(**{"capath" if where.is_dir() else "cafile": str(where)})
+        if self.certificate:
+            context.load_cert_chain(*([self.certificate] if isinstance(self.certificate, str) else self.certificate))
+        return context
 
 
 class Cluster:
@@ -313,17 +326,11 @@ class Cluster:
             return [Target(node.id_digest, node.public_net.direct_url) for node in active]
 
     def access(self) -> Access:
-        """Token and TLS settings as the SDK takes them from its environment variables.
-
-        Raises UsageError where a certificate that they name cannot be read.
-        """
+        """Token and TLS settings as the SDK takes them from its environment variables."""
         client = self._reads.cluster().client
         settings = client.session_manager.session.merge_environment_settings(self.endpoint, {}, None, None, None)
         through_proxy = bool(select_proxy(self.endpoint, settings["proxies"]))
-        try:
-            return Access(client.token or "", _tls(settings["verify"], settings["cert"]), through_proxy)
-        except OSError as error:
-            raise UsageError(f"the TLS settings cannot be used: {error}", hint="AIS_CLIENT_CA names the CA.") from error
+        return Access(client.token or "", settings["verify"], settings["cert"], through_proxy)
 
     def refused(self, status: int, text: str) -> TvetlError:
         """What an answer of this cluster's with status 400 or more says, as :meth:`get` would raise it."""
@@ -649,19 +656,6 @@ def _client(endpoint: str, attempts: int, patience: float, connections: int = 10
     )
     retries = RetryConfig(http_retry=http, network_retry=network)
     return Client(endpoint, timeout=(_TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
-
-
-def _tls(verify: bool | str, certificate: str | tuple[str, str] | None) -> ssl.SSLContext:
-    """As requests reads these two: ``verify`` names a CA file or folder, or says whether to verify at all."""
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    else:
-        where = Path(DEFAULT_CA_BUNDLE_PATH if verify is True else verify)
-        context.load_verify_locations(**{"capath" if where.is_dir() else "cafile": str(where)})
-    if certificate:
-        context.load_cert_chain(*([certificate] if isinstance(certificate, str) else certificate))
-    return context
 
 
 def _summed(snaps: Sequence[JobSnap]) -> Snapshot:

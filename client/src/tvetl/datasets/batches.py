@@ -212,7 +212,7 @@ class Form:
 
 def _bits(values: torch.Tensor) -> npt.NDArray[np.generic]:
     """The same memory as whole numbers: numpy has no bfloat16, and a look-up only moves them."""
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[values.dtype.itemsize]
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
     bits: npt.NDArray[np.generic] = values.view(whole).numpy()
     return bits
 
@@ -327,8 +327,8 @@ class _Filler(threading.Thread):
             self._give(_Filled(None, attempts=self._attempts, units=self._units))
 
     def _may_begin(self, flying: int) -> bool:
-        """Whether the batch that the next sample would go into may be begun: ``ahead`` and the one being filled."""
-        return (self._placed + flying) // self._feed._batch <= self._taken + self._feed._ahead
+        """Whether the batch that the next sample goes into may be begun: it is one of ``ahead`` that are not taken."""
+        return (self._placed + flying) // self._feed._batch < self._taken + self._feed._ahead
 
     def _begin(self, flight: Flight, index: int, home: int) -> None:
         """Read an object into the row where it is to lie if nothing before it is skipped."""

@@ -39,6 +39,8 @@ _LOOK = 1.0
 _REDIRECTS = 5
 #: What a socket raises where it would have to wait.
 _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+#: What an idle connection receives.
+_NONE = Response()
 _log = logging.getLogger("tvetl.datasets")
 
 
@@ -66,6 +68,8 @@ class _Node:
         parts = urlsplit(url)
         self.name = parts.hostname or ""
         self.tls = parts.scheme == "https"
+        #: What stands before the paths of AIStore's API, where something else stands before AIStore.
+        self.base = parts.path.rstrip("/").encode()
         self.idle: list[_Connection] = []
         self._port = parts.port or (443 if self.tls else 80)
         self._address: tuple[socket.AddressFamily, tuple[object, ...]] | None = None
@@ -94,7 +98,7 @@ class _Connection:
         self.fetch: Fetch | None = None
         #: What of the request is not sent yet.
         self.request = b""
-        self.response = Response()
+        self.response = _NONE
         #: time.monotonic() of the last sign of life.
         self.since = 0.0
 
@@ -112,7 +116,8 @@ class Fetcher:
         self._access = cluster.access()
         #: Other providers' objects, namespaces, and what stands behind an HTTP proxy are left to the SDK.
         self._left_to_sdk = self._access.through_proxy or provider not in ("", "ais") or not self._name.isprintable()
-        self._left_to_sdk |= any(mark in self._name for mark in "/@#") or bool(urlsplit(cluster.endpoint).path)
+        self._left_to_sdk |= any(mark in self._name for mark in "/@#")
+        self._tls: ssl.SSLContext | None = None
         self._refused = False
         self._nodes: dict[str, _Node] = {}
         self._targets: list[_Node] | None = None
@@ -227,11 +232,9 @@ class Fetcher:
         self._mapped = time.monotonic()
 
     def _node(self, url: str) -> _Node:
-        parts = urlsplit(url)
-        key = f"{parts.scheme}://{parts.netloc}"
-        if key not in self._nodes:
-            self._nodes[key] = _Node(key, self._access)
-        return self._nodes[key]
+        if url not in self._nodes:
+            self._nodes[url] = _Node(url, self._access)
+        return self._nodes[url]
 
     # Connections
 
@@ -242,7 +245,7 @@ class Fetcher:
         except OSError:
             return self._to_sdk(fetch, stale=True)
         connection.fetch = fetch
-        connection.request = b"GET " + path + (node.redirected if fetch.redirects else node.ours)
+        connection.request = b"GET " + node.base + path + (node.redirected if fetch.redirects else node.ours)
         connection.response = Response(fetch.into, fetch.prefix, self._usual)
         connection.since = time.monotonic()
         self._busy.add(connection)
@@ -288,7 +291,8 @@ class Fetcher:
             connection.stage = "ready"
             if connection.node.tls:
                 self._selector.unregister(connection.sock)
-                connection.sock = self._access.tls.wrap_socket(
+                self._tls = self._tls or self._access.tls()
+                connection.sock = self._tls.wrap_socket(
                     connection.sock, server_hostname=connection.node.name, do_handshake_on_connect=False
                 )
                 self._selector.register(connection.sock, selectors.EVENT_READ, connection)
@@ -364,7 +368,7 @@ class Fetcher:
         fetch, response = connection.fetch, connection.response
         assert fetch is not None
         body = response.body()
-        connection.fetch = None
+        connection.fetch, connection.response = None, _NONE  # whose memory is not to be held by an idle connection
         self._busy.discard(connection)
         if response.closes:
             self._close(connection)
@@ -381,8 +385,9 @@ class Fetcher:
         status, location = response.status, response.location
         if status in (301, 302, 307, 308) and fetch.redirects < _REDIRECTS and location.startswith("http"):
             fetch.redirects += 1
-            path = location.partition("://")[2].partition("/")[2]
-            return self._send(fetch, self._node(location), b"/" + path.encode("latin-1"))
+            scheme, _, rest = location.partition("://")
+            host, _, path = rest.partition("/")
+            return self._send(fetch, self._node(f"{scheme}://{host}"), b"/" + path.encode("latin-1"))
         if status >= 400 and status not in (429, 503) and b'"ETL error: ' in body[:200]:
             return self._finish(fetch, None, self._cluster.refused(status, body.decode("utf-8", "replace")))
         if status == 403 and not fetch.redirects and not self._refused:
