@@ -7,11 +7,12 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -145,6 +146,7 @@ class Gateway:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer of two writes takes 40 ms
     gateway: Gateway
 
     def setup(self) -> None:
@@ -277,12 +279,28 @@ def around(handler: _Handler) -> None:
     handler.answer(307, [("Location", handler.gateway.endpoint + handler.path)], b"")
 
 
-def serve_gateway(behind: str) -> Iterator[Gateway]:
-    """For a fixture: a gateway until the fixture ends."""
+def certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own CA, with its key, in one file. Needs openssl's command."""
+    made = folder / "node.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test node",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made), "-out", f"{made}.crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    made.write_bytes(made.read_bytes() + Path(f"{made}.crt").read_bytes())
+    return made
+
+
+def serve_gateway(behind: str, pem: Path | None = None) -> Generator[Gateway, None, None]:
+    """For a fixture: a gateway until the fixture ends; with a certificate it speaks https."""
     gateway = Gateway(behind)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gateway": gateway}))
     server.daemon_threads = True
-    gateway.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    if pem:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    gateway.endpoint = f"http{'s' if pem else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield gateway

@@ -45,6 +45,7 @@ _GRACE = 15.0
 _ROWS = 256
 #: Objects whose targets are computed at once.
 _BLOCK = 256
+_OLDER = "The ETL's image is older than this client: register it anew, with `--replace`."
 _log = logging.getLogger("tvetl.datasets")
 
 
@@ -206,7 +207,8 @@ class Reader:
         if not isinstance(error, ObjectFailed):
             return error
         message = f"{self.bucket}/{name}: {error.message} ({error.code})"
-        named = ObjectFailed(message, code=error.code, status=error.status)
+        hint = _OLDER if "$.pixels" in error.message else ""
+        named = ObjectFailed(message, code=error.code, status=error.status, hint=hint)
         named.__cause__ = error
         return named
 
