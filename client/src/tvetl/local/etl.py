@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import cast
 
 from tvetl.local.http import BLOCK, ApiError, Body, NodeServer, disk_error, read_head
 from tvetl.local.names import go_request_target, go_segment
-from tvetl.local.pods import Connection, InitMessage, Plan, Pod, Variable, command, plan
+from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
 
 _TRIES = 10  # how often a target tries a refused or reset connection, and a transient 503 (recorded)
+_BUFFER = 1 << 16  # bytes that an answer's head and its beginning are read with
 _PAUSE = 0.1  # seconds between tries; AIStore waits a second and more, which serves nobody on one machine
 
 
@@ -48,23 +51,24 @@ class Answer(Body):
     Made when its head is there: raises EOFError, ValueError and OSError. Whoever has it closes it, read or not.
     """
 
-    def __init__(self, etl: Etl, pod: Pod, connection: Connection, told: str) -> None:
+    def __init__(self, etl: Etl, pod: Pod, connection: socket.socket, told: str) -> None:
         self._etl, self._pod, self._connection, self._told = etl, pod, connection, told
+        self._file = cast(BufferedReader, connection.makefile("rb", _BUFFER))
         self.size, self.status = 0, 100  # bytes read so far
         while self.status < 200:
-            line, self.headers = read_head(connection.file)
+            line, self.headers = read_head(self._file)
             version, code, *_ = line.split(" ")
             self.status = int(code)
         self._last = version != "HTTP/1.1" or "close" in self.headers.get("connection", "").lower()
         bare = self.status in (204, 304)
-        super().__init__(connection.file, {} if bare else self.headers, to_end=not bare)
+        super().__init__(self._file, {} if bare else self.headers, to_end=not bare)
 
     def read(self, most: int = BLOCK) -> bytes:
         """The next bytes as they come, none at the end. Raises ApiError where they break off."""
         try:
             block = super().read(most)
         except OSError as error:
-            self._connection.close()
+            self.close()
             raise ApiError(500, f"{self._told}: {error}") from error
         self.size += len(block)
         return block
@@ -73,6 +77,9 @@ class Answer(Body):
         return b"".join(iter(self.read, b""))
 
     def close(self) -> None:
+        if self._file.closed:
+            return
+        self._file.close()
         with self._etl.lock:
             self._etl.out_bytes += self.size
         if self.whole and not self._last:
@@ -174,6 +181,16 @@ class Etls:
         self._log(f"{etl.name}: running")
         return etl.xid
 
+    def join(self, target: NodeServer) -> None:
+        """Give a target that is new, or was away meanwhile, its pods of the running ETLs."""
+        for etl in self.all():
+            if etl.stage == "Running" and target.id not in etl.pods:
+                pod = self._pod(etl, target, command(etl.plan.image, self._server, self._allow))
+                etl.pods = etl.pods | {target.id: pod}
+                reason = pod.ready(etl.plan.probe, time.monotonic() + etl.plan.init_timeout, etl.cancelled)
+                if reason:
+                    self._end(etl, reason)
+
     def _fail(self, etl: Etl, target: NodeServer, reason: str) -> None:
         """Where AIStore lets the caller wait for nothing, say at once what happened; the name stays taken."""
         pod = f"{etl.name}-{target.id}".lower()
@@ -265,9 +282,9 @@ def _push_once(etl: Etl, pod: Pod, told: str, url: str, headers: Mapping[str, st
             size = os.fstat(file.fileno()).st_size if body else 0
             sent = {"Host": f"127.0.0.1:{pod.port}", **headers, "Content-Length": size}
             lines = [f"PUT {url} HTTP/1.1", *(f"{key}: {value}" for key, value in sent.items()), "", ""]
-            connection.sock.sendall("\r\n".join(lines).encode("latin-1"))
+            connection.sendall("\r\n".join(lines).encode("latin-1"))
             if size:
-                connection.sock.sendfile(file, count=size)
+                connection.sendfile(file, count=size)
         return Answer(etl, pod, connection, told)
     except BaseException:
         connection.close()

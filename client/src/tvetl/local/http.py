@@ -16,7 +16,7 @@ from http.client import responses
 from io import BufferedReader
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import BinaryIO, TypeVar, cast
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote, unquote_plus
 
 import msgspec
 
@@ -124,7 +124,7 @@ class Body:
         self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         self._to_end = to_end and not self._chunked and "content-length" not in headers
         length = "0" if self._chunked else headers.get("content-length", "0")
-        if not re.fullmatch("[0-9]+", length):
+        if not length.isdecimal():
             raise ValueError("Content-Length is not a number of bytes")
         self._left = int(length)
 
@@ -167,7 +167,8 @@ class Request(Body):
             raise ValueError(f"{version} is not spoken here")
         super().__init__(file, self.headers)
         self.path, _, self.raw_query = target.partition("?")
-        self.query = dict(parse_qsl(self.raw_query, keep_blank_values=True))
+        pairs = (part.partition("=") for part in self.raw_query.split("&") if part)
+        self.query = {unquote_plus(key): unquote_plus(value) for key, _, value in pairs}
         self.peer = f"{peer[0]}:{peer[1]}"
         self.old = version == "HTTP/1.0"  # knows no chunks
         self.last = self.old or "close" in self.headers.get("connection", "").lower()

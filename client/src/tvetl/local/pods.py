@@ -16,15 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from io import BufferedReader
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import yaml
 
 from tvetl.local import keeper
-from tvetl.local.http import BLOCK, ApiError
+from tvetl.local.http import ApiError
 from tvetl.local.names import check_etl
 
 _LOG_TAIL = 64 << 10  # bytes of a log that are handed out; what went wrong last is at its end
@@ -227,7 +225,7 @@ class Pod:
                 [sys.executable, "-I", keeper.__file__, *command], stdin=subprocess.PIPE, stdout=output,
                 stderr=subprocess.STDOUT, env={**env, "PORT": str(self.port)}, start_new_session=True,
             )  # fmt: skip
-        self._idle: list[tuple[float, Connection]] = []
+        self._idle: list[tuple[float, socket.socket]] = []
         self._idle_lock = threading.Lock()
 
     def watch(self, gone: Callable[[Pod], None]) -> None:
@@ -295,35 +293,24 @@ class Pod:
 
     # -- connections, kept as a target keeps them -----------------------------------------------------------------
 
-    def take(self, timeout: float) -> Connection:
+    def take(self, timeout: float) -> socket.socket:
         """A connection, an idle one where there is one that the server has not ended."""
         with self._idle_lock:
             while self._idle:
                 since, connection = self._idle.pop()
-                if time.monotonic() - since < IDLE and not _readable(connection.sock):
+                if time.monotonic() - since < IDLE and not _readable(connection):
                     return connection
                 connection.close()
-        return Connection(self.port, timeout)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
-    def give(self, connection: Connection) -> None:
+    def give(self, connection: socket.socket) -> None:
         with self._idle_lock:
             if not self.ended.is_set():
                 self._idle.append((time.monotonic(), connection))
                 return
         connection.close()
-
-
-class Connection:
-    """A connection to a transformer: the socket, and the file to read answers from."""
-
-    def __init__(self, port: int, timeout: float) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.file = cast(BufferedReader, self.sock.makefile("rb", BLOCK))
-
-    def close(self) -> None:
-        self.file.close()
-        self.sock.close()
 
 
 #: Seconds that a target keeps an idle connection to a transformer (recorded).

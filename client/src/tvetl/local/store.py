@@ -99,10 +99,13 @@ class Store:
 
     def bucket(self, bucket: str) -> Path:
         """The bucket's folder, or 404."""
+        return self._below(bucket)
+
+    def _below(self, bucket: str, *parts: str) -> Path:
         if not self.has(bucket):
             self._still_there()
             raise ApiError(404, f'bucket "ais://{bucket}" does not exist', "ErrBckNotFound")
-        return self.root / bucket
+        return self.root.joinpath(bucket, *parts)
 
     def create(self, bucket: str) -> None:
         self._still_there()
@@ -145,7 +148,7 @@ class Store:
         """Where an object's file is or would be: always below the bucket's folder."""
         if not name:
             raise ApiError(400, "an object name is missing")
-        return self.bucket(bucket) / to_file(name)
+        return self._below(bucket, to_file(name))
 
     def stat(self, bucket: str, name: str, node: str = "") -> Stat:
         """The object, or 404. A link that leads out of the bucket is no object."""
