@@ -3,7 +3,8 @@
 It answers ``T:`` and the first 20 bytes of the body, ``T:fqn`` where the body is empty; a name with ``st422`` in it
 gets that status, ``empty200`` an empty 200; ``Ais-Node-Url`` it obeys as AIStore's transformers do. Beyond the
 recordings, for tests of failures: ``slow`` waits a second, ``die`` ends the process without an answer, ``eof`` only
-the connection, ``plain`` ignores Ais-Node-Url, ``echo`` answers what it was asked, ``busy`` asks twice for a repeat.
+the connection, ``plain`` ignores Ais-Node-Url, ``echo`` answers what it was asked, ``busy`` asks twice for a repeat,
+``9bytes`` answers so many; between two halves of them ``halting`` waits a second, and ``torn`` breaks off.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Recorder(BaseHTTPRequestHandler):
             self._answer(503, b"later", {"Ais-Etl-Retry-Reason": "direct-put-transient"})
         elif status:
             self._answer(int(status[1]), json.dumps({"error": f"recorded {status[1]}"}).replace(" ", "", 1).encode())
+        elif size := re.search(r"(\d+)bytes", url.path):
+            self._bytes(int(size[1]), url.path)
         elif "echo" in url.path:
             query = parse_qs(url.query)
             named = unquote(query.get("etl_fqn", [""])[0])
@@ -52,6 +55,18 @@ class Recorder(BaseHTTPRequestHandler):
         else:
             result = b"" if "empty200" in url.path else b"T:" + (body[:20] or b"fqn")
             self._deliver(url.path, url.query, result, "" if "plain" in url.path else node)
+
+    def _bytes(self, size: int, path: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        self.wfile.write(b"x" * (size // 2))
+        if "torn" in path:
+            self.close_connection = True
+            return
+        if "halting" in path:
+            time.sleep(1)
+        self.wfile.write(b"x" * (size - size // 2))
 
     def _deliver(self, path: str, query: str, result: bytes, node: str) -> None:
         if not node or not result:

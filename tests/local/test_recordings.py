@@ -293,5 +293,5 @@ def test_a_target_asks_a_transformer_as_aistore_did(make_cluster: Callable[..., 
     assert asked[0] == asked[1], "apart from the addresses, which hang on homes"
     put_to = [{unquote(str(each[3])): each[3] for each in side} for side in (theirs, ours)]
     both = put_to[0].keys() & put_to[1].keys()
-    assert len(both) > 4
+    assert len(both) > 3  # which, hangs on the ids of nodes, and of an aborted job on chance
     assert {key: put_to[0][key] for key in both} == {key: put_to[1][key] for key in both}

@@ -16,7 +16,6 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 import msgspec
-import xxhash
 
 from tvetl.local import names
 from tvetl.local.etl import Answer, Etl, Etls
@@ -106,11 +105,14 @@ Route = Callable[[NodeServer, Request, str], Reply]
 class Api:
     """The routes, over the store, the ETLs and the jobs of one cluster."""
 
-    def __init__(self, store: Store, etls: Etls, jobs: Jobs, proxy: NodeServer, targets: Sequence[NodeServer]) -> None:
+    def __init__(
+        self, store: Store, etls: Etls, jobs: Jobs, proxy: NodeServer, targets: Sequence[NodeServer], direct: bool
+    ) -> None:  # fmt: skip
         self._store, self._etls, self._jobs, self._proxy, self._targets = store, etls, jobs, proxy, targets
-        self._began = time.time_ns()
+        self._direct, self._began = direct, time.time_ns()
+        self.version = 1  # of the map, of which ``targets`` are
         etls.ended = jobs.end
-        at_proxy: dict[str, Route] = {
+        self._at_proxy: dict[str, Route] = {
             "GET daemon": self._smap, "GET health": self._health, "GET buckets": self._bucket_get,
             "HEAD buckets": self._bucket_head, "POST buckets": self._bucket_post, "DELETE buckets": self._bucket_delete,
             "GET objects": self._redirect, "HEAD objects": self._redirect, "PUT objects": self._redirect,
@@ -118,18 +120,18 @@ class Api:
             "PUT etl": self._etl_put, "POST etl": self._etl_post, "DELETE etl": self._etl_delete,
             "GET cluster": self._cluster_get, "PUT cluster": self._cluster_put,
         }  # fmt: skip
-        at_target: dict[str, Route] = {
+        self._at_target: dict[str, Route] = {
             "GET health": self._health, "GET objects": self._object_get, "HEAD objects": self._object_head,
             "PUT objects": self._object_put, "DELETE objects": self._object_delete, "GET ml": self._batch,
             "PUT etl": self._direct_put,
         }  # fmt: skip
-        self._routes = dict.fromkeys(targets, at_target) | {proxy: at_proxy}
 
     def answer(self, node: NodeServer, request: Request) -> Reply:
         """Find the route for ``/v1/<what>/<rest>`` and follow it."""
         version, _, path = request.path.lstrip("/").partition("/")
         what, _, rest = path.partition("/")
-        route = self._routes[node].get(f"{request.method} {what}")
+        routes = self._at_proxy if node is self._proxy else self._at_target
+        route = routes.get(f"{request.method} {what}")
         if version != "v1" or route is None:
             raise ApiError(501, f"the stand-in for AIStore does not answer {request.method} {request.path}")
         return route(node, request, rest)
@@ -137,9 +139,9 @@ class Api:
     # -- the cluster ------------------------------------------------------------------------------------------------
 
     def home(self, bucket: str, name: str) -> NodeServer:
-        """The target that an object belongs to: the highest of a hash with each target (rendezvous)."""
-        text = names.uname(bucket, name)
-        return max(self._targets, key=lambda target: xxhash.xxh3_64_intdigest(f"{target.id}/{text}".encode()))
+        """The target that an object belongs to: the highest random weight, as in AIStore."""
+        digest = names.digest(names.uname(bucket, name))
+        return max(self._targets, key=lambda target: names.weight(names.digest(target.id) ^ digest))
 
     def _smap(self, node: NodeServer, request: Request, rest: str) -> Reply:
         if request.query.get("what") != "smap":
@@ -149,7 +151,7 @@ class Api:
         return Reply.json({
             "pmap": {self._proxy.id: proxy}, "proxy_si": proxy,
             "tmap": {target.id: _daemon(target, "target") for target in self._targets},
-            "uuid": "tvetl-local", "creation_time": created, "version": "1",
+            "uuid": "tvetl-local", "creation_time": created, "version": str(self.version),
         })  # fmt: skip
 
     def _health(self, node: NodeServer, request: Request, rest: str) -> Reply:
@@ -426,6 +428,8 @@ class Api:
     def _object_get(self, node: NodeServer, request: Request, rest: str) -> Reply:
         bucket, name = _bucket_and_object(rest)
         query = request.query
+        if not self._direct and not {"pid", "utm"} <= query.keys():  # what the proxy's redirect adds
+            raise ApiError(403, f"{node.label}: direct access is not allowed")
         stages = [stage for stage in query.get("etl_pipeline", "").split(",") if stage]
         if query.get("etl_name"):
             etls = [self._etls.running(each, node) for each in [query["etl_name"], *stages]]
@@ -529,8 +533,7 @@ def _daemon(node: NodeServer, kind: str) -> dict[str, object]:
     port = node.url.rpartition(":")[2]
     net = {"node_ip_addr": "127.0.0.1", "daemon_port": port, "direct_url": node.url}
     nets: dict[str, object] = dict.fromkeys(("public_net", "intra_data_net", "intra_control_net"), net)
-    digest = xxhash.xxh64_intdigest(node.id.encode())
-    return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": digest}
+    return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": names.digest(node.id)}
 
 
 def _unknown(action: str) -> ApiError:

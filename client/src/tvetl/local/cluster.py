@@ -23,20 +23,22 @@ class LocalCluster:
 
     ``root`` is the folder of the buckets, made where it is not there. ``port`` 0 takes a free one. ``allow`` maps
     further images to the commands that stand for them, ``server`` is the one for ``tvetl-server`` (default: the
-    program of that name beside this Python, else on the path).
+    program of that name beside this Python, else on the path). Without ``direct`` targets answer 403 to reads that no
+    proxy sent there, as AIStore's do where authentication or request signing is configured.
     """
 
     def __init__(
         self, root: Path, *, targets: int = 1, port: int = 0, allow: Mapping[str, Sequence[str]] | None = None,
-        server: Sequence[str] | None = None, log: Callable[[str], None] = lambda line: None,
+        server: Sequence[str] | None = None, log: Callable[[str], None] = lambda line: None, direct: bool = True,
     ) -> None:  # fmt: skip
         if targets < 1:
             raise TvetlError("a cluster needs at least one target")
         self.root = root
         self._targets_count, self._port = targets, port
-        self._allow, self._log = dict(allow or {}), log
+        self._allow, self._log, self._direct = dict(allow or {}), log, direct
         self._server = list(server) if server else [_server()]
-        self._nodes: list[NodeServer] = []
+        self._nodes: list[NodeServer] = []  # the proxy, then all targets by number
+        self._targets: list[NodeServer] = []  # those in the map
         self._etls: Etls | None = None
         self._jobs: Jobs | None = None
         self._store: Store | None = None
@@ -53,13 +55,39 @@ class LocalCluster:
             self._close()
             where = f"port {self._port} and {self.root}" if self._port else str(self.root)
             raise TvetlError(f"cannot start on {where}: {error}", hint="choose another port or folder") from error
-        proxy, *targets = self._nodes
-        self._etls = Etls(store, proxy, targets, self._server, self._allow, self._log)
-        self._jobs = Jobs(targets)
-        self._api = Api(store, self._etls, self._jobs, proxy, targets)
+        proxy, *self._targets = self._nodes
+        self._etls = Etls(store, proxy, self._targets, self._server, self._allow, self._log)
+        self._jobs = Jobs(self._targets)
+        self._api = Api(store, self._etls, self._jobs, proxy, self._targets, self._direct)
         self.endpoint = proxy.url
         for node in self._nodes:
             node.begin()
+
+    def stop_target(self, number: int) -> None:
+        """Take a target down and out of the map. Its transformers run on, as pods do."""
+        node = self._nodes[1 + number]
+        self._targets.remove(node)
+        self._api.version += 1
+        node.end()
+
+    def start_target(self, number: int) -> None:
+        """Bring a stopped target back, at its port."""
+        self._join(number, self._nodes[1 + number].server_address[1])
+
+    def add_target(self) -> int:
+        """Add a target to the map; its number."""
+        number = len(self._nodes) - 1
+        self._join(number, 0)
+        return number
+
+    def _join(self, number: int, port: int) -> None:
+        node = NodeServer(port, "t", f"target{number}", self._answer)
+        self._nodes[1 + number : 2 + number] = [node]
+        node.begin()
+        assert self._etls
+        self._etls.join(node)
+        self._targets.append(node)
+        self._api.version += 1
 
     def _answer(self, node: NodeServer, request: Request) -> Reply:
         return self._api.answer(node, request)

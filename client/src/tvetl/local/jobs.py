@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class Job:
     source: str
     destination: str
     etls: tuple[str, ...]
-    snaps: dict[str, Snap]
+    snaps: defaultdict[str, Snap]  # a target may come while it runs
     start: int = field(default_factory=time.time_ns)
     end: int = 0
     stopped: str = ""
@@ -139,7 +140,7 @@ class Jobs:
         """Begin: ``work(job, name)`` for every name on a few threads."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
-        snaps = {target.id: Snap() for target in self._targets}
+        snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
         job = Job(job_id, kind, detail, bucket, source, destination, etls, snaps)
         self._jobs[job_id] = job
         rest, lock = iter(names), threading.Lock()

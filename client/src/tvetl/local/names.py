@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, unquote
 
+import xxhash
+
 from tvetl.local.http import ApiError
 
 #: What Go's url.PathEscape leaves as it is, beyond letters, digits and ``-_.~``.
@@ -23,6 +25,7 @@ _ETL = re.compile(r"[a-z0-9-]*")
 _ETL_SHORTEST, _ETL_LONGEST = 6, 32
 #: File systems store at most this many bytes for one part of a path.
 _LONGEST_PART = 255
+_2_64 = 1 << 64
 #: A template that names more objects than this is refused; it would fill the memory.
 MOST_NAMES = 10_000_000
 
@@ -112,6 +115,23 @@ def uname(bucket: str, name: str) -> str:
     return f"ais/@#/{bucket}/{name}"
 
 
+def digest(text: str) -> int:
+    """AIStore's digest of a node's id or of an object's unique name."""
+    return xxhash.xxh64_intdigest(text.encode(errors="surrogateescape"), seed=1103515245)
+
+
+def weight(seed: int) -> int:
+    """AIStore's xoshiro256 hash. An object's home is the target of which digest XOR the object's digest gives most."""
+    z = seed
+    for _ in range(2):
+        z = (z + 0x9E3779B97F4A7C15) % _2_64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % _2_64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % _2_64
+        z ^= z >> 31
+    z = z * 5 % _2_64
+    return (z << 7 | z >> 57) * 9 % _2_64
+
+
 def from_uname(text: str) -> tuple[str, str]:
     """Bucket and object of a unique name; a bucket's ends in a slash and gives an empty object."""
     provider, _, rest = text.partition("/@#/")
@@ -134,7 +154,7 @@ def go_request_target(path: str, query: dict[str, str]) -> str:
     """
     encoded = "&".join(f"{key}={quote_plus(value)}" for key, value in sorted(query.items()))
     url = (path + ("?" + encoded if encoded else "")).partition("#")[0]
-    if any(ord(c) < 0x20 or c == "\x7f" for c in url):
+    if re.search(r"[\x00-\x1f\x7f]", url):
         raise ApiError(500, f'parse "{path}": net/url: invalid control character in URL')
     path, mark, rest = url.partition("?")
     broken = re.search(r"%(?![0-9A-Fa-f]{2}).{0,2}", path)
