@@ -1,10 +1,10 @@
-"""Training input, side by side, on a cluster of this machine: ``make training``.
+"""Training input, side by side: ``make training``. Each table is Markdown.
 
     python examples/training.py [FOLDER]
 
-FOLDER holds JPEG photographs; without it, some are made of scikit-image's. The cluster runs beside this process and
-shares its processors, so images a second say little of a real one; the CPU time of the training side does not depend on
-where the cluster is.
+FOLDER holds JPEG photographs; without it, some are made of scikit-image's. The cluster is the stand-in, in a process of
+its own on this machine, so images a second are those of processors that do both sides' work. CPU time is that of the
+training side alone: of one process and its DataLoader workers.
 """
 
 from __future__ import annotations
@@ -12,27 +12,42 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
+import torch
+from aistore.pytorch import AISMapDataset
+from aistore.sdk import Client
 from PIL import Image
+from torch.utils.data import Dataset
 
 from tvetl import cli
-from tvetl.bench import bench
+from tvetl.bench import accelerators, sides
+from tvetl.bench.apart import apart
+from tvetl.bench.compare import TITLES, Comparison, Way, bench
+from tvetl.bench.sides import Epochs, Task
 from tvetl.cluster import Cluster
+from tvetl.errors import UsageError
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
 from tvetl.spec import parse
 
-#: What ends in the normalised tensor, and what leaves normalising to the GPU: a quarter of the bytes.
+#: What leaves normalising to the GPU, a quarter of the bytes; and what ends in the normalised tensor.
 ENDS = {
+    "uint8": [{"op": "PILToTensor"}],
     "float32": [
         {"op": "ToTensor"},
         {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     ],
-    "uint8": [{"op": "PILToTensor"}],
 }
 IMAGES = 256
+SDK = "the SDK's AISMapDataset"
 
 
 def photographs(folder: str) -> list[bytes]:
@@ -53,25 +68,110 @@ def photographs(folder: str) -> list[bytes]:
     return made
 
 
-def main() -> None:
-    sources = photographs(sys.argv[1] if len(sys.argv) > 1 else "")
-    with tempfile.TemporaryDirectory() as root, LocalCluster(Path(root), targets=2) as local:
-        cluster = Cluster(local.endpoint)
+def serve(connection: Connection, root: str, direct: bool) -> None:
+    """The stand-in, in a process of its own, until the connection ends; ``direct`` reads are served or refused."""
+    with LocalCluster(Path(root), targets=2, direct=direct) as local:
+        connection.send(local.endpoint)
+        connection.recv()
+
+
+@contextmanager
+def cluster_of(sources: Sequence[bytes], *, direct: bool) -> Iterator[Cluster]:
+    """A cluster with these photographs, again and again under other names."""
+    with tempfile.TemporaryDirectory() as root, apart(serve, root, direct) as process:
+        cluster = Cluster(str(process.receive()))
         cluster.create_bucket("photos")
         for at in range(IMAGES):
             cluster.put("photos", f"photo_{at:04d}.jpg", sources[at % len(sources)])
-        size = sum(map(len, sources)) / len(sources) / 1000
-        cli.out.print(f"{IMAGES} images, {len(sources)} different ones, {size:.0f} kB each on average")
+        yield cluster
+
+
+class Decoded(Dataset[object]):
+    """The SDK's own dataset, its answers decoded. It takes no etl_args: each epoch is epoch 0."""
+
+    def __init__(self, task: Task) -> None:
+        bucket = Client(task.endpoint).bucket(task.bucket)
+        self._objects = AISMapDataset(ais_source_list=[bucket], etl_name=task.etl)
+        places = {listed.name: at for at, listed in enumerate(self._objects.get_obj_list())}
+        self._places = [places[name] for name in task.names]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        name, content = self._objects[self._places[index]]
+        return torch.from_numpy(np.load(io.BytesIO(content))), name
+
+
+def by_the_sdk(task: Task, workers: int) -> Epochs:
+    loader = sides.loaded(Decoded(task), task, workers)
+    return lambda epoch: loader
+
+
+def main() -> None:
+    sources = photographs(sys.argv[1] if len(sys.argv) > 1 else "")
+    size = sum(map(len, sources)) / len(sources) / 1000
+    cli.out.print(f"{IMAGES} images, {len(sources)} different ones, {size:.0f} kB each on average")
+    with cluster_of(sources, direct=True) as cluster, cluster_of(sources, direct=False) as refusing:
+
+        def more(task: Task) -> Mapping[str, Way]:
+            """The sides that `tvetl bench` leaves out."""
+            return {
+                f"{SDK} in {task.workers} workers": Way(partial(by_the_sdk, workers=task.workers), task),
+                f"{SDK} without workers": Way(partial(by_the_sdk, workers=0), task),
+                "TransformedBatches by the proxy, direct reads refused": Way(
+                    sides.batches, replace(task, endpoint=refusing.endpoint)
+                ),
+            }
+
         for name, end in ENDS.items():
             steps = [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}, *end]
-            cluster.register(PodSpec(f"train-{name}", parse({"steps": steps, "output": {"format": "npy"}, "seed": 1})))
-            done = bench(cluster, "photos", f"train-{name}", most=IMAGES)
-            cli.out.print(f"\n{name} (3, 224, 224), median (range) of {done.rounds} rounds; {done.workers} workers")
-            for side in done.sides:
-                label, images, milliseconds = side.row()
-                cli.out.print(f"  {label:45}{images:>30} images/s {milliseconds:>28} CPU ms an image")
-            cli.out.print(f"  {done.equal} of {done.images} images equal on all sides")
-            cluster.unregister(f"train-{name}")
+            pod = PodSpec(f"train-{name}", parse({"steps": steps, "output": {"format": "npy"}, "seed": 1}))
+            for each in (cluster, refusing):
+                each.register(pod)
+            show(name, bench(cluster, "photos", pod.name, most=IMAGES, more=more))
+            if name == "uint8":
+                show_accelerators(cluster, "photos", "photo_0000.jpg", pod.name)
+            for each in (cluster, refusing):
+                each.unregister(pod.name)
+
+
+def show(name: str, done: Comparison) -> None:
+    cli.out.print(
+        f"\n{name} (3, 224, 224), batches of {done.batch}, median (range) of {done.rounds} rounds in turns; "
+        f"{done.equal} of {done.images} images equal on all sides\n"
+    )
+    show_table(TITLES, done.rows())
+
+
+def show_accelerators(cluster: Cluster, bucket: str, name: str, etl: str) -> None:
+    batch, computing = accelerators.BATCH, accelerators.COMPUTING
+    cli.out.print(
+        f"\nEmulated accelerators on one core, each {batch} canned images every {computing} s: MLPerf Storage's "
+        "resnet50_h100.\nThis is no MLPerf result: it measures no storage.\n"
+    )
+    try:
+        tried = accelerators.feed(cluster, bucket, name, etl)
+    except UsageError as error:
+        cli.out.print(f"left out: {error.message}")
+        return
+    titles = ("accelerators", "busy, the least", "images/s", "consumers' core, CPU s/s", "server's core, CPU s/s")
+    rows = [
+        (str(t.accelerators), f"{t.least_busy:.1%}", f"{t.images_per_second:,.0f}",
+         f"{t.consumers_cpu:.2f}", f"{t.server_cpu:.2f}")
+        for t in tried
+    ]  # fmt: skip
+    show_table(titles, rows)
+    fed = max((t.accelerators for t in tried if t.enough), default=0)
+    cli.out.print(f"\n{fed} of them at {accelerators.BUSY:.0%} or more")
+
+
+def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Markdown, its columns in line."""
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, ["-" * width for width in widths], *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        cli.out.print(f"| {' | '.join(cells)} |", markup=False)
 
 
 if __name__ == "__main__":

@@ -428,7 +428,8 @@ def bench(
 ) -> None:
     """Compare training input: torchvision in DataLoader workers with the same tensors made by the cluster."""
     try:
-        from tvetl.bench import bench as compare
+        from tvetl.bench.compare import TITLES
+        from tvetl.bench.compare import bench as compare
     except ImportError as error:
         raise UsageError("this needs PyTorch, which is not installed", hint="pip install 'tvetl[torch]'") from error
     done = compare(
@@ -437,8 +438,10 @@ def bench(
     if as_json:
         say_json(asdict(done))
     else:
-        say_table(("side", "images/s", "CPU ms an image, here"), [side.row() for side in done.sides])
+        say_table(TITLES, done.rows())
         say(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
+        say("CPU time is this machine's: of the process that trains and its workers. Left out, as they are examples'")
+        say("(`make training`): the SDK's own dataset, and how many emulated accelerators one core feeds.")
     if done.equal != done.images:
         raise typer.Exit(TvetlError.exit_code)
 
