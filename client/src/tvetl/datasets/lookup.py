@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-Array = npt.NDArray[np.generic]
-
-
-def _native() -> Callable[[Any, Any, Any], None] | None:
-    """The C part's look-up, where it is installed (with the server): numpy takes several times as long."""
-    try:
-        found: Callable[[Any, Any, Any], None] = importlib.import_module("tvetl_resize").look_up
-    except (ImportError, AttributeError):
-        return None
-    return found
-
-
-_look_up = _native()
+Array: TypeAlias = npt.NDArray[np.generic]
 
 
 def look_up(pixels: npt.NDArray[np.uint8], table: Array, out: Array | None = None) -> torch.Tensor:
@@ -37,10 +23,8 @@ def look_up(pixels: npt.NDArray[np.uint8], table: Array, out: Array | None = Non
     results = out.reshape(planes.shape)
     for image, values in zip(planes, results, strict=True):
         for channel in range(channels):
-            if _look_up and table.dtype.itemsize in (2, 4):
-                _look_up(image[channel], table[channel], values[channel])
-            else:
-                table[channel].take(image[channel], out=values[channel], mode="clip")
+            # No byte is beyond 255, so nothing wraps; the other modes take longer, or buffer the results.
+            table[channel].take(image[channel], out=values[channel], mode="wrap")
     return torch.from_numpy(out)
 
 
