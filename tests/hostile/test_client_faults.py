@@ -24,9 +24,8 @@ import pytest
 from faults import Fault, Gateway
 from PIL import Image
 
-import tvetl.cluster
 from tvetl import answers, jobs, records
-from tvetl.cluster import Cluster
+from tvetl.cluster import Cluster, connection, registration
 from tvetl.errors import (
     NotAIStore,
     NotFound,
@@ -102,10 +101,10 @@ def direct(local: LocalCluster) -> Cluster:
 @pytest.fixture
 def gateway(local: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     monkeypatch.setenv("AIS_AUTHN_TOKEN", TOKEN)
-    monkeypatch.setattr(tvetl.cluster, "_TIMEOUT", (1.0, 0.3))
-    monkeypatch.setattr(tvetl.cluster, "_GRACE", 1.0)
-    monkeypatch.setattr(tvetl.cluster, "_BACKOFF", 0.05)
-    monkeypatch.setattr(tvetl.cluster, "_PAUSE", 0.01)
+    monkeypatch.setattr(connection, "TIMEOUT", (1.0, 0.3))
+    monkeypatch.setattr(registration, "GRACE", 1.0)
+    monkeypatch.setattr(connection, "BACKOFF", 0.05)
+    monkeypatch.setattr(connection, "PAUSE", 0.01)
     yield from faults.serve_gateway(local.endpoint)
 
 

@@ -19,8 +19,7 @@ from alone import alone, descriptors
 from faults import Fault, Gateway
 from PIL import Image
 
-import tvetl.cluster
-from tvetl.cluster import Cluster
+from tvetl.cluster import Cluster, connection
 from tvetl.errors import NotFound, ObjectFailed, TimedOut, TvetlError
 from tvetl.fetch import Fetch, Fetcher
 from tvetl.local import LocalCluster
@@ -75,8 +74,8 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def gateway(steady: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    monkeypatch.setattr(tvetl.cluster, "_BACKOFF", 0.05)
-    monkeypatch.setattr(tvetl.cluster, "_PAUSE", 0.01)
+    monkeypatch.setattr(connection, "BACKOFF", 0.05)
+    monkeypatch.setattr(connection, "PAUSE", 0.01)
     yield from faults.serve_gateway(steady.endpoint)
 
 

@@ -24,10 +24,10 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from tvetl.cluster import Access, Cluster, Json, Target
+from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
 from tvetl.fetch.places import places
 from tvetl.fetch.response import Malformed, Response
-from tvetl.refusals import too_late
 
 #: Bytes of the read that takes a response's head; what it takes of the body is copied once more.
 _SCRATCH = 1 << 13

@@ -1,9 +1,6 @@
-"""A cluster through the AIStore SDK: the only module that imports it, and both its lines work.
+"""A cluster as a user has it: each method is one thing to ask for, through the AIStore SDK.
 
-Each method is one thing a user asks for; errors of the SDK and of the network leave as kinds of
-:class:`tvetl.errors.TvetlError`. What differs between the SDK's lines is in :meth:`Cluster._send` alone:
-1.x registers a pod YAML with ``Etl.init_spec``; 2.x has only the runtime form, while AIStore 5.0 takes both.
-Not here: waiting for jobs and judging them (:mod:`tvetl.jobs`).
+Errors of the SDK and of the network leave as kinds of :class:`tvetl.errors.TvetlError`.
 """
 
 from __future__ import annotations
@@ -11,76 +8,41 @@ from __future__ import annotations
 import base64
 import json
 import re
-import ssl
-import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
 
 import requests
 from aistore.sdk import Bucket, Client, Etl
 from aistore.sdk.errors import AISError, InvalidBckProvider
 from aistore.sdk.etl import ETLConfig
-from aistore.sdk.request_client import RequestClient
-from aistore.sdk.retry_config import RetryConfig
 from aistore.sdk.types import BucketModel, JobSnap
-from aistore.version import __version__ as sdk_version
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
-from urllib3.util.retry import Retry
+from requests.utils import select_proxy
 
-from tvetl.errors import (
-    NameTaken,
-    NotAIStore,
-    NotFound,
-    ObjectFailed,
-    RegistrationError,
-    TvetlError,
-    Unavailable,
-    UsageError,
-)
-from tvetl.pod import Container, PodSpec, check_name, container_of
-from tvetl.refusals import (
+from tvetl.cluster import connection, registration
+from tvetl.cluster.connection import Access, Target
+from tvetl.cluster.error_mapping import (
     GARBLED,
-    ended,
+    Json,
+    ObjectError,
     garbled,
     job_id,
-    last_line,
     not_reached,
     object_error,
     refused,
     row,
     rows,
-    sentence,
     too_late,
 )
-from tvetl.refusals import Json as Json
-from tvetl.refusals import ObjectError as ObjectError
+from tvetl.cluster.registration import Form
+from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
+from tvetl.pod import Container, PodSpec, check_name, container_of
 
-Form = Literal["auto", "spec", "runtime"]
-
-#: Seconds to connect, as the SDK; seconds to wait for bytes: longer than any object may take (45 s by default), so
-#: that the cluster's reason arrives and not our own time-out.
-_TIMEOUT = (3.0, 120.0)
-#: How much longer than AIStore we wait for a start: it needs a moment to stop the pods before it answers.
-_GRACE = 30.0
 #: Seconds for the start of a stopped ETL, whose own time for it we do not know: AIStore's default, and the grace.
-_START = 300.0 + _GRACE
-#: Seconds before a 429 or 503 is asked again, twice as many before the second time.
-_BACKOFF = 0.5
-#: Seconds before what the network lost is asked again.
-_PAUSE = 0.2
+_START = 300.0 + registration.GRACE
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
-#: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
-_LAST_WORDS = re.compile(r"tvetl-server: \w+: ")
-_RUNTIME_HINT = "`--form runtime` registers image and environment alone, without resources and security settings."
-_MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the spec form."
 
 
 @dataclass(frozen=True)
@@ -121,41 +83,6 @@ class Snapshot:
     aborted: str
 
 
-@dataclass(frozen=True)
-class Target:
-    """A storage node that serves objects: its URL, and the digest of its id, from which an object's place follows."""
-
-    digest: int
-    url: str
-
-
-@dataclass(frozen=True)
-class Access:
-    """How the SDK connects to a node, for whoever connects beside it.
-
-    ``token`` is AuthN's, "" without one. ``verify`` and ``certificate`` are as requests has them, for nodes that speak
-    https. ``through_proxy`` says that the environment sends requests to this endpoint through an HTTP proxy.
-    """
-
-    token: str
-    verify: bool | str
-    certificate: str | tuple[str, str] | None
-    through_proxy: bool
-    user_agent: str = f"ais/python/{sdk_version}"
-
-    def tls(self) -> ssl.SSLContext:
-        """Raises OSError where a certificate cannot be read."""
-        context = ssl.create_default_context()
-        if not self.verify:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        else:
-            where = Path(DEFAULT_CA_BUNDLE_PATH if self.verify is True else self.verify)
-            context.load_verify_locations(**{"capath" if where.is_dir() else "cafile": str(where)})
-        if self.certificate:
-            context.load_cert_chain(*([self.certificate] if isinstance(self.certificate, str) else self.certificate))
-        return context
-
-
 class Cluster:
     """An AIStore cluster (or ``tvetl local``) at ``endpoint``, like ``http://192.168.49.2:8080``.
 
@@ -164,11 +91,11 @@ class Cluster:
     that as many threads can read through one Cluster. Not for use across a fork: make another one there.
     """
 
-    def __init__(self, endpoint: str, *, patience: float = _TIMEOUT[1], connections: int = 10) -> None:
-        self.endpoint = _checked(endpoint)
+    def __init__(self, endpoint: str, *, patience: float = connection.TIMEOUT[1], connections: int = 10) -> None:
+        self.endpoint = connection.checked_endpoint(endpoint)
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
-        self._reads = _client(self.endpoint, 3, patience, connections)
-        self._acts = _client(self.endpoint, 1, _TIMEOUT[1])
+        self._reads = connection.connect(self.endpoint, 3, patience, connections)
+        self._acts = connection.connect(self.endpoint, 1, connection.TIMEOUT[1])
 
     def close(self) -> None:
         """End the connections that are kept open; asked for something again, it connects again."""
@@ -193,9 +120,9 @@ class Cluster:
                 self.unregister(pod.name)
         began = time.monotonic()
         try:
-            used = self._start(pod, form)
-        except _Taken:
-            self._check_same(pod)
+            used = registration.start(self, pod, form)
+        except registration.Taken:
+            registration.check_same(self, pod)
             used = "reused"
         return Registered(pod.name, used, time.monotonic() - began)
 
@@ -422,7 +349,7 @@ class Cluster:
 
     def _etl(self, name: str, seconds: float = 0) -> Etl:
         check_name(name)
-        return Etl(_Requests(self._acts.cluster().client, seconds or _TIMEOUT[1]), name)
+        return Etl(registration.Requests(self._acts.cluster().client, seconds or connection.TIMEOUT[1]), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
         provider, _, name = bucket.rpartition("://")
@@ -464,199 +391,6 @@ class Cluster:
         token = self._reads.cluster().client.token
         return text.replace(token, "***") if token else text
 
-    # Registering
-
-    def _start(self, pod: PodSpec, form: Form) -> str:
-        last = ""
-        with _Watch(self, pod.name) as watch:
-            try:
-                return self._send(pod, form)
-            except AISError as error:
-                if error.status_code == 409:
-                    raise _Taken from error
-                if _wants_runtime(error):  # nothing was started, so the name is not ours to free
-                    why = (
-                        f"; the runtime form carries no {words}"
-                        if (words := " and no ".join(pod.beyond_runtime))
-                        else ""
-                    )
-                    said = f"this cluster takes no pod YAML ({sentence(error.status_code, self._text(error))[0]}){why}"
-                    raise RegistrationError(
-                        f"the ETL {pod.name!r} did not start: {said}", hint=_RUNTIME_HINT
-                    ) from error
-                told = self._refused(error)
-                if isinstance(told, (Unavailable, NotAIStore)):
-                    raise told from error
-                reason = sentence(error.status_code, self._text(error))[0]
-                last = ended(self._text(error))
-                cause: Exception = error
-            except requests.ReadTimeout as error:
-                reason = f"AIStore did not answer within {pod.start_timeout + _GRACE:.0f} s"
-                cause = error
-            except (requests.RequestException, *GARBLED) as error:
-                with self._explained():
-                    raise error
-            except BaseException:  # Ctrl-C: do not leave half an ETL behind
-                self._free(pod.name)
-                raise
-            seen = watch.finish()
-        freed = self._free(pod.name)
-        # The server may have quoted the pod's last line itself. That we ended the wait is no reason of its own.
-        reasons = [] if watch.ended else [reason]
-        said = last or "; ".join(reasons + [line for line in seen if line not in reason])
-        hint = _start_hint(pod, said) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
-        raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=hint) from cause
-
-    def _send(self, pod: PodSpec, form: Form) -> str:
-        """Ask AIStore for the ETL; returns the form it took."""
-        patient = _Requests(self._acts.cluster().client, pod.start_timeout + _GRACE)
-        etl = Etl(patient, pod.name)
-        timeouts = {"init_timeout": f"{pod.start_timeout}s", "obj_timeout": f"{pod.object_timeout}s"}
-        if form in ("auto", "spec"):
-            try:
-                return _send_spec(patient, pod, timeouts)
-            except AISError as error:
-                if form == "spec" or pod.beyond_runtime or not _wants_runtime(error):
-                    raise
-        command = [*pod.command] or None
-        env = pod.container.env
-        etl.init(image=pod.image, command=command, comm_type="hpush", direct_put=pod.direct_put, **timeouts, **env)
-        return "runtime"
-
-    def _check_same(self, pod: PodSpec) -> None:
-        """The name is taken: fine if by the same thing, running. Raises NameTaken otherwise."""
-        stage = next((etl.stage for etl in self.etls() if etl.name == pod.name), "gone")
-        running = self.show(pod.name) if stage == "Running" else None
-        if running is None:
-            hint = f"`tvetl start {pod.name}` starts what is there; `--replace` puts this one in its place."
-            raise NameTaken(f"there is an ETL {pod.name!r} already, and it is {stage.lower()}", hint=hint)
-        if different := pod.container.differences(running):
-            hint = "Choose another name, or put this one in its place with `--replace`."
-            raise NameTaken(f"another ETL {pod.name!r} runs already: other {', '.join(different)}", hint=hint)
-
-    def _free(self, name: str) -> bool:
-        """Give a name back after a start that failed: AIStore keeps it otherwise. False where that failed too."""
-        try:
-            self.unregister(name)
-        except NotFound:
-            return True
-        except TvetlError:
-            return False
-        return True
-
-
-class _Taken(Exception):
-    """AIStore answered 409: the name exists."""
-
-
-class _Requests:
-    """The SDK's request client for what starts and ends ETLs: it waits as long as we say, and knows AIStore's answers.
-
-    ``Etl.init*`` use the server's own time-out for the HTTP request, so that the caller gets a bare read time-out just
-    before the server answers with the reason; the SDK's other calls wait five minutes, even to connect. And to take
-    the page of some other server for AIStore's answer would be to call done what nobody did.
-    """
-
-    def __init__(self, inner: RequestClient, seconds: float) -> None:
-        self._inner = inner
-        self._seconds = seconds
-
-    def request(self, method: str, path: str, **kwargs: object) -> requests.Response:
-        kwargs["timeout"] = (_TIMEOUT[0], self._seconds)
-        answer: requests.Response = self._inner.request(method, path=path, **kwargs)
-        said = answer.text.strip()  # as recorded: "etl-BXA4oVuUT" to a start, nothing to an end
-        if not re.fullmatch(r"etl-[\w-]{1,60}", said) and (said or method.upper() == "PUT"):
-            raise ValueError(f"this is no id of an ETL: {said[:1000]}")
-        return answer
-
-
-def _send_spec(client: _Requests, pod: PodSpec, timeouts: Mapping[str, str]) -> str:
-    if hasattr(Etl, "init_spec"):
-        with warnings.catch_warnings():
-            # It says that AIStore 5.1 drops it. "auto" then takes the runtime form, so nobody need be told.
-            warnings.simplefilter("ignore", FutureWarning)
-            Etl(client, pod.name).init_spec(pod.to_yaml(), communication_type="hpush", **timeouts)
-        return "init_spec"
-    spec = base64.b64encode(pod.to_yaml().encode()).decode()
-    client.request("PUT", "etl", json={"name": pod.name, **timeouts, "communication": "hpush://", "spec": spec})
-    return "spec"
-
-
-class _Watch:
-    """What the pods say while AIStore waits for them: afterwards they are gone, and with them the reason.
-
-    Looks once a second from a thread of its own, and keeps the last line of each log, or what stands in its place
-    ("image can't be pulled"). Where our own server has said twice why it ended, it would say so each time that it is
-    started again: we free the name, and AIStore's answer comes then (recorded), not at the end of the start's time.
-    """
-
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self._cluster = cluster
-        self._name = name
-        self._done = threading.Event()
-        self._seen: dict[str, None] = {}
-        self._ending = 0
-        self.ended = False
-        self._thread = threading.Thread(target=self._look_on, daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-
-    def finish(self) -> list[str]:
-        """Look a last time; at most four different lines, the last ones."""
-        self._done.set()
-        self._look()
-        return [*self._seen][-4:]
-
-    def _look_on(self) -> None:
-        while not self._done.wait(1.0):
-            self._look()
-            self._ending = self._ending + 1 if any(map(_LAST_WORDS.match, self._seen)) else 0
-            if self._ending == 2:
-                self.ended = True
-                self._cluster._free(self._name)
-                return
-
-    def _look(self) -> None:
-        try:
-            lines = {last for log in self._cluster.logs(self._name).values() if (last := last_line(log))}
-        except NotFound:
-            return
-        except TvetlError as error:
-            lines = {error.message}
-        if lines:
-            self._seen = dict.fromkeys(sorted(lines))
-
-
-def _client(endpoint: str, attempts: int, patience: float, connections: int = 10) -> Client:
-    """An SDK client that gives up soon: the SDK's own repeats 5xx for 93 s and then loses the reason.
-
-    429 and 503 are repeated for 1.5 s in all, and then returned with their body.
-    """
-    repeats = attempts - 1
-    http = Retry(
-        total=repeats,
-        connect=0,
-        read=False,
-        other=0,
-        backoff_factor=_BACKOFF,
-        status_forcelist=[429, 503],
-        respect_retry_after_header=False,
-        raise_on_status=False,
-    )
-    network = Retrying(
-        stop=stop_after_attempt(attempts),
-        wait=wait_fixed(_PAUSE),
-        retry=retry_if_exception_type(requests.ConnectionError),
-        reraise=True,
-    )
-    retries = RetryConfig(http_retry=http, network_retry=network)
-    return Client(endpoint, timeout=(_TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
-
 
 def _summed(snaps: Sequence[JobSnap]) -> Snapshot:
     stats = [snap.stats for snap in snaps if snap.stats]
@@ -678,32 +412,3 @@ def _plain(bucket: str) -> str:
     """A bucket by URL, also where it was named alone."""
     provider, _, name = bucket.rpartition("://")
     return f"{provider or 'ais'}://{name.rstrip('/')}"
-
-
-def _checked(endpoint: str) -> str:
-    try:
-        parts = urlsplit(endpoint)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if "@" in endpoint:  # not repeated, as it may be a password
-        raise UsageError("an endpoint has no user and no password in it", hint="AIS_AUTHN_TOKEN has AIStore's token.")
-    if not good:
-        raise UsageError(f"{endpoint!r} is not an endpoint", hint="It looks like http://192.168.49.2:8080.")
-    return endpoint.rstrip("/")
-
-
-def _wants_runtime(error: AISError) -> bool:
-    """Whether the cluster no longer knows pod specs: it asks for an image, and says nothing of the spec."""
-    message, _ = sentence(error.status_code, str(error.message))
-    return error.status_code == 400 and "runtime.image" in message and "InitSpecMsg" not in message
-
-
-def _start_hint(pod: PodSpec, said: str) -> str:
-    if pod.resources.gpu and "deadline exceeded" in said:
-        return (
-            f"Does each target's node offer {pod.resources.gpu}, with one of it free? `kubectl describe nodes` tells."
-        )
-    if "image" in said.lower():
-        return f"Can every node of the cluster get {pod.image!r}? {_MINIKUBE}"
-    return f"`tvetl validate` checks a pipeline; --timeout (now {pod.start_timeout} s) gives a slow start its time."

@@ -1,0 +1,15 @@
+"""A cluster through the AIStore SDK: the only package that imports it, and both its lines work.
+
+``client`` is the cluster itself, ``registration`` how an ETL starts, ``connection`` how we connect, and
+``error_mapping`` makes our errors of what answers and the network say. Not here: waiting for jobs and judging them
+(:mod:`tvetl.jobs`), reading many objects at once (:mod:`tvetl.fetch`).
+"""
+
+from __future__ import annotations
+
+from tvetl.cluster.client import Cluster, EtlInfo, Registered, Snapshot
+from tvetl.cluster.connection import Access, Target
+from tvetl.cluster.error_mapping import Json, ObjectError
+from tvetl.cluster.registration import Form
+
+__all__ = ["Access", "Cluster", "EtlInfo", "Form", "Json", "ObjectError", "Registered", "Snapshot", "Target"]
