@@ -11,9 +11,9 @@ from benchmarks.measure import cpu_seconds
 from PIL import Image
 
 from tvetl.spec import parse
-from tvetl_server.device import DeviceProcess, Link
 from tvetl_server.engine import Order
 from tvetl_server.metrics import Metrics
+from tvetl_server.processes.device import DeviceProcess, Link
 from tvetl_server.settings import Where
 
 #: Bytes of an ImageNet photograph, and of what becomes of it at 224 x 224.

@@ -220,7 +220,7 @@ def stages(name: str, objects: Sequence[Object], root: Path, seconds: float) -> 
     """Milliseconds of this thread's CPU time an image, by stage; "rest" is what the engine does between them."""
     import tvetl_server.engine as module
     from tvetl_server.engine import decode, plan, resize
-    from tvetl_server.source import Files
+    from tvetl_server.serving.source import Files
 
     ours, arguments, files = Engine(parse(pipeline(name)), Limits()), Arguments(), Files((root,), Limits().max_bytes)
     clock = _Clock()

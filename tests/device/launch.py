@@ -16,16 +16,17 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tvetl_server import device, wsgi
+from tvetl_server import wsgi
 from tvetl_server.engine import Order
 from tvetl_server.engine.driver import DeviceError
+from tvetl_server.processes import device
 
 #: Widths, in pixels, of images that are not for it.
 DIES, HANGS, FAILS, REFUSES, SLOW = 201, 202, 203, 204, 205
 
 
 class Pretended:
-    """A tvetl_server.device.Runner, for pipelines that crop."""
+    """A tvetl_server.processes.device.Runner, for pipelines that crop."""
 
     about = "a device of the tests' own"
     pixels = 400 * 400

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from tvetl_server.gathering import PATIENCE, Gathering
+from tvetl_server.processes.batching import PATIENCE, Gathering
 
 MANY = 64
 #: Seconds that the simulated device takes for a batch, and for each image in it.

@@ -31,11 +31,11 @@ from device.looking import PATIENCE, children, counted, runs, until
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
-from tvetl_server import device
-from tvetl_server.device import DeviceProcess, Link
 from tvetl_server.engine import Engine, NotByDevice, Order
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.metrics import Metrics
+from tvetl_server.processes import device
+from tvetl_server.processes.device import DeviceProcess, Link
 from tvetl_server.settings import Limits
 
 Result = Any

@@ -12,7 +12,7 @@ import pytest
 from device.forks import Fork, end
 from device.looking import until
 
-from tvetl_server.device import _Turns
+from tvetl_server.processes.device import _Turns
 
 Make = Callable[[int], _Turns]
 

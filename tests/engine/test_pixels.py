@@ -15,7 +15,7 @@ from tvetl.errors import ArgumentsError
 from tvetl.spec import Arguments, Value, parse
 from tvetl_server.engine import Engine, NotByDevice, Order, has_torch
 from tvetl_server.engine.encode import Array, Encoded
-from tvetl_server.own import Do, Draw, OwnOp, Size
+from tvetl_server.plugin_ops import Do, Draw, OwnOp, Size
 from tvetl_server.settings import Limits
 
 CROP = [{"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"}]

@@ -29,7 +29,7 @@ HANGS = ("Python loop", "native loop", "native loop with the interpreter's lock"
 _MODULE = """
 import ctypes, os, re, signal, time
 from PIL import ImageOps
-from tvetl_server.own import OwnOp
+from tvetl_server.plugin_ops import OwnOp
 
 LEVELS = %r
 

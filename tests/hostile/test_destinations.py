@@ -16,8 +16,8 @@ import pytest
 from serving import SECRET, Reply, Server, free_port
 from traps import Behaviour, Peer, answering, exchange, peers, read_request, request, status, stores, take, timed
 
-from tvetl_server.delivery import Delivery
 from tvetl_server.errors import BadNodeUrl, HostNotAllowed, ObjectError
+from tvetl_server.serving.delivery import Delivery
 from tvetl_server.settings import Settings, TargetUrl
 
 #: Not the target's, all on this machine, and each with a listener on the target's own port.

@@ -23,9 +23,9 @@ from PIL import Image
 from serving import SECRET, Disk, Reply, Server, by_name
 from traps import exchange, request
 
-from tvetl_server import source
 from tvetl_server.errors import FileGone, ObjectError, OutsideRoots
-from tvetl_server.source import Files
+from tvetl_server.serving import source
+from tvetl_server.serving.source import Files
 
 #: In every file outside of the roots, and in no other place.
 WORD = b"CANARY-b41d"

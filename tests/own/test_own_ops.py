@@ -23,7 +23,7 @@ from tvetl.pod import PodSpec
 from tvetl.spec import Arguments, canonical, derive_seed, digest, parse, schema, with_arguments
 from tvetl_server.engine import Engine
 from tvetl_server.errors import TransformFailed
-from tvetl_server.own import OwnOp
+from tvetl_server.plugin_ops import OwnOp
 from tvetl_server.settings import Limits
 
 VIGNETTE: dict[str, Any] = {"op": "acme.Vignette", "strength": [0.3, 0.7]}
@@ -228,7 +228,7 @@ def test_check_judges_its_parameters(packages: Path) -> None:
     [
         ("raise RuntimeError('no licence')", "the ops of bad-ops cannot be loaded: RuntimeError: no licence"),
         ("OPS = ['Vignette']", "bad-ops: expected bad_ops:OPS to be a list of OwnOp"),
-        ("from tvetl_server.own import OwnOp as O\nOPS = [O('A', {}, print)] * 2", "bad.A is declared twice"),
+        ("from tvetl_server.plugin_ops import OwnOp as O\nOPS = [O('A', {}, print)] * 2", "bad.A is declared twice"),
     ],
 )
 def test_a_broken_package_is_named_and_harms_no_pipeline_without_it(

@@ -19,11 +19,11 @@ import pytest
 from alone import alone, descriptors
 
 from tvetl.spec import Arguments
-from tvetl_server import handover
-from tvetl_server.decoders import Decoders
 from tvetl_server.errors import DamagedImage, FileGone, NotAnImage, OutOfTime
 from tvetl_server.metrics import Metrics
 from tvetl_server.problems import Refused
+from tvetl_server.processes import ipc
+from tvetl_server.processes.decoders import Decoders
 
 PATIENCE = 60.0
 
@@ -112,9 +112,9 @@ def does(some: Decoders, source: bytes | str, seconds: float = PATIENCE, **more:
             given.close()
 
 
-def received(data: bytes) -> handover.Buffer:
+def received(data: bytes) -> ipc.Buffer:
     """As it is where a body has come."""
-    buffer = handover.Buffer()
+    buffer = ipc.Buffer()
     buffer.room(max(1, len(data)))[: len(data)] = data
     buffer.length = len(data)
     return buffer
@@ -241,18 +241,18 @@ def test_what_is_no_answer_is_a_death(make: Callable[..., Decoders]) -> None:
     ours, theirs = socket.socketpair()
     decoder._connection.close()
     decoder._connection = ours
-    handover.send(theirs, b'["no such code", "x"]')
+    ipc.send(theirs, b'["no such code", "x"]')
     some._free.put(decoder)
     assert does(some, b"ab") == b"ba"
     theirs.close()
 
 
 def test_less_than_was_promised_is_an_error_and_no_endless_loop() -> None:
-    memory = handover.memory()
-    handover.write(memory, b"abc")
-    assert handover.read(memory, 3) == b"abc"
+    memory = ipc.memory()
+    ipc.write(memory, b"abc")
+    assert ipc.read(memory, 3) == b"abc"
     with pytest.raises(RuntimeError):
-        handover.read(memory, 4)
+        ipc.read(memory, 4)
     os.close(memory)
 
 
@@ -327,7 +327,7 @@ def test_all_that_ask_at_once_are_answered(make: Callable[..., Decoders]) -> Non
 def test_a_message_in_pieces_is_one_message() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        framed = handover._LENGTH.pack(200_000) + b"x" * 200_000
+        framed = ipc._LENGTH.pack(200_000) + b"x" * 200_000
 
         def drip() -> None:
             for at in range(0, len(framed), 7001):
@@ -336,20 +336,20 @@ def test_a_message_in_pieces_is_one_message() -> None:
 
         sender = threading.Thread(target=drip)
         sender.start()
-        assert handover.receive(theirs) == (b"x" * 200_000, [])
-        assert handover.receive(theirs) == (None, [])
+        assert ipc.receive(theirs) == (b"x" * 200_000, [])
+        assert ipc.receive(theirs) == (None, [])
         sender.join()
-    assert json.loads(handover.pack(["\udcff"])) == ["\udcff"]
+    assert json.loads(ipc.pack(["\udcff"])) == ["\udcff"]
 
 
 def test_messages_behind_each_other_stay_two() -> None:
     """To the nursery nobody answers: who ends a decoder asks for another at once."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        handover.send(ours, b"1")
-        handover.send(ours, b"", [ours.fileno()])
-        handover.send(ours, b"23")
-        first, second, third = (handover.receive(theirs) for _ in range(3))
+        ipc.send(ours, b"1")
+        ipc.send(ours, b"", [ours.fileno()])
+        ipc.send(ours, b"23")
+        first, second, third = (ipc.receive(theirs) for _ in range(3))
         assert (first, third) == ((b"1", []), (b"23", []))
         assert (second[0], len(second[1])) == (b"", 1)
         os.close(second[1][0])

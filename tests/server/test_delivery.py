@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tvetl_server.delivery import Delivery
 from tvetl_server.errors import BadNodeUrl, HostNotAllowed
+from tvetl_server.serving.delivery import Delivery
 from tvetl_server.settings import Settings, TargetUrl
 
 TARGET = TargetUrl("http", "ais-target-1.ais-target.ais.svc.cluster.local:10080", "/v1/etl/_object/rec-etl/S3cr3t")

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from tvetl.spec import Arguments
-from tvetl_server.app import create_app
 from tvetl_server.problems import PROBLEMS
+from tvetl_server.serving.app import create_app
 from tvetl_server.settings import Settings
 
 STATUS = {problem.code: problem.status for problem in PROBLEMS.values()}

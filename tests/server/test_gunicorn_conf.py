@@ -10,7 +10,7 @@ from pathlib import Path
 import gunicorn.config
 import pytest
 
-from tvetl_server.gunicorn_conf import KEEP_ALIVE, MEMORY, config, end_waits
+from tvetl_server.serving.gunicorn_conf import KEEP_ALIVE, MEMORY, config, end_waits
 from tvetl_server.settings import Settings
 
 

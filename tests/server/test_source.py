@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tvetl_server.errors import FileGone, NoSource, OutsideRoots, TooManyBytes, UnreadableFile
-from tvetl_server.source import Files, mounts, parse_target
+from tvetl_server.serving.source import Files, mounts, parse_target
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def files(disk: Any) -> Files:
 
 def found(disk: Any, monkeypatch: pytest.MonkeyPatch) -> Files:
     """As in a pod without TVETL_ROOTS: the mounts are the roots."""
-    monkeypatch.setattr("tvetl_server.source.mounts", lambda: (disk.root,))
+    monkeypatch.setattr("tvetl_server.serving.source.mounts", lambda: (disk.root,))
     return Files(None, limit=1000)
 
 

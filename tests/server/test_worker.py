@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from serving import PATIENCE, ask
 
-from tvetl_server import worker
-from tvetl_server.worker import Shares
+from tvetl_server.serving import worker
+from tvetl_server.serving.worker import Shares
 
 
 def sockets(process: int) -> int:

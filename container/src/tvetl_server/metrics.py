@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
-from .problems import INTERNAL, METHOD_NOT_ALLOWED, PROBLEMS
+from tvetl_server.problems import INTERNAL, METHOD_NOT_ALLOWED, PROBLEMS
 
 __all__ = ["CONTENT_TYPE", "STAGES", "Metrics", "Threads"]
 

@@ -10,8 +10,7 @@ import json
 from dataclasses import dataclass
 
 from tvetl.errors import ArgumentsError, PipelineError
-
-from . import errors
+from tvetl_server import errors
 
 __all__ = ["BY_CODE", "INTERNAL", "METHOD_NOT_ALLOWED", "PROBLEMS", "Problem", "Refused", "body", "problem_of"]
 

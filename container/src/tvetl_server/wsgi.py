@@ -21,19 +21,18 @@ import gunicorn.workers.base
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
 from tvetl.spec.ops import is_own
-
-from . import gunicorn_conf
-from .app import Ready, create_app
-from .decoders import Decoders
-from .device import DeviceProcess, Runner
-from .engine import Engine, runnable
-from .engine.driver import DeviceError
-from .engine.resize import resizer
-from .metrics import Metrics
-from .own import NONE, OwnOp, installed
-from .settings import Settings, cpus, describe, read_settings
-from .source import Files
-from .worker import Shares, worker_class
+from tvetl_server.engine import Engine, runnable
+from tvetl_server.engine.driver import DeviceError
+from tvetl_server.engine.resize import resizer
+from tvetl_server.metrics import Metrics
+from tvetl_server.plugin_ops import NONE, OwnOp, installed
+from tvetl_server.processes.decoders import Decoders
+from tvetl_server.processes.device import DeviceProcess, Runner
+from tvetl_server.serving import gunicorn_conf
+from tvetl_server.serving.app import Ready, create_app
+from tvetl_server.serving.source import Files
+from tvetl_server.serving.worker import Shares, worker_class
+from tvetl_server.settings import Settings, cpus, describe, read_settings
 
 __all__ = ["main"]
 
@@ -124,7 +123,7 @@ def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
         # Its C++ writes to file descriptor 2 which libraries for other formats it did not find; nobody asked.
         with _quiet_stderr():
             importlib.import_module("nvidia.nvimgcodec")
-        from .engine.cuda import Gpu
+        from tvetl_server.engine.cuda import Gpu
     except ImportError as error:
         raise DeviceError(
             f"TVETL_DEVICE needs torch and nvImageCodec ({error})", hint="The image's cuda variant has them."

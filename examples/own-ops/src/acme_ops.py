@@ -9,7 +9,7 @@ from PIL import Image
 
 from tvetl.spec import Param
 from tvetl.spec.values import real, sequence
-from tvetl_server.own import Do, Draw, OwnOp, Size
+from tvetl_server.plugin_ops import Do, Draw, OwnOp, Size
 
 
 def vignette(params: Mapping[str, Any], draw: Draw, size: Size) -> tuple[Do, Size]:

@@ -27,7 +27,7 @@ from tvetl_server.engine.fast import FastPlan
 from tvetl_server.engine.plan import ExactPlan, Plan, Program, Run, needs_torch, only_torch, program_of, run_plan
 from tvetl_server.engine.shards import is_shard, transform_shard
 from tvetl_server.errors import BadArguments, TransformFailed
-from tvetl_server.own import NONE, OwnOp, settled
+from tvetl_server.plugin_ops import NONE, OwnOp, settled
 from tvetl_server.settings import Limits
 
 __all__ = ["Device", "Engine", "NotByDevice", "Order", "Result", "runnable"]
@@ -79,7 +79,7 @@ class Order:
 
 
 class Device(Protocol):
-    """What else can decode and transform; :class:`tvetl_server.device.Link` is the way to one."""
+    """What else can decode and transform; :class:`tvetl_server.processes.device.Link` is the way to one."""
 
     def transform(self, order: Order) -> Sequence[Array | Encoded]:
         """One result a program: a file, uint8 of (H, W, 3) or (H, W) for an image, or a (C, H, W) tensor.

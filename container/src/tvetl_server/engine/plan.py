@@ -25,7 +25,7 @@ from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import Table
 from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
-from tvetl_server.own import NONE, OwnOp, prepare
+from tvetl_server.plugin_ops import NONE, OwnOp, prepare
 from tvetl_server.settings import Limits
 
 

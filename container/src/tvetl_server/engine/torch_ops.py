@@ -17,7 +17,7 @@ from tvetl_server.engine.decode import Source
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.exact import resized
 from tvetl_server.engine.plan import Program, Run
-from tvetl_server.own import NONE, OwnOp, prepare
+from tvetl_server.plugin_ops import NONE, OwnOp, prepare
 
 # torch's default generator, which torchvision draws from, belongs to the whole process.
 _generator = threading.Lock()

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
 from tvetl.spec import Arguments
-
-from . import problems
-from .bodies import Body, FileBody
-from .errors import DamagedImage, OutOfTime
-from .handover import Buffer, memory, pack, read, receive, send, take, unpack, write
-from .metrics import Metrics
-from .problems import Refused
+from tvetl_server import problems
+from tvetl_server.errors import DamagedImage, OutOfTime
+from tvetl_server.metrics import Metrics
+from tvetl_server.problems import Refused
+from tvetl_server.processes.ipc import Buffer, memory, pack, read, receive, send, take, unpack, write
+from tvetl_server.processes.result_body import Body, FileBody
 
 __all__ = ["Answer", "Decoders", "Engine", "Result"]
 
@@ -80,7 +79,7 @@ class Engine(Protocol):
 
 
 class Files(Protocol):
-    """Where a file's name leads to; :class:`tvetl_server.source.Files` is the one."""
+    """Where a file's name leads to; :class:`tvetl_server.serving.source.Files` is the one."""
 
     def read(self, fqn: str) -> bytes | IO[bytes]: ...
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-from .bodies import Body, pieces
+from tvetl_server.processes.result_body import Body, pieces
 
 __all__ = ["Broken", "NotSent", "Peers", "Reply", "TooLong"]
 

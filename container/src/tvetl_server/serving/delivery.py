@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
-from .bodies import Body
-from .errors import BadNodeUrl, DeliveryFailed, DeliveryRetry, HostNotAllowed
-from .peers import Broken, NotSent, Peers, Reply, TooLong
-from .settings import Settings, TargetUrl
+from tvetl_server.errors import BadNodeUrl, DeliveryFailed, DeliveryRetry, HostNotAllowed
+from tvetl_server.processes.result_body import Body
+from tvetl_server.serving.http_client import Broken, NotSent, Peers, Reply, TooLong
+from tvetl_server.settings import Settings, TargetUrl
 
 __all__ = ["LENGTH_HEADER", "NODE_URL_HEADER", "RETRY_HEADER", "RETRY_REASON", "Answer", "Delivery", "Route"]
 

@@ -17,13 +17,13 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from tvetl.spec import parse_arguments
-
-from . import delivery, metrics, problems, source
-from .bodies import Body, FileBody
-from .decoders import Decoders
-from .errors import NoSource, OutOfTime, TransformFailed
-from .handover import Buffer, Buffers
-from .settings import Settings
+from tvetl_server import metrics, problems
+from tvetl_server.errors import NoSource, OutOfTime, TransformFailed
+from tvetl_server.processes.decoders import Decoders
+from tvetl_server.processes.ipc import Buffer, Buffers
+from tvetl_server.processes.result_body import Body, FileBody
+from tvetl_server.serving import delivery, source
+from tvetl_server.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

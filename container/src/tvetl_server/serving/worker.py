@@ -28,8 +28,8 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-from .metrics import Metrics, Threads
-from .source import TooSlow
+from tvetl_server.metrics import Metrics, Threads
+from tvetl_server.serving.source import TooSlow
 
 __all__ = ["Shares", "worker_class"]
 

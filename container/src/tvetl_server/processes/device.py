@@ -28,12 +28,12 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 
-from .engine import NotByDevice, Order
-from .engine.driver import DeviceError
-from .engine.encode import Array, Encoded
-from .gathering import Gathering
-from .handover import memory, pack, read_into, receive, send, take, unpack, write
-from .metrics import Metrics
+from tvetl_server.engine import NotByDevice, Order
+from tvetl_server.engine.driver import DeviceError
+from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.metrics import Metrics
+from tvetl_server.processes.batching import Gathering
+from tvetl_server.processes.ipc import memory, pack, read_into, receive, send, take, unpack, write
 
 __all__ = ["DeviceProcess", "Link", "Runner"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import gunicorn.http.message
 import gunicorn.util
 
-from .settings import Settings
+from tvetl_server.settings import Settings
 
 __all__ = ["REQUEST_LINE", "allow_long_request_lines", "config", "end_waits", "keep_the_date"]
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import IO, BinaryIO, NoReturn, Protocol
 from urllib.parse import parse_qsl, unquote
 
-from .engine.shards import is_shard
-from .errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
-from .handover import Buffer
+from tvetl_server.engine.shards import is_shard
+from tvetl_server.errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
+from tvetl_server.processes.ipc import Buffer
 
 __all__ = ["Files", "Request", "Socket", "TooSlow", "discard", "mounts", "parse_target", "read_body"]
 
