@@ -1,4 +1,4 @@
-"""Peers that do as a target does (PROTOCOL.md, section 2), and say what became of each object."""
+"""Peers that do as a target does (docs/protocol.md, section 2), and say what became of each object."""
 
 from __future__ import annotations
 
