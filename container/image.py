@@ -87,7 +87,7 @@ def _loaded_by_the_server() -> list[ModuleType]:
     import tvetl_server.wsgi  # noqa: F401
     from tvetl.spec import parse
     from tvetl_server.engine import Engine
-    from tvetl_server.settings import Limits
+    from tvetl_server.limits import Limits
 
     Engine(parse({"steps": [{"op": "RandomResizedCrop", "size": 8}]}), Limits()).self_test()
     return list(sys.modules.values())

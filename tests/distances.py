@@ -25,7 +25,8 @@ from PIL import Image
 from tvetl.spec import Arguments, Pipeline, forms, parse
 from tvetl_server.engine import Engine, NotByDevice, Order
 from tvetl_server.engine.encode import Array, Encoded
-from tvetl_server.settings import Limits, Where
+from tvetl_server.limits import Limits
+from tvetl_server.settings import Where
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "docs"))

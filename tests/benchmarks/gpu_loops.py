@@ -20,7 +20,7 @@ from PIL import Image
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, Order
 from tvetl_server.engine.cuda import Gpu
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 BATCH = 32
 WHERE = os.environ.get("BENCH_DEVICE", "cuda")

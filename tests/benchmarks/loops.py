@@ -30,7 +30,7 @@ from PIL import Image
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, exact
 from tvetl_server.engine.draw import Draw
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 Object = tuple[str, Path]
 Side = Callable[[Sequence[Object]], Iterator[tuple[bytes, float]]]

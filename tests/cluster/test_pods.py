@@ -24,7 +24,7 @@ from PIL import Image
 from tvetl.pod import PodSpec
 from tvetl.spec import Pipeline, parse_arguments
 from tvetl_server.engine import Engine
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 HOST = "10.200.0.1"  # this machine, as pods see it
 Start = Callable[..., Any]

@@ -12,7 +12,7 @@ from PIL import Image
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine
 from tvetl_server.errors import ObjectError
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 
 class Both:

@@ -24,7 +24,7 @@ from serving import Disk, Server, ask, start
 from tvetl.spec import Arguments, parse, parse_arguments
 from tvetl_server import problems
 from tvetl_server.engine import Engine
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 pytest.importorskip("torch", reason="the device needs torch, which is not installed")
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")

@@ -33,10 +33,10 @@ from PIL import Image
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, NotByDevice, Order
 from tvetl_server.engine.driver import DeviceError
+from tvetl_server.limits import Limits
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes import device
 from tvetl_server.processes.device import DeviceProcess, Link
-from tvetl_server.settings import Limits
 
 Result = Any
 

@@ -31,7 +31,7 @@ from serving import PIPELINE, Disk, Server, ask
 
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 Run = Callable[..., Server]
 

@@ -20,7 +20,7 @@ from tvetl.errors import NameTaken, NotFound, ObjectFailed, RegistrationError
 from tvetl.pod import PodSpec
 from tvetl.spec import Pipeline, parse_arguments
 from tvetl_server.engine import Engine
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 Bucket = Callable[[str], str]
 StartEtl = Callable[..., str]

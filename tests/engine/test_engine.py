@@ -19,7 +19,7 @@ from tvetl.errors import ArgumentsError, PipelineError
 from tvetl.spec import Arguments, parse, parse_arguments
 from tvetl_server.engine import Engine
 from tvetl_server.errors import DamagedImage, NotAnImage, OutOfTime, TooManyFrames, TooManyPixels, TransformFailed
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 CROP = [{"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"}]
 TENSOR = [*CROP, {"op": "ToTensor"}]

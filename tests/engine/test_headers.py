@@ -9,7 +9,7 @@ import pytest
 
 from tvetl_server.engine import headers
 from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 FEW = Limits(max_pixels=100, max_frames=2)
 

@@ -15,8 +15,8 @@ from tvetl.errors import ArgumentsError
 from tvetl.spec import Arguments, Value, parse
 from tvetl_server.engine import Engine, NotByDevice, Order, has_torch
 from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import Do, Draw, OwnOp, Size
-from tvetl_server.settings import Limits
 
 CROP = [{"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"}]
 NORMALIZE = {"op": "Normalize", "mean": [0.5], "std": [0.25]}

@@ -24,7 +24,7 @@ from PIL import Image
 import tvetl
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, resize
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 SOURCE = "container/native/src/tvetl_resize/_native.c"
 NORMALIZE = {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

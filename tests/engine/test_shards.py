@@ -24,7 +24,7 @@ from tvetl_server.errors import (
     TooManyMembers,
     TransformFailed,
 )
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 CROP = [{"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"}]
 NAMES = ("a/0001.jpg", "a/0001.cls", "a/0001.json", "a/0002.PNG", "a/0002.cls", "no-ending")

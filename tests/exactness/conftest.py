@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, decode
 from tvetl_server.engine.resize import Resize
 from tvetl_server.errors import ObjectError
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 PIXELS = {"format": "raw"}
 SOURCE = "container/native/src/tvetl_resize/_native.c"

@@ -13,7 +13,7 @@ from tvetl.spec import OPS, Arguments, derive_seed, parse
 from tvetl_server.engine import Engine
 from tvetl_server.engine.decode import open_source
 from tvetl_server.engine.plan import ExactPlan, Run, needs_torch
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
 v2 = pytest.importorskip("torchvision.transforms.v2", reason="compares with torchvision, which is not installed")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tvetl_server.engine.decode import Box, open_source
 from tvetl_server.errors import DamagedImage, ObjectError
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 
 def _jpeg(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from tvetl.spec import Arguments, Pipeline, derive_seed, parse, parse_arguments
 from tvetl.spec.compose import to_compose
 from tvetl.spec.table import split
 from tvetl_server.engine import Engine, has_torch
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 Array = npt.NDArray[np.generic]
 

@@ -14,8 +14,8 @@ from hostile.inputs import picture, saved
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine
 from tvetl_server.errors import ObjectError
+from tvetl_server.limits import Limits
 from tvetl_server.problems import problem_of
-from tvetl_server.settings import Limits
 
 
 def _peak() -> int:

@@ -21,7 +21,7 @@ from PIL import Image
 import tvetl
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 SLIM_BYTES = 450_000_000
 PIPELINE = '{"steps": [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}], "seed": 3}'

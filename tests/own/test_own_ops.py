@@ -23,8 +23,8 @@ from tvetl.pod import PodSpec
 from tvetl.spec import Arguments, canonical, derive_seed, digest, parse, schema, with_arguments
 from tvetl_server.engine import Engine
 from tvetl_server.errors import TransformFailed
+from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import OwnOp
-from tvetl_server.settings import Limits
 
 VIGNETTE: dict[str, Any] = {"op": "acme.Vignette", "strength": [0.3, 0.7]}
 

@@ -16,7 +16,7 @@ from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
 from tvetl.spec import Arguments, canonical, parse
 from tvetl_server.engine import Engine
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 PIPELINES = {
     "without torch": [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tvetl_server.settings import SETTINGS, Limits, SettingsError, cpus, read_settings
+from tvetl_server.limits import Limits
+from tvetl_server.settings import SETTINGS, SettingsError, cpus, read_settings
 
 OK = {"TVETL_PIPELINE": "{}"}
 TARGET = "http://t-1.t.ais.svc.cluster.local:10080/v1/etl/_object/some-etl/Xy9Secret"

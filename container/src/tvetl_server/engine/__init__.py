@@ -27,8 +27,8 @@ from tvetl_server.engine.fast import FastPlan
 from tvetl_server.engine.plan import ExactPlan, Plan, Program, Run, needs_torch, only_torch, program_of, run_plan
 from tvetl_server.engine.shards import is_shard, transform_shard
 from tvetl_server.errors import BadArguments, TransformFailed
+from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import NONE, OwnOp, settled
-from tvetl_server.settings import Limits
 
 __all__ = ["Device", "Engine", "NotByDevice", "Order", "Result", "runnable"]
 

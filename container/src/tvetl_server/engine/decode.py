@@ -23,7 +23,7 @@ from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPi
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from tvetl_server.settings import Limits
+    from tvetl_server.limits import Limits
 
 _native: ModuleType | None
 try:

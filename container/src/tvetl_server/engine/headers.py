@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 _native: ModuleType | None
 try:

@@ -25,8 +25,8 @@ from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import Table
 from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
+from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import NONE, OwnOp, prepare
-from tvetl_server.settings import Limits
 
 
 @dataclass(frozen=True)

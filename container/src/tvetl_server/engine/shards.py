@@ -19,7 +19,7 @@ from tvetl_server.errors import (
     TransformFailed,
     first_line,
 )
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 #: What a member is called that is meant to be an image; one that is none is an error, not something to pass on.
 _ENDINGS = frozenset(("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"))

@@ -9,7 +9,7 @@ import tempfile
 from typing import IO
 
 from tvetl_server.errors import TooManyBytes
-from tvetl_server.settings import Limits
+from tvetl_server.limits import Limits
 
 #: Bytes in memory while there is a disk.
 MEMORY = 32 * 2**20
