@@ -328,7 +328,7 @@ def test_at_most_two_batches_more_than_ahead_are_held(
             del images
         gc.collect()
         # Memory that is free is used again before more is taken: so much was in use at once.
-        assert 1 < len(feed._memory["pageable"]._free) <= ahead + 2
+        assert 1 < len(feed._rows._memory["pageable"]._free) <= ahead + 2
 
 
 def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:

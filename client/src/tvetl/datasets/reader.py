@@ -25,11 +25,10 @@ from tvetl.cluster import Cluster, Json
 from tvetl.datasets.lookup import look_up
 from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch, Fetcher
-from tvetl.names import expand
-from tvetl.pod import PIPELINE_VARIABLE
-from tvetl.spec import Pipeline, parse
+from tvetl.spec import Pipeline
 from tvetl.spec.limits import COUNTER, SEED
 from tvetl.spec.table import split
+from tvetl.notation import expand
 
 OnError = Literal["raise", "skip", "substitute"]
 #: Whether to read pixels and look the values up here, where a pipeline allows it, or the values themselves.
@@ -360,8 +359,7 @@ def _itself(name: str) -> str:
 def pipeline_of(cluster: Cluster, etl: str) -> Pipeline | None:
     """The pipeline that a running ETL was registered with; None where it is not one of ours. Raises NotFound."""
     container = cluster.show(etl)
-    text = container.env.get(PIPELINE_VARIABLE, "") if container else ""
-    return parse(text) if text and not text.startswith("@") else None
+    return container.pipeline if container else None
 
 
 def pixels_of(data: bytearray | bytes) -> npt.NDArray[np.uint8]:
