@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -24,15 +25,16 @@ from tvetl.datasets.reader import pipeline_of
 from tvetl.errors import TvetlError, UsageError
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
+    from multiprocessing.queues import Queue
     from multiprocessing.synchronize import Barrier
 
 #: Images a batch, and seconds that it is computed on: MLPerf Storage's resnet50_h100.
 BATCH, COMPUTING = 400, 0.224
 #: Of its time an accelerator is to compute at least so much: MLPerf Storage's own limit for resnet50.
 BUSY = 0.90
-#: Seconds for all of them to have their first batch.
-_START = 60.0
+#: Seconds that nothing may come of one of them; and how many each takes before it is watched, so that neither the
+#: start nor what was read ahead meanwhile counts.
+_START, _BEFORE = 60.0, 4
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _consume(connection: Connection, task: Task, seconds: float, core: int, serv
 
 def _run(task: Task, seconds: float, count: int, server: int) -> Fed:
     fork = multiprocessing.get_context("fork")
-    begin, results = fork.Barrier(count + 1), fork.SimpleQueue()
+    begin, results = fork.Barrier(count + 1), fork.Queue()
     processes = [
         fork.Process(target=_accelerate, args=(task, seconds, begin, results), daemon=True) for _ in range(count)
     ]
@@ -117,10 +119,10 @@ def _run(task: Task, seconds: float, count: int, server: int) -> Fed:
             process.start()
         begin.wait(_START)
         began, cpu = time.perf_counter(), clock(server)
-        told: list[_Consumed] = [results.get() for _ in processes]
+        told: list[_Consumed] = [results.get(timeout=_START) for _ in processes]
         server_cpu = (clock(server) - cpu) / (time.perf_counter() - began)
-    except threading.BrokenBarrierError:
-        raise TvetlError(f"{count} accelerators had no first batch within {_START:.0f} s") from None
+    except (threading.BrokenBarrierError, queue.Empty):
+        raise TvetlError(f"one of {count} accelerators had no batch within {_START:.0f} s") from None
     finally:
         for process in processes:
             process.kill()
@@ -129,21 +131,27 @@ def _run(task: Task, seconds: float, count: int, server: int) -> Fed:
     return Fed(count, min(one.busy for one in told), rate, used, server_cpu)
 
 
-def _accelerate(task: Task, seconds: float, begin: Barrier, results: SimpleQueue[_Consumed]) -> None:
-    """Take a batch, compute, take the next; from the moment when all accelerators have their first."""
-    batches = 10 + int(seconds / COMPUTING)  # more than it can take in that time
+def _accelerate(task: Task, seconds: float, begin: Barrier, results: Queue[_Consumed]) -> None:
+    """Take a batch, compute, take the next, and tell how it went after the first few."""
+    batches = 10 + _BEFORE + int(seconds / COMPUTING)  # more than it can take in that time
     dataset = TransformedBatches(
         Cluster(task.endpoint), task.bucket, task.etl,
         names=[f"{at:06d}" for at in range(batches * task.batch)], seed=task.seed, batch=task.batch, shuffle=False,
     )  # fmt: skip
     given = iter(dataset)
-    batch = next(given)
+    try:
+        batch = next(given)
+    except BaseException:
+        begin.abort()
+        raise
     begin.wait(_START)
-    began, cpu, taken = time.perf_counter(), time.process_time(), 0
-    while time.perf_counter() - began < seconds:
+    began, cpu, taken = 0.0, 0.0, -_BEFORE
+    while taken < 1 or time.perf_counter() - began < seconds:
+        if taken == 0:
+            began, cpu = time.perf_counter(), time.process_time()
         time.sleep(COMPUTING)
         batch = next(given)
         taken += 1
-    took = time.perf_counter() - began
     del batch
+    took = time.perf_counter() - began
     results.put(_Consumed(taken * COMPUTING / took, taken * task.batch, took, time.process_time() - cpu))
