@@ -19,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
-from tvetl.cluster import Access, Cluster, Json, Target
+from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
+from tvetl.fetch.connection import NONE, Connection, Fetch, Node
 from tvetl.fetch.places import places
 from tvetl.fetch.response import Malformed, Response
 
@@ -39,68 +40,7 @@ _LOOK = 1.0
 _REDIRECTS = 5
 #: What a socket raises where it would have to wait.
 _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-#: What an idle connection receives.
-_NONE = Response()
 _log = logging.getLogger("tvetl.datasets")
-
-
-@dataclass(eq=False)
-class Fetch:
-    """One object to read, and what became of it: ``data``, or ``error``, or with neither ``into`` is filled.
-
-    ``into`` is where the body belongs if it is ``prefix`` and exactly as many bytes; any other body comes as ``data``.
-    ``tag`` is the caller's. A new one for each read.
-    """
-
-    name: str
-    tag: object = None
-    into: memoryview | None = None
-    prefix: bytes = b""
-    data: bytearray | bytes | None = None
-    error: TvetlError | None = None
-    redirects: int = 0
-
-
-class _Node:
-    """A proxy or target: its address, how it is asked, and the connections to it that are idle."""
-
-    def __init__(self, url: str, access: Access) -> None:
-        parts = urlsplit(url)
-        self.name = parts.hostname or ""
-        self.tls = parts.scheme == "https"
-        #: What stands before the paths of AIStore's API, where something else stands before AIStore.
-        self.base = parts.path.rstrip("/").encode()
-        self.idle: list[_Connection] = []
-        self._port = parts.port or (443 if self.tls else 80)
-        self._address: tuple[socket.AddressFamily, tuple[object, ...]] | None = None
-        common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"
-        token = f"Authorization: Bearer {access.token}\r\n" if access.token else ""
-        #: What follows a path: with the token where we address the node, without it where a redirect does.
-        self.ours, self.redirected = f"{common}{token}\r\n".encode(), f"{common}\r\n".encode()
-
-    def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
-        """Looked up once. Raises OSError."""
-        if self._address is None:
-            family, _, _, _, address = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)[0]
-            self._address = family, address
-        return self._address
-
-
-class _Connection:
-    """A connection, and the read that it serves; without one it is idle."""
-
-    __slots__ = ("fetch", "node", "request", "response", "since", "sock", "stage")
-
-    def __init__(self, sock: socket.socket, node: _Node) -> None:
-        self.sock, self.node = sock, node
-        #: connect, handshake (TLS's), or ready.
-        self.stage = "connect"
-        self.fetch: Fetch | None = None
-        #: What of the request is not sent yet.
-        self.request = b""
-        self.response = _NONE
-        #: time.monotonic() of the last sign of life.
-        self.since = 0.0
 
 
 class Fetcher:
@@ -119,8 +59,8 @@ class Fetcher:
         self._left_to_sdk |= any(mark in self._name for mark in "/@#")
         self._tls: ssl.SSLContext | None = None
         self._refused = False
-        self._nodes: dict[str, _Node] = {}
-        self._targets: list[_Node] | None = None
+        self._nodes: dict[str, Node] = {}
+        self._targets: list[Node] | None = None
         self._digests: list[int] = []
         self._mapped = 0.0
         self._arguments: dict[str, Json] = {}
@@ -133,7 +73,7 @@ class Fetcher:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tvetl-read")
         self._by_sdk: deque[_Answer] = deque()
         self._scratch = memoryview(bytearray(_SCRATCH))
-        self._busy: set[_Connection] = set()
+        self._busy: set[Connection] = set()
         self._unfinished = 0
         self._done: list[Fetch] = []
         self._usual = 1 << 16
@@ -231,14 +171,14 @@ class Fetcher:
         self._digests = [target.digest for target in targets]
         self._mapped = time.monotonic()
 
-    def _node(self, url: str) -> _Node:
+    def _node(self, url: str) -> Node:
         if url not in self._nodes:
-            self._nodes[url] = _Node(url, self._access)
+            self._nodes[url] = Node(url, self._access)
         return self._nodes[url]
 
     # Connections
 
-    def _send(self, fetch: Fetch, node: _Node, path: bytes) -> None:
+    def _send(self, fetch: Fetch, node: Node, path: bytes) -> None:
         """Send the request over an idle connection, or begin to connect."""
         try:
             connection = node.idle.pop() if node.idle else self._connect(node)
@@ -253,7 +193,7 @@ class Fetcher:
             self._advance(connection, selectors.EVENT_WRITE)
         return None
 
-    def _connect(self, node: _Node) -> _Connection:
+    def _connect(self, node: Node) -> Connection:
         family, address = node.address()
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -264,11 +204,11 @@ class Fetcher:
         except OSError:
             sock.close()
             raise
-        connection = _Connection(sock, node)
+        connection = Connection(sock, node)
         self._selector.register(sock, selectors.EVENT_WRITE, connection)
         return connection
 
-    def _advance(self, connection: _Connection, mask: int) -> None:
+    def _advance(self, connection: Connection, mask: int) -> None:
         """Go on with a connection as far as it goes without waiting."""
         try:
             if connection.stage != "ready":
@@ -283,7 +223,7 @@ class Fetcher:
         except (OSError, ValueError, Malformed):
             self._lose(connection)
 
-    def _open(self, connection: _Connection) -> None:
+    def _open(self, connection: Connection) -> None:
         """The connection is made, or TLS's handshake goes on. Raises OSError."""
         if connection.stage == "connect":
             if error := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -303,14 +243,14 @@ class Fetcher:
             connection.stage = "ready"
         self._write(connection)
 
-    def _write(self, connection: _Connection) -> None:
+    def _write(self, connection: Connection) -> None:
         with suppress(*_WAITS):
             connection.request = connection.request[connection.sock.send(connection.request) :]
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.request else 0)
         if self._selector.get_key(connection.sock).events != events:
             self._selector.modify(connection.sock, events, connection)
 
-    def _receive(self, connection: _Connection) -> bool:
+    def _receive(self, connection: Connection) -> bool:
         """One system call, and what follows; whether another one may find more."""
         response = connection.response
         if response.left and connection.fetch:
@@ -331,13 +271,13 @@ class Fetcher:
             return False
         return count == size
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         self._busy.discard(connection)
         with suppress(KeyError, ValueError):
             self._selector.unregister(connection.sock)
         connection.sock.close()
 
-    def _lose(self, connection: _Connection) -> None:
+    def _lose(self, connection: Connection) -> None:
         """The connection, or the response over it, is of no use."""
         self._close(connection)
         if connection.fetch:
@@ -363,12 +303,12 @@ class Fetcher:
 
     # Responses
 
-    def _complete(self, connection: _Connection) -> None:
+    def _complete(self, connection: Connection) -> None:
         """The response is there: the connection is idle, the read ended or goes on elsewhere."""
         fetch, response = connection.fetch, connection.response
         assert fetch is not None
         body = response.body()
-        connection.fetch, connection.response = None, _NONE  # whose memory is not to be held by an idle connection
+        connection.fetch, connection.response = None, NONE  # whose memory is not to be held by an idle connection
         self._busy.discard(connection)
         if response.closes:
             self._close(connection)

@@ -1,0 +1,73 @@
+"""A node of the cluster, a kept connection to it, and the read that it serves."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tvetl.cluster import Access
+from tvetl.errors import TvetlError
+from tvetl.fetch.response import Response
+
+#: What an idle connection receives.
+NONE = Response()
+
+
+@dataclass(eq=False)
+class Fetch:
+    """One object to read, and what became of it: ``data``, or ``error``, or with neither ``into`` is filled.
+
+    ``into`` is where the body belongs if it is ``prefix`` and exactly as many bytes; any other body comes as ``data``.
+    ``tag`` is the caller's. A new one for each read.
+    """
+
+    name: str
+    tag: object = None
+    into: memoryview | None = None
+    prefix: bytes = b""
+    data: bytearray | bytes | None = None
+    error: TvetlError | None = None
+    redirects: int = 0
+
+
+class Node:
+    """A proxy or target: its address, how it is asked, and the connections to it that are idle."""
+
+    def __init__(self, url: str, access: Access) -> None:
+        parts = urlsplit(url)
+        self.name = parts.hostname or ""
+        self.tls = parts.scheme == "https"
+        #: What stands before the paths of AIStore's API, where something else stands before AIStore.
+        self.base = parts.path.rstrip("/").encode()
+        self.idle: list[Connection] = []
+        self._port = parts.port or (443 if self.tls else 80)
+        self._address: tuple[socket.AddressFamily, tuple[object, ...]] | None = None
+        common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"
+        token = f"Authorization: Bearer {access.token}\r\n" if access.token else ""
+        #: What follows a path: with the token where we address the node, without it where a redirect does.
+        self.ours, self.redirected = f"{common}{token}\r\n".encode(), f"{common}\r\n".encode()
+
+    def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
+        """Looked up once. Raises OSError."""
+        if self._address is None:
+            family, _, _, _, address = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)[0]
+            self._address = family, address
+        return self._address
+
+
+class Connection:
+    """A connection, and the read that it serves; without one it is idle."""
+
+    __slots__ = ("fetch", "node", "request", "response", "since", "sock", "stage")
+
+    def __init__(self, sock: socket.socket, node: Node) -> None:
+        self.sock, self.node = sock, node
+        #: connect, handshake (TLS's), or ready.
+        self.stage = "connect"
+        self.fetch: Fetch | None = None
+        #: What of the request is not sent yet.
+        self.request = b""
+        self.response = NONE
+        #: time.monotonic() of the last sign of life.
+        self.since = 0.0
