@@ -88,10 +88,10 @@ def make() -> Iterator[Callable[..., Decoders]]:
         yield some
 
 
-def _close(made: Decoders, nursery: int) -> None:
+def _close(made: Decoders, forkserver: int) -> None:
     """As when the worker ends, and with it its descriptors."""
-    made._nursery.shutdown(socket.SHUT_RDWR)
-    os.waitpid(nursery, 0)
+    made._forkserver._connection.shutdown(socket.SHUT_RDWR)
+    os.waitpid(forkserver, 0)
     for decoder in made._free._free:
         if decoder:
             decoder.close()
@@ -239,8 +239,8 @@ def test_what_is_no_answer_is_a_death(make: Callable[..., Decoders]) -> None:
     decoder = some._free.get(1)
     assert decoder is not None
     ours, theirs = socket.socketpair()
-    decoder._connection.close()
-    decoder._connection = ours
+    decoder._socket.close()
+    decoder._socket = ours
     ipc.send(theirs, b'["no such code", "x"]')
     some._free.put(decoder)
     assert does(some, b"ab") == b"ba"
@@ -268,7 +268,7 @@ def test_an_engine_that_cannot_be_made_is_an_error_at_once() -> None:
     alone(promise)
 
 
-def test_the_end_of_the_nursery_is_heard_of_and_its_children_go_on(make: Callable[..., Decoders]) -> None:
+def test_the_end_of_the_fork_server_is_noticed_and_its_decoders_go_on(make: Callable[..., Decoders]) -> None:
     heard = threading.Event()
     some = make(lost=heard.set)
     child = int(does(some, b"who"))
@@ -290,7 +290,7 @@ def test_at_the_end_of_the_worker_all_end_even_who_is_busy(make: Callable[..., D
     asked.start()
     child = int(does(some, b"who"))
     time.sleep(0.1)
-    some._nursery.shutdown(socket.SHUT_RDWR)
+    some._forkserver._connection.shutdown(socket.SHUT_RDWR)
     end = time.monotonic() + PATIENCE
     while Path(f"/proc/{child}").exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -307,7 +307,7 @@ def test_no_descriptor_is_left_behind() -> None:
             os.kill(int(does(some, b"who")), signal.SIGKILL)
             does(some, b"ab")
         gc.collect()
-        # The connections to the nursery and to the last decoder, and that one's memory for results.
+        # The connections to the fork server and to the last decoder, and that one's memory for results.
         assert len(descriptors() - before) == 3
 
     alone(promise)
@@ -343,7 +343,7 @@ def test_a_message_in_pieces_is_one_message() -> None:
 
 
 def test_messages_behind_each_other_stay_two() -> None:
-    """To the nursery nobody answers: who ends a decoder asks for another at once."""
+    """The fork server sends no answer: a worker may tell it to kill a decoder and ask for another at once."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ipc.send(ours, b"1")

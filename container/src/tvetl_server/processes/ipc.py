@@ -1,6 +1,6 @@
-"""How our processes hand objects to each other: messages on a socket, and what they speak of in shared memory.
+"""How processes pass objects to each other: messages over a socket, and the bytes that they speak of in shared memory.
 
-A message is a length, then JSON; descriptors may come along (SCM_RIGHTS).
+A message is a length, then a list in JSON. File descriptors may come with it (SCM_RIGHTS).
 """
 
 from __future__ import annotations
@@ -15,33 +15,21 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = [
-    "Buffer",
-    "Buffers",
-    "memory",
-    "pack",
-    "read",
-    "read_into",
-    "receive",
-    "send",
-    "take",
-    "unpack",
-    "write",
-]
+__all__ = ["Buffer", "Buffers", "memory", "pack", "read", "read_into", "receive", "send", "take", "unpack", "write"]
 
 #: Bytes of shared memory that are kept from one object to the next.
 _KEPT = 8 * 2**20
 
 #: Buffers that are kept for the next objects: about as many as are received at a time.
-_WAITING = 4
-#: Bytes of the smallest; the next are twice as large each.
+_BUFFERS = 4
+#: Bytes of the smallest buffer; the next sizes double.
 _SMALLEST = 2**18
 
 _LENGTH = struct.Struct("!I")
-#: Bytes asked for where one message comes.
-_AT_ONCE = 65536
+#: Bytes asked for at once where a single message comes.
+_CHUNK = 65536
 
-#: json.dumps and json.loads make these anew, and guess the encoding, for each message.
+#: Kept: json.dumps and json.loads make new ones, and guess the encoding, for each message.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
@@ -65,11 +53,11 @@ def send(connection: socket.socket, message: bytes, descriptors: Sequence[int] =
 
 
 def receive(connection: socket.socket, *, alone: bool = False) -> tuple[bytes | None, list[int]]:
-    """The next message and what came with it, and no byte of the one behind it; None at the end.
+    """The next message and its descriptors; None at the end. No byte of the message after it is read.
 
-    ``alone`` says that there is none behind it, as each is answered before the next is sent: then one call does.
+    ``alone`` says that no message follows before this one is answered: then one call suffices.
     """
-    data, descriptors, _, _ = socket.recv_fds(connection, _AT_ONCE if alone else _LENGTH.size, 3)
+    data, descriptors, _, _ = socket.recv_fds(connection, _CHUNK if alone else _LENGTH.size, 3)
     if 0 < len(data) < _LENGTH.size:
         data = _exactly(connection, _LENGTH.size, data)
     if len(data) >= _LENGTH.size:
@@ -83,7 +71,7 @@ def receive(connection: socket.socket, *, alone: bool = False) -> tuple[bytes | 
 
 
 def _exactly(connection: socket.socket, length: int, data: bytes) -> bytes:
-    """``length`` bytes, of which ``data`` is there already; less only at the end."""
+    """``length`` bytes that begin with ``data``; less only at the end of the connection."""
     while len(data) < length:
         part = connection.recv(length - len(data))
         if not part:
@@ -93,7 +81,7 @@ def _exactly(connection: socket.socket, length: int, data: bytes) -> bytes:
 
 
 def memory() -> int:
-    """A descriptor of memory that has no name; of a file that has none where the system knows no such memory."""
+    """A descriptor of shared memory: an anonymous one, or a deleted file where the system has no such memory."""
     if hasattr(os, "memfd_create"):  # Linux
         return os.memfd_create("tvetl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
@@ -101,14 +89,14 @@ def memory() -> int:
 
 
 def write(descriptor: int, data: bytes | memoryview) -> None:
-    """Put it at the beginning of shared memory, which grows."""
+    """To the beginning of shared memory, which grows."""
     done = os.pwrite(descriptor, data, 0)
     while done < len(data):
         done += os.pwrite(descriptor, memoryview(data)[done:], done)
 
 
 def read(descriptor: int, length: int) -> bytes:
-    """The first bytes of shared memory. Raises RuntimeError where there are less."""
+    """The first bytes of shared memory. Raises RuntimeError where it has fewer."""
     data = os.pread(descriptor, length, 0)
     while len(data) < length:
         part = os.pread(descriptor, length - len(data), len(data))
@@ -119,7 +107,7 @@ def read(descriptor: int, length: int) -> bytes:
 
 
 def take(descriptor: int, length: int) -> bytes:
-    """The same, for the last time: what is too large to keep is given back."""
+    """As :func:`read`; memory that is too large to keep is then freed."""
     data = read(descriptor, length)
     if length > _KEPT:
         os.ftruncate(descriptor, 0)
@@ -127,7 +115,7 @@ def take(descriptor: int, length: int) -> bytes:
 
 
 def read_into(descriptor: int, data: memoryview) -> None:
-    """The beginning of shared memory into memory of ours, all of it. Raises RuntimeError where there is less."""
+    """Fill ``data`` from the beginning of shared memory. Raises RuntimeError where it has fewer bytes."""
     done = os.preadv(descriptor, [data], 0)
     while done < len(data):
         part = os.preadv(descriptor, [data[done:]], done)
@@ -137,11 +125,11 @@ def read_into(descriptor: int, data: memoryview) -> None:
 
 
 class Buffer:
-    """Shared memory in which an object is received: what comes in has its place there from the first."""
+    """Shared memory into which an object is received, so that a decoder needs no copy of it."""
 
     def __init__(self) -> None:
         self.descriptor = memory()
-        if hasattr(fcntl, "F_ADD_SEALS"):  # a decoder has it, too: if that made it smaller, our map would end with us
+        if hasattr(fcntl, "F_ADD_SEALS"):  # if a decoder could shrink it, reading our map would end this process
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         #: Bytes of the object.
         self.length = 0
@@ -150,10 +138,10 @@ class Buffer:
     def room(self, size: int) -> memoryview:
         """The first ``size`` bytes, to be written; what was in them is kept."""
         if self._map is None or len(self._map) < size:
-            # The kernel gives memory for what is written, not for what could be. Views of the old map keep that.
-            there = max(_SMALLEST, 1 << (size - 1).bit_length())
-            os.ftruncate(self.descriptor, there)
-            self._map = mmap.mmap(self.descriptor, there)
+            # The kernel allocates only the pages that are written. Views of the old map keep that.
+            capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
+            os.ftruncate(self.descriptor, capacity)
+            self._map = mmap.mmap(self.descriptor, capacity)
         return memoryview(self._map)[:size]
 
     def is_small(self) -> bool:
@@ -165,20 +153,20 @@ class Buffer:
 
 
 class Buffers:
-    """Those of a worker. For any number of threads."""
+    """A worker's pool of buffers, for any number of threads."""
 
     def __init__(self) -> None:
         self._kept: list[Buffer] = []
 
     def get(self) -> Buffer:
         try:
-            return self._kept.pop()  # the one that was given back last, as its memory is still in a cache
+            return self._kept.pop()  # the one returned last, as its memory is still in a cache
         except IndexError:
             return Buffer()
 
     def put(self, buffer: Buffer) -> None:
-        """Nobody reads it any more."""
-        if len(self._kept) < _WAITING and buffer.is_small():
+        """Return one that nobody reads any more."""
+        if len(self._kept) < _BUFFERS and buffer.is_small():
             self._kept.append(buffer)
         else:
             buffer.close()

@@ -1,0 +1,149 @@
+"""The fork server of a worker: a process that has the engine ready and forks decoders within milliseconds.
+
+It never decodes, so each decoder starts from a clean state. It ends with its worker and takes all decoders along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
+
+from tvetl_server.processes.decoders.decoder import Decoder, Engine, Files
+from tvetl_server.processes.decoders.messages import Process
+from tvetl_server.processes.ipc import receive, send
+
+__all__ = ["ForkServer"]
+
+_log = logging.getLogger(__name__)
+
+#: Freed bytes that a decoder keeps; about what an image of 12 megapixels takes.
+_KEPT = 2**24
+
+#: mallopt(3), of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class ForkServer:
+    """The worker's connection to its fork server, for any number of threads."""
+
+    def __init__(self, make_engine: Callable[[], Engine], files: Files, not_inherited: Iterable[int]) -> None:
+        """Forks: call it before this process has threads.
+
+        ``make_engine`` is called in the fork server, once; raises RuntimeError where it fails (the log says why). The
+        descriptors ``not_inherited`` are closed there.
+        """
+        self._connection, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if os.fork() == 0:
+            with _exit_afterwards():
+                for descriptor in (self._connection.fileno(), *not_inherited):
+                    os.close(descriptor)
+                _Server(theirs, make_engine(), files).run()
+        theirs.close()
+        if not self._connection.recv(1):
+            raise RuntimeError("The process that forks decoders could not start.")
+
+    def fork(self, connection: int, outbox: int) -> None:
+        """A decoder for this connection and this memory for results. Raises RuntimeError."""
+        self._send(b"", [connection, outbox])
+
+    def kill(self, process: int) -> None:
+        """End a decoder. Raises RuntimeError."""
+        self._send(Process(process).pack())
+
+    def wait(self) -> None:
+        """Until it has died."""
+        with contextlib.suppress(OSError):
+            self._connection.recv(1)
+
+    def _send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        try:
+            with self._lock:
+                send(self._connection, message, descriptors)
+        except OSError as error:
+            raise RuntimeError("The process that forks decoders is gone.") from error
+
+
+class _Server:
+    """What runs in the process: each message forks a decoder for the descriptors with it, or names one to kill."""
+
+    def __init__(self, worker: socket.socket, engine: Engine, files: Files) -> None:
+        self._worker = worker
+        self._engine = engine
+        self._files = files
+        self._children: set[int] = set()
+
+    def run(self) -> NoReturn:
+        # Ctrl-C and a group's SIGTERM are for the first process, which lets requests finish. This one ends with the
+        # worker.
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(ignored, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, self._reap)
+        gc.freeze()  # these objects stay in pages that all decoders share
+        _keep_freed_memory()
+        self._worker.send(b".")
+        while True:
+            message, descriptors = receive(self._worker)
+            if message is None:  # the worker is gone, and nobody waits for results
+                self._kill(*self._children)
+                os._exit(0)
+            # A child must be recorded before it is reaped, and not be reaped while it is killed.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+            if descriptors:
+                self._fork(*descriptors)
+            else:
+                self._kill(Process.unpack(message).id)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def _fork(self, connection: int, outbox: int) -> None:
+        try:
+            child = os.fork()
+        except OSError as error:  # no process left, or no memory: the worker sees the end of the connection
+            _log.error("A decoder could not be forked: %s", error.strerror)
+        else:
+            if child == 0:
+                with _exit_afterwards():
+                    self._worker.close()
+                    Decoder(self._engine, self._files, outbox).serve(connection)
+            self._children.add(child)
+        os.close(connection)
+        os.close(outbox)
+
+    def _kill(self, *processes: int) -> None:
+        for child in self._children.intersection(processes):  # no other: the system may have reused an id
+            os.kill(child, signal.SIGKILL)
+
+    def _reap(self, *_: object) -> None:
+        """The handler of SIGCHLD. Only now can the system reuse the id of a child that has ended."""
+        with contextlib.suppress(ChildProcessError):
+            while child := os.waitpid(-1, os.WNOHANG)[0]:
+                self._children.discard(child)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next object; else it returns it, and asks for it again page by page."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the highest there is
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+@contextlib.contextmanager
+def _exit_afterwards() -> Iterator[None]:
+    """In a forked process: end it after the block, whatever happens, so that it never runs its parent's code."""
+    try:
+        yield
+    except BaseException:  # noqa: BLE001
+        _log.exception("A process that decodes ended by itself")
+    finally:
+        os._exit(1)

@@ -1,0 +1,96 @@
+"""The messages between a worker, its decoders and its fork server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from tvetl.spec import Arguments
+from tvetl_server.problems import BY_CODE, Problem
+from tvetl_server.processes.ipc import pack, unpack
+
+__all__ = ["GRACE", "Process", "Refusal", "Request", "Success", "unpack_reply"]
+
+#: Seconds beyond an object's deadline after which the kernel ends a decoder that has not given up by itself.
+GRACE = 0.5
+
+
+@dataclass(frozen=True)
+class Process:
+    """A decoder's process id: its first message to the worker, and what the fork server is told to kill."""
+
+    id: int
+
+    def pack(self) -> bytes:
+        return pack([self.id])
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Process:
+        (process,) = cast("tuple[int]", unpack(message))
+        return cls(process)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One object to transform."""
+
+    name: str
+    """``<bucket>/<object>``; empty for the engine's self-test."""
+    source: str | int
+    """The name of its file, or its number of bytes in the shared memory that comes with the message."""
+    arguments: Arguments
+    deadline: float
+    """On time.monotonic()."""
+
+    def pack(self) -> bytes:
+        asked = {name: getattr(self.arguments, name) for name in self.arguments.given}
+        return pack([self.name, self.source, asked, self.deadline])
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Request:
+        name, source, asked, deadline = cast("tuple[str, str | int, dict[str, Any], float]", unpack(message))
+        if isinstance(asked.get("size"), list):
+            asked["size"] = tuple(asked["size"])
+        return cls(name, source, replace(Arguments(), **asked, given=frozenset(asked)), deadline)
+
+
+@dataclass(frozen=True)
+class Success:
+    """A result. It is in the decoder's shared memory, or in the open file that comes with the message."""
+
+    length: int
+    content_type: str
+    bytes_in: int
+    read: float
+    """Seconds."""
+    transformed: float
+    """Seconds."""
+    ways: Mapping[str, int]
+
+    def pack(self) -> bytes:
+        fields = (self.length, self.content_type, self.bytes_in, self.read, self.transformed, dict(self.ways))
+        return pack(["", *fields])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error in place of a result."""
+
+    problem: Problem
+    message: str
+
+    def pack(self) -> bytes:
+        return pack([self.problem.code, self.message])
+
+
+def unpack_reply(message: bytes) -> Success | Refusal:
+    """Raises ValueError where it is neither."""
+    code, *fields = unpack(message)
+    try:
+        if code:
+            (words,) = cast("tuple[str]", fields)
+            return Refusal(BY_CODE[cast(str, code)], words)
+        return Success(*cast("tuple[int, str, int, float, float, dict[str, int]]", fields))
+    except (KeyError, TypeError) as error:
+        raise ValueError("This is no reply of a decoder.") from error

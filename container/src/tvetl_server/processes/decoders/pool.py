@@ -1,0 +1,154 @@
+"""The pool of decoders of one worker: each object gets a free one, and another where that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from tvetl.spec import Arguments
+from tvetl_server.errors import DamagedImage, OutOfTime
+from tvetl_server.metrics import Metrics
+from tvetl_server.processes.decoders.connection import Admit, Answer, Connection, DecoderDied
+from tvetl_server.processes.decoders.decoder import Engine, Files
+from tvetl_server.processes.decoders.forkserver import ForkServer
+from tvetl_server.processes.ipc import Buffer
+
+__all__ = ["Decoders"]
+
+_log = logging.getLogger(__name__)
+
+
+class Decoders:
+    """A fixed number of decoders, for any number of threads."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        files: Files,
+        count: int,
+        counts: Metrics,
+        not_inherited: Iterable[int] = (),
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Forks: call it before this process has threads.
+
+        ``make_engine`` is called in the fork server, once; raises RuntimeError where it fails (the log says why).
+        The new processes close the descriptors ``not_inherited``: a listener that they kept would occupy its port
+        beyond the worker's end. ``lost`` is called when the fork server has died: only a new worker can start another.
+        """
+        self._counts = counts
+        self._lost = lost
+        self._forkserver = ForkServer(make_engine, files, not_inherited)
+        threading.Thread(target=self._watch, name="watch of the fork server", daemon=True).start()
+        self._spare = threading.Semaphore(1)
+        self._free = _FreeList()
+        for _ in range(count):
+            self._free.put(Connection(self._forkserver.fork))
+
+    def transform(
+        self, source: Buffer | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
+    ) -> Answer:
+        """What the engine makes of an object, given by its bytes or its file's name; its error is raised as Refused.
+
+        The caller may reuse the buffer afterwards, whatever the outcome. A decoder that dies is replaced once, as
+        something else may have killed it. An object that takes longer than SLOW seconds gets its decoder to itself: a
+        spare one takes the next objects. There is one spare for all. Raises DamagedImage where the second decoder dies,
+        too, and OutOfTime where none is free, or done, by ``deadline`` (on time.monotonic()).
+        """
+        self._counts.waits(1)
+        try:
+            decoder = self._free.get(max(0.0, deadline - time.monotonic()))
+        finally:
+            self._counts.waits(-1)
+        has_spare = False
+
+        def take_spare() -> None:
+            nonlocal has_spare
+            has_spare = self._spare.acquire(blocking=False)
+            if has_spare:
+                self._free.put(None)
+
+        try:
+            for _ in range(2):
+                decoder = decoder or Connection(self._forkserver.fork)
+                try:
+                    is_slow = None if has_spare else take_spare
+                    return decoder.transform(source, name, arguments, deadline, admit, is_slow)
+                except DecoderDied:
+                    self._end(decoder)
+                    decoder = None
+                    if time.monotonic() >= deadline:
+                        _log.warning("A decoder was ended, as it did not give up in time: %r", name)
+                        raise OutOfTime("The object took longer than allowed, and its decoder was ended.") from None
+                    _log.warning("A decoder died of %r, or was killed", name)
+            raise DamagedImage("The image is damaged, or worse: its decoder died of it, twice.")
+        finally:
+            if not has_spare:
+                self._free.put(decoder)
+            else:
+                # Where nobody has taken the spare, this decoder returns in its place; else there is one too many.
+                if self._free.take_back():
+                    self._free.put(decoder)
+                elif decoder:
+                    self._end(decoder)
+                self._spare.release()
+
+    def self_test(self) -> None:
+        """Decode a real image in one of them; raises what is wrong."""
+        self.transform("", "", Arguments(), time.monotonic() + 60)
+
+    def _end(self, decoder: Connection) -> None:
+        decoder.close()
+        with contextlib.suppress(RuntimeError):
+            self._forkserver.kill(decoder.process)
+
+    def _watch(self) -> None:
+        """In a thread. The decoders that are there go on without the fork server."""
+        self._forkserver.wait()
+        _log.error("The process that forks decoders is gone; this worker makes room for another")
+        self._lost()
+
+
+class _FreeList:
+    """The free decoders; None stands for one that is forked when it is taken. Threads are served in their order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[Connection | None] = []
+        self._waiting: deque[queue.SimpleQueue[Connection | None]] = deque()
+
+    def put(self, decoder: Connection | None) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().put(decoder)
+            else:
+                self._free.append(decoder)
+
+    def get(self, timeout: float) -> Connection | None:
+        """The one used last. Raises OutOfTime where none is free within ``timeout`` seconds."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            mine: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+            self._waiting.append(mine)
+        try:
+            return mine.get(timeout=min(timeout, threading.TIMEOUT_MAX))
+        except queue.Empty:
+            with self._lock:
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+                    raise OutOfTime("The object waited too long for others to be transformed.") from None
+        return mine.get()  # it came at the last moment
+
+    def take_back(self) -> bool:
+        """Take one that is not forked yet; whether there was one."""
+        with self._lock:
+            found = None in self._free
+            if found:
+                self._free.remove(None)
+            return found
