@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import socket
 import threading
 import time
 import warnings
@@ -226,6 +227,20 @@ def test_chunks_of_any_size_are_one_body(gateway: Gateway, sizes: str) -> None:
     with fetcher_of(gateway.endpoint) as fetcher:
         done = read(fetcher, [*expected][:8])
     assert {name: bytes(fetch.data or b"") for name, fetch in done.items()} == dict([*expected.items()][:8])
+
+
+def test_kept_connections_that_the_nodes_ended_meanwhile_cost_nothing(
+    local: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = good(local.endpoint)
+    monkeypatch.setattr(Cluster, "get", lambda *arguments: pytest.fail("the SDK was asked"))
+    with fetcher_of(local.endpoint) as fetcher:
+        for _ in range(3):
+            done = read(fetcher, [*expected])
+            assert {name: bytes(fetch.data or b"") for name, fetch in done.items()} == expected
+            for node in local._nodes:
+                for connection in [*node.connections]:
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 # A cluster that changes

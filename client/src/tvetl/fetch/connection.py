@@ -59,15 +59,18 @@ class Node:
 class Connection:
     """A connection, and the read that it serves; without one it is idle."""
 
-    __slots__ = ("fetch", "node", "request", "response", "since", "sock", "stage")
+    __slots__ = ("fetch", "node", "request", "response", "reused", "sent", "since", "sock", "stage")
 
     def __init__(self, sock: socket.socket, node: Node) -> None:
         self.sock, self.node = sock, node
         #: connect, handshake (TLS's), or ready.
         self.stage = "connect"
         self.fetch: Fetch | None = None
-        #: What of the request is not sent yet.
         self.request = b""
+        #: Bytes of the request that are sent.
+        self.sent = 0
+        #: Whether it has served another read, and not a byte has come for this one: the node may have ended it before.
+        self.reused = False
         self.response = NONE
         #: time.monotonic() of the last sign of life.
         self.since = 0.0

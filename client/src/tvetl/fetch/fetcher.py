@@ -180,16 +180,21 @@ class Fetcher:
 
     def _send(self, fetch: Fetch, node: Node, path: bytes) -> None:
         """Send the request over an idle connection, or begin to connect."""
+        tail = node.redirected if fetch.redirects else node.ours
+        self._ask(fetch, node, b"GET " + node.base + path + tail, node.idle.pop() if node.idle else None)
+
+    def _ask(self, fetch: Fetch, node: Node, request: bytes, connection: Connection | None) -> None:
+        """Send a request over this connection, or over a new one."""
         try:
-            connection = node.idle.pop() if node.idle else self._connect(node)
+            connection = connection or self._connect(node)
         except OSError:
             return self._to_sdk(fetch, stale=True)
-        connection.fetch = fetch
-        connection.request = b"GET " + node.base + path + (node.redirected if fetch.redirects else node.ours)
+        connection.fetch, connection.request, connection.sent = fetch, request, 0
+        connection.reused = connection.stage == "ready"
         connection.response = Response(fetch.into, fetch.prefix, self._usual)
         connection.since = time.monotonic()
         self._busy.add(connection)
-        if connection.stage == "ready":
+        if connection.reused:
             self._advance(connection, selectors.EVENT_WRITE)
         return None
 
@@ -213,7 +218,7 @@ class Fetcher:
         try:
             if connection.stage != "ready":
                 self._open(connection)
-            elif mask & selectors.EVENT_WRITE and connection.request:
+            elif mask & selectors.EVENT_WRITE and connection.sent < len(connection.request):
                 self._write(connection)
             else:
                 while self._receive(connection):
@@ -245,8 +250,8 @@ class Fetcher:
 
     def _write(self, connection: Connection) -> None:
         with suppress(*_WAITS):
-            connection.request = connection.request[connection.sock.send(connection.request) :]
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.request else 0)
+            connection.sent += connection.sock.send(connection.request[connection.sent :])
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.sent < len(connection.request) else 0)
         if self._selector.get_key(connection.sock).events != events:
             self._selector.modify(connection.sock, events, connection)
 
@@ -265,7 +270,7 @@ class Fetcher:
                 response.feed(bytes(self._scratch[:count]))
         if not count or not connection.fetch:
             raise Malformed("the node ended the connection, or speaks unasked")
-        connection.since = time.monotonic()
+        connection.since, connection.reused = time.monotonic(), False
         if response.done:
             self._complete(connection)
             return False
@@ -280,10 +285,12 @@ class Fetcher:
     def _lose(self, connection: Connection) -> None:
         """The connection, or the response over it, is of no use."""
         self._close(connection)
-        if connection.fetch:
-            self._to_sdk(connection.fetch, stale=True)
-        else:
+        if connection.fetch is None:
             connection.node.idle.remove(connection)
+        elif connection.reused:  # the node ended it before it had our request
+            self._ask(connection.fetch, connection.node, connection.request, None)
+        else:
+            self._to_sdk(connection.fetch, stale=True)
 
     def _end_late(self) -> None:
         """Once a second, end the reads that have waited for too long."""
