@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from tvetl.cli import app
+from tvetl.command.cli import app
 from tvetl.conformance import CASES
 from tvetl.spec import OPS
 from tvetl.spec.arguments import ARGUMENTS

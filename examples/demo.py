@@ -19,8 +19,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tvetl import cli, jobs
+from tvetl import jobs
 from tvetl.cluster import Cluster
+from tvetl.command import cli
 from tvetl.errors import TvetlError, UsageError
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec

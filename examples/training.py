@@ -27,12 +27,12 @@ from aistore.sdk import Client
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tvetl import cli
 from tvetl.bench import accelerators, sides
 from tvetl.bench.apart import apart
 from tvetl.bench.compare import TITLES, Comparison, Way, bench
 from tvetl.bench.sides import Epochs, Task
 from tvetl.cluster import Cluster
+from tvetl.command import cli
 from tvetl.errors import UsageError
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tvetl.cluster import Cluster
-from tvetl.doctor import examine
+from tvetl.command.doctor import examine
 from tvetl.errors import TvetlError
 from tvetl.pod import DEFAULT_IMAGE, PodSpec
 from tvetl.spec import parse

@@ -66,7 +66,7 @@ def tvetl() -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Runs the command as a process, as a shell would."""
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        program = [sys.executable, "-c", "from tvetl.cli import main; main()", *arguments]
+        program = [sys.executable, "-c", "from tvetl.command.cli import main; main()", *arguments]
         return subprocess.run(program, capture_output=True, timeout=120, check=False, **options)
 
     return run

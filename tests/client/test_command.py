@@ -22,8 +22,9 @@ from aistore.sdk import Client
 from PIL import Image
 from typer.core import TyperGroup
 
-from tvetl import cli, errors
+from tvetl import errors
 from tvetl.cluster import Cluster
+from tvetl.command import cli
 from tvetl.local import LocalCluster
 from tvetl.pod import GPU_IMAGE, PodSpec
 from tvetl.spec import Pipeline, schema
@@ -41,7 +42,9 @@ def pipeline_file(tmp_path: Path) -> Path:
 
 def test_help_waits_for_neither_the_sdk_nor_torch() -> None:
     heavy = "{'aistore', 'requests', 'torch', 'numpy', 'PIL'}"
-    program = f"import sys, tvetl.cli; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    program = (
+        f"import sys, tvetl.command.cli; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -249,7 +252,7 @@ def test_a_shell_completes_commands_options_and_names(
 
 
 def test_local_runs_until_it_is_interrupted(tmp_path: Path) -> None:
-    program = [sys.executable, "-u", "-c", "from tvetl.cli import main; main()", "local", "--port", "0"]
+    program = [sys.executable, "-u", "-c", "from tvetl.command.cli import main; main()", "local", "--port", "0"]
     with subprocess.Popen([*program, "--root", str(tmp_path / "root")], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
         line = next(line for line in running.stdout if "http://" in line)
@@ -289,7 +292,7 @@ def test_an_interrupted_transform_stops_its_job_or_leaves_it(
         for at in range(600):  # half a minute of work for the one target, were it not interrupted
             cluster.put("many", f"{at:03}", b"x")
         cluster.register(PodSpec("test-slow", pipeline(), "slow:1", start_timeout=60))
-        program = [sys.executable, "-c", "from tvetl.cli import main; main()", "transform", "many", "out"]
+        program = [sys.executable, "-c", "from tvetl.command.cli import main; main()", "transform", "many", "out"]
         options = ["--etl", "test-slow", "-e", running.endpoint, "--on-interrupt", told]
         with subprocess.Popen([*program, *options], stderr=subprocess.PIPE) as command:
             deadline = time.monotonic() + 60

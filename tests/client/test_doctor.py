@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tvetl.cluster import Cluster
-from tvetl.doctor import Finding, examine
+from tvetl.command.doctor import Finding, examine
 from tvetl.local import LocalCluster
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -15,7 +15,7 @@ from PIL import Image
 from tvetl import jobs
 from tvetl.cluster import Cluster
 from tvetl.errors import NotFound, ObjectFailed, TimedOut, UsageError
-from tvetl.records import Record
+from tvetl.jobs.provenance import Record
 
 #: Seconds that no job may take here; only a hang would.
 LONG = 120

@@ -77,7 +77,7 @@ def test_of_5000_objects_exactly_the_500_bad_ones_are_reported(
 #: a process that runs the command, kills it after so many seconds, and says its exit status.
 CLIENTS = """
 import os, signal, sys, time
-import tvetl.cli, tvetl.cluster, tvetl.jobs
+import tvetl.command.cli, tvetl.cluster, tvetl.jobs
 for line in sys.stdin:
     seconds, *arguments = line.split()
     child = os.fork()
@@ -85,7 +85,7 @@ for line in sys.stdin:
         sys.argv = ["tvetl", *arguments]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
-            tvetl.cli.main()
+            tvetl.command.cli.main()
         except SystemExit as end:
             os._exit(end.code or 0)
         os._exit(0)

@@ -166,7 +166,7 @@ def test_what_is_no_sheet_or_no_view_is_said(cluster: Cluster, images: str, crop
 def test_without_torch_the_sheet_has_no_boxes(
     cluster: Cluster, images: str, crops: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("torch", "torchvision", "tvetl.replay"):
+    for name in ("torch", "torchvision", "tvetl.preview.replay"):
         monkeypatch.setitem(sys.modules, name, None)
     made = preview(cluster, images, "photo_3.jpg", crops, views=2)
     assert all(view.box is None and view.equal is None for view in made.views)

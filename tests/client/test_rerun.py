@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tvetl import jobs, records
+from tvetl import jobs
 from tvetl.cluster import Cluster
 from tvetl.errors import ClusterError, UsageError
+from tvetl.jobs import provenance
+from tvetl.jobs.provenance import UNKNOWN, Record
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
-from tvetl.records import UNKNOWN, Record
 from tvetl.spec import Pipeline
 
 #: Seconds that no job may take here; only a hang would.
@@ -104,13 +105,13 @@ def test_the_record_lies_beside_the_results_and_not_among_them(
 ) -> None:
     run(cluster, images, results, crops)
     assert not [name for name in cluster.objects(results) if not name.startswith("photo_")]
-    key = records.key_of(images, results, ("", []))
-    data = json.loads(cluster.get(records.BUCKET, key))
-    assert data["digest"] == records.digest_of(cluster.show(crops))
-    cluster.put(records.BUCKET, key, json.dumps({**data, "version": 99}).encode())
+    key = provenance.key_of(images, results, ("", []))
+    data = json.loads(cluster.get(provenance.BUCKET, key))
+    assert data["digest"] == provenance.digest_of(cluster.show(crops))
+    cluster.put(provenance.BUCKET, key, json.dumps({**data, "version": 99}).encode())
     with pytest.raises(ClusterError, match="another version"):
         jobs.transform_bucket(cluster, images, results, crops)
-    cluster._bucket(records.BUCKET).object(key).delete()
+    cluster._bucket(provenance.BUCKET).object(key).delete()
 
 
 def test_a_record_knows_whose_each_object_is() -> None:
@@ -195,7 +196,7 @@ def test_a_job_found_at_work_is_waited_for_and_what_it_leaves_is_done(slow: Clus
 
 def test_a_job_of_another_pipeline_at_work_is_not_mixed_with(slow: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     first = jobs.transform_bucket(slow, "many", "out", "test-slow")
-    monkeypatch.setattr(jobs, "_OTHERS", 0.1)
+    monkeypatch.setattr(sys.modules["tvetl.jobs.begin"], "_OTHERS", 0.1)
     with pytest.raises(ClusterError, match=first.id):
         jobs.transform_bucket(slow, "many", "out", "slow-other")
     assert jobs.wait(slow, first, timeout=LONG).ok

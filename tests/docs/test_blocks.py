@@ -18,8 +18,8 @@ import typer.main
 import yaml
 from PIL import Image
 
-from tvetl.cli import app
 from tvetl.cluster import Cluster
+from tvetl.command.cli import app
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
 from tvetl.spec import parse

@@ -101,7 +101,7 @@ def run(endpoint: str, tmp_path: Path) -> Callable[..., str]:
     """Runs the command as a shell would, in an empty folder; gives what it printed."""
 
     def run(*arguments: str) -> str:
-        program = [sys.executable, "-c", "from tvetl.cli import main; main()", *arguments]
+        program = [sys.executable, "-c", "from tvetl.command.cli import main; main()", *arguments]
         env = {**os.environ, "AIS_ENDPOINT": endpoint}
         done = subprocess.run(program, capture_output=True, text=True, timeout=180, check=False, env=env, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

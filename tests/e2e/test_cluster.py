@@ -15,7 +15,7 @@ from aistore.sdk.etl import ETLConfig
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
-from tvetl.doctor import examine
+from tvetl.command.doctor import examine
 from tvetl.errors import NameTaken, NotFound, ObjectFailed, RegistrationError
 from tvetl.pod import PodSpec
 from tvetl.spec import Pipeline, parse_arguments

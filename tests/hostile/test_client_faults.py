@@ -24,7 +24,7 @@ import pytest
 from faults import Fault, Gateway
 from PIL import Image
 
-from tvetl import answers, jobs, records
+from tvetl import answers, jobs
 from tvetl.cluster import Cluster, connection, registration
 from tvetl.errors import (
     NotAIStore,
@@ -36,6 +36,7 @@ from tvetl.errors import (
     TvetlError,
     UsageError,
 )
+from tvetl.jobs import provenance, run
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
 from tvetl.preview import preview
@@ -48,7 +49,7 @@ TOKEN = "T0kenThatNobodyMaySee"
 #: Seconds that no faulty answer may keep us here: our time-outs are set to 1 s, and some things are asked three times.
 SOON = 30.0
 PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>" + b"nothing here " * 500 + b"</body></html>"
-PROGRAM = [sys.executable, "-c", "from tvetl.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from tvetl.command.cli import main; main()"]
 
 #: Faults that leave no answer to understand. A listing or an object cut to half of its length with the right header for
 #: it is left out: of an object's bytes nobody could tell.
@@ -137,7 +138,7 @@ VERBS: dict[str, Callable[[Cluster], object]] = {
     "begin": lambda cluster: jobs.transform_bucket(cluster, "images", "other", "test-small"),
     "estimate": lambda cluster: jobs.estimate(cluster, jobs.Request("images", "other", "test-small")),
     "preview": lambda cluster: preview(cluster, "images", "photo_00.png", "test-small", views=1),
-    "record": lambda cluster: records.load(cluster, "key", "images"),
+    "record": lambda cluster: provenance.load(cluster, "key", "images"),
 }
 #: A plain read cannot tell another's bytes from the object's, and what waits for no answer is content with any.
 BLIND = {"get", "get by ETL", "put", "create_bucket", "delete_bucket", "abort"}
@@ -250,7 +251,7 @@ def test_a_job_outlives_its_gateway(gateway: Gateway, direct: Cluster, figure: F
 def test_a_gateway_that_stays_away_ends_the_wait_and_the_same_again_goes_on(
     gateway: Gateway, direct: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_AWAY", 1.0)
+    monkeypatch.setattr(run, "_AWAY", 1.0)
     cluster = Cluster(gateway.endpoint)
     job = jobs.transform_bucket(cluster, "images", "away", "test-small")
     gateway.choose = always(faults.closed)
@@ -268,7 +269,7 @@ def test_a_gateway_that_stays_away_ends_the_wait_and_the_same_again_goes_on(
 def test_a_job_through_a_gateway_that_fails_at_random_is_complete_in_the_end(
     gateway: Gateway, direct: Cluster, monkeypatch: pytest.MonkeyPatch, figure: Figure
 ) -> None:
-    monkeypatch.setattr(jobs, "_AWAY", 0.5)
+    monkeypatch.setattr(run, "_AWAY", 0.5)
     chance = random.Random(7)
     kinds = [faults.closed, faults.reset, faults.cut, FAULTS["storm"], FAULTS["page 200"], FAULTS["half JSON"]]
     gateway.choose = lambda method, path, before: chance.choice(kinds) if chance.random() < 0.25 else None

@@ -22,7 +22,7 @@ pytest.importorskip("msgspec", reason="the stand-in's requirements are not insta
 from tvetl.errors import TvetlError
 from tvetl.local import LocalCluster
 from tvetl.local.http import ApiError
-from tvetl.local.pods import InitMessage, command, plan, seconds
+from tvetl.local.pods import InitMessage, command, duration, plan
 
 
 def ask(cluster: LocalCluster, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -282,6 +282,6 @@ def test_only_our_server_and_allowed_images_run() -> None:
 
 
 def test_times_are_gos() -> None:
-    assert [seconds(text) for text in ("5m", "1h2m3s", "500ms", "1.5s")] == [300, 3723, 0.5, 1.5]
+    assert [duration(text) for text in ("5m", "1h2m3s", "500ms", "1.5s")] == [300, 3723, 0.5, 1.5]
     with pytest.raises(ApiError, match="invalid duration"):
-        seconds("5")
+        duration("5")

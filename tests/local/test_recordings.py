@@ -23,7 +23,7 @@ import pytest
 msgspec = pytest.importorskip("msgspec", reason="the stand-in's requirements are not installed")
 
 from tvetl.local import LocalCluster  # noqa: E402
-from tvetl.local.names import from_file  # noqa: E402
+from tvetl.local.object_names import from_file  # noqa: E402
 
 WIRE = Path(__file__).resolve().parents[2].parent / "shared" / "wire"
 pytestmark = pytest.mark.skipif(not WIRE.is_dir(), reason="the recordings (../shared/wire) are not here")

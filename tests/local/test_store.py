@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("msgspec", reason="the stand-in's requirements are not installed")
 
-from tvetl.local import names
+from tvetl.local import object_names
 from tvetl.local.http import ApiError
 from tvetl.local.store import Store
 
@@ -32,10 +32,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_every_name_comes_back_from_its_file(name: str) -> None:
     if ".." in name.split("/"):
         with pytest.raises(ApiError, match="may not be a part"):
-            names.to_file(name)
+            object_names.to_file(name)
         return
-    path = names.to_file(name)
-    assert names.from_file(path) == name
+    path = object_names.to_file(name)
+    assert object_names.from_file(path) == name
     parts = path.split("/")
     assert all(part not in ("", ".", "..") and "\0" not in part for part in parts), "no part leads elsewhere"
 
@@ -46,7 +46,7 @@ def test_every_name_comes_back_from_its_file(name: str) -> None:
      ("dbl//slash.jpg", "dbl/%/slash.jpg"), ("ends/", "ends/%"), ("./a", "%2E/a"), ("a#q?x", "a#q?x")],
 )  # fmt: skip
 def test_a_file_is_named_as_plainly_as_can_be(name: str, path: str) -> None:
-    assert names.to_file(name) == path
+    assert object_names.to_file(name) == path
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "..", "x" * 256, "\ud800"])
@@ -159,13 +159,13 @@ def test_buckets_survive_a_restart_and_one_folder_has_one_owner(tmp_path: Path) 
      ("a{0..4..2}", ["a0", "a2", "a4"]), ("{1..2}-{1..2}", ["1-1", "1-2", "2-1", "2-2"]), ("plain.jpg", ["plain.jpg"])],
 )  # fmt: skip
 def test_templates_unfold_as_in_a_shell(template: str, expected: list[str]) -> None:
-    assert list(names.expand(template)) == expected
+    assert list(object_names.expand(template)) == expected
 
 
 @pytest.mark.parametrize("template", ["x_{2..1}", "x_{a..b}", "x_{0..", "{0..999999999}"])
 def test_templates_that_name_nothing_or_too_much_are_refused(template: str) -> None:
     with pytest.raises(ApiError) as raised:
-        list(names.expand(template))
+        list(object_names.expand(template))
     assert raised.value.status == 400
 
 
@@ -176,10 +176,10 @@ def test_templates_that_name_nothing_or_too_much_are_refused(template: str) -> N
      ("%41 x", "/src/A%20x")],
 )  # fmt: skip
 def test_a_path_goes_out_as_go_writes_it(name: str, target: str) -> None:
-    assert names.go_request_target(f"/src/{name}", {}) == target
+    assert object_names.go_request_target(f"/src/{name}", {}) == target
 
 
 def test_extensions_and_prefixes_make_the_new_name() -> None:
-    assert names.renamed("d/a.jpg", {"jpg": "npy"}, "t/") == "t/d/a.npy"
-    assert names.renamed("d.x/a", {"x/a": "y"}, "") == "d.y"  # the last dot decides, as in AIStore
-    assert names.renamed("a.png", {"jpg": "npy"}, "") == "a.png"
+    assert object_names.renamed("d/a.jpg", {"jpg": "npy"}, "t/") == "t/d/a.npy"
+    assert object_names.renamed("d.x/a", {"x/a": "y"}, "") == "d.y"  # the last dot decides, as in AIStore
+    assert object_names.renamed("a.png", {"jpg": "npy"}, "") == "a.png"

@@ -32,13 +32,13 @@ def test_importing_what_both_programs_share_brings_nothing_heavy(module: str) ->
     assert not brought_by(module)
 
 
-@pytest.mark.parametrize("module", ["tvetl.cli", "tvetl_server.wsgi"])
+@pytest.mark.parametrize("module", ["tvetl.command.cli", "tvetl_server.wsgi"])
 def test_importing_a_command_brings_no_torch(module: str) -> None:
     assert not brought_by(module) & {"torch", "torchvision"}
 
 
 @pytest.mark.parametrize(
-    ("script", "target"), [("tvetl", "tvetl.cli:main"), ("tvetl-server", "tvetl_server.wsgi:main")]
+    ("script", "target"), [("tvetl", "tvetl.command.cli:main"), ("tvetl-server", "tvetl_server.wsgi:main")]
 )
 def test_the_commands_are_there(script: str, target: str) -> None:
     (found,) = entry_points(group="console_scripts", name=script)

@@ -16,7 +16,7 @@ import yaml
 
 from tvetl import __version__
 from tvetl.errors import UsageError
-from tvetl.spec import Pipeline, canonical
+from tvetl.spec import Pipeline, canonical, parse
 
 DEFAULT_IMAGE = f"tvetl-server:{__version__}"
 #: As `make build VARIANT=cuda` calls it: torch with CUDA in it, and TVETL_DEVICE=cuda set.
@@ -103,6 +103,12 @@ class Container:
     image: str
     command: tuple[str, ...]
     env: Mapping[str, str]
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """What it runs; None where it is no server of ours, or reads a file (``@path``). Raises PipelineError."""
+        text = self.env.get(PIPELINE_VARIABLE, "")
+        return parse(text) if text and not text.startswith("@") else None
 
     def differences(self, other: Container) -> list[str]:
         """The names of what is not the same: "image", "command", "pipeline" or an environment variable."""

@@ -20,6 +20,7 @@ from aistore.sdk.etl import ETLConfig
 from aistore.sdk.types import BucketModel, JobSnap
 from requests.utils import select_proxy
 
+from tvetl import notation
 from tvetl.cluster import connection, registration
 from tvetl.cluster.connection import Access, Target
 from tvetl.cluster.error_mapping import (
@@ -160,8 +161,7 @@ class Cluster:
         """How long the cluster gives this ETL for one object (``obj_timeout``); AIStore's 45 where it does not say."""
         with self._explained():
             told = str(row(row(self._json(f"etl/{name}"))["init_msg"]).get("obj_timeout", ""))
-        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", told)  # Go writes 45s, 2m, 1m30s
-        return sum(float(n) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit] for n, unit in parts) or 45.0
+        return notation.seconds(told) or 45.0
 
     def errors(self, name: str, job: str = "") -> list[ObjectError]:
         """What failed in one job of the ETL, or in reading objects inline; AIStore keeps 128 a target.

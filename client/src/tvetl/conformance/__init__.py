@@ -4,6 +4,6 @@
 """
 
 from tvetl.conformance.cases import CASES, Case
-from tvetl.conformance.run import ARGS, READY, Report, Subject, Verdict, check, sample
+from tvetl.conformance.runner import ARGS, READY, Report, Subject, Verdict, check, sample
 
 __all__ = ["ARGS", "CASES", "READY", "Case", "Report", "Subject", "Verdict", "check", "sample"]

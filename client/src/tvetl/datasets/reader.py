@@ -25,10 +25,10 @@ from tvetl.cluster import Cluster, Json
 from tvetl.datasets.lookup import look_up
 from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch, Fetcher
+from tvetl.notation import expand
 from tvetl.spec import Pipeline
 from tvetl.spec.limits import COUNTER, SEED
 from tvetl.spec.table import split
-from tvetl.notation import expand
 
 OnError = Literal["raise", "skip", "substitute"]
 #: Whether to read pixels and look the values up here, where a pipeline allows it, or the values themselves.

@@ -6,6 +6,6 @@ recordings of a real cluster ask (docs/local.md says what differs).
 
 from __future__ import annotations
 
-from tvetl.local.cluster import LocalCluster, serve
+from tvetl.local.stand_in import LocalCluster, serve
 
 __all__ = ["LocalCluster", "serve"]

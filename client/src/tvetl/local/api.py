@@ -17,12 +17,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from tvetl.local import names
+from tvetl.local import object_names
 from tvetl.local.etl import Answer, Etl, Etls
 from tvetl.local.http import ApiError, NodeServer, Reply, Request
-from tvetl.local.jobs import Job, Jobs, bck, new_id
 from tvetl.local.pods import InitMessage
 from tvetl.local.store import Stat, Store
+from tvetl.local.xactions import Job, Jobs, bck, new_id
 
 _PAGE = 10_000  # names on a page of a listing, as AIStore's default for its own buckets
 _SHORT = 2048  # bytes of an answer up to which Go's net/http tells a length (bufferBeforeChunkingSize)
@@ -140,8 +140,8 @@ class Api:
 
     def home(self, bucket: str, name: str) -> NodeServer:
         """The target that an object belongs to: the highest random weight, as in AIStore."""
-        digest = names.digest(names.uname(bucket, name))
-        return max(self._targets, key=lambda target: names.weight(names.digest(target.id) ^ digest))
+        digest = object_names.digest(object_names.uname(bucket, name))
+        return max(self._targets, key=lambda target: object_names.weight(object_names.digest(target.id) ^ digest))
 
     def _smap(self, node: NodeServer, request: Request, rest: str) -> Reply:
         if request.query.get("what") != "smap":
@@ -250,7 +250,7 @@ class Api:
             return Reply()
         self._store.bucket(bucket)
         if action.action in ("copy-bck", "etl-bck"):
-            to = names.from_uname(request.query.get("bck_to", ""))[0]
+            to = object_names.from_uname(request.query.get("bck_to", ""))[0]
             found = (entry.name for entry in self._store.entries(bucket, value.prefix))
             detail = f"ais://{bucket}" + (f"/{value.prefix}" if value.prefix else "")
             return self._carry(action.action, bucket, to, value, found, detail)
@@ -287,7 +287,7 @@ class Api:
         if value.objnames is not None:
             return value.objnames
         if value.template and "{" in value.template:
-            return names.expand(value.template)
+            return object_names.expand(value.template)
         return (entry.name for entry in self._store.entries(bucket, value.template or ""))
 
     # -- jobs -------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class Api:
         def work(job: Job, name: str) -> None:
             target = self.home(bucket, name)
             job.snaps[target.id].visited += 1
-            new_name = names.renamed(name, value.ext, value.prepend)
+            new_name = object_names.renamed(name, value.ext, value.prepend)
             end = to, new_name
             try:
                 self._move(target, (bucket, name), end, etls, latest=value.latest, dry=value.dry_run, job=job)
@@ -321,7 +321,9 @@ class Api:
         """Copy or transform one object as its target does; the status: 204 where a transformer put it in its place."""
         home = target if dry else self.home(*to)
         if etls:
-            address = f"{home.url}/{names.go_segment(names.uname(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
+            address = f"{home.url}/{object_names.go_segment(object_names.uname(*to))}" + (
+                f"?owt=3&uuid={job.id}" if job else ""
+            )
             answer = self._etls.transform(
                 etls[0], target, *source, latest=latest, args=args, stages=etls[1:],
                 destination="" if home is target else address,
@@ -418,7 +420,7 @@ class Api:
         etl = self._etls.running(name, node)
         if kind != "_object" or not secrets.compare_digest(secret, etl.secret):
             raise ApiError(403, f"{node.label}: not the secret of {name}")
-        stat = self._store.put(*names.from_uname(unquote(where)), request)
+        stat = self._store.put(*object_names.from_uname(unquote(where)), request)
         if request.query.get("uuid"):
             self._jobs.find(request.query["uuid"])[0].count(node, "came", stat.size)
         return Reply()
@@ -473,7 +475,7 @@ class Api:
             stages = query.get("etl_pipeline", "").split(",")
             etls = [self._etls.running(each, node) for each in [query.get("etl_name", ""), *stages] if each]
             latest = query.get("latest-ver") == "true"
-            to = names.from_uname(query["object_to"])
+            to = object_names.from_uname(query["object_to"])
             status = self._move(node, (bucket, name), to, etls, latest=latest, args=query.get("etl_args", ""))
             odd = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}  # recorded
             return Reply(status, headers=odd if status == 204 else {})
@@ -533,7 +535,7 @@ def _daemon(node: NodeServer, kind: str) -> dict[str, object]:
     port = node.url.rpartition(":")[2]
     net = {"node_ip_addr": "127.0.0.1", "daemon_port": port, "direct_url": node.url}
     nets: dict[str, object] = dict.fromkeys(("public_net", "intra_data_net", "intra_control_net"), net)
-    return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": names.digest(node.id)}
+    return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": object_names.digest(node.id)}
 
 
 def _unknown(action: str) -> ApiError:
@@ -541,12 +543,12 @@ def _unknown(action: str) -> ApiError:
 
 
 def _bucket(rest: str) -> str:
-    return names.check_bucket(unquote(rest.partition("/")[0]))
+    return object_names.check_bucket(unquote(rest.partition("/")[0]))
 
 
 def _bucket_and_object(rest: str) -> tuple[str, str]:
     bucket, _, name = rest.partition("/")
-    return names.check_bucket(unquote(bucket)), unquote(name, errors="surrogateescape")
+    return object_names.check_bucket(unquote(bucket)), unquote(name, errors="surrogateescape")
 
 
 def _span(header: str | None, size: int) -> range | None:

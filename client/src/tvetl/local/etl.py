@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from tvetl.local.http import BLOCK, ApiError, Body, NodeServer, disk_error, read_head
-from tvetl.local.names import go_request_target, go_segment
+from tvetl.local.object_names import go_request_target, go_segment
 from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
 

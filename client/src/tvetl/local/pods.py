@@ -23,7 +23,8 @@ import yaml
 
 from tvetl.local import keeper
 from tvetl.local.http import ApiError
-from tvetl.local.names import check_etl
+from tvetl.local.object_names import check_etl
+from tvetl.notation import seconds
 
 _LOG_TAIL = 64 << 10  # bytes of a log that are handed out; what went wrong last is at its end
 _PROBE_EVERY = 0.1  # seconds between looks whether a server is ready
@@ -132,7 +133,7 @@ def plan(message: InitMessage) -> Plan:
     message.communication = message.communication or "hpush://"
     if message.communication.rstrip(":/") != "hpush":
         raise ApiError(400, f'the stand-in speaks only hpush to a transformer, not "{message.communication}"')
-    times = seconds(message.init_timeout), seconds(message.obj_timeout)
+    times = duration(message.init_timeout), duration(message.obj_timeout)
     if container is not None and container.readiness_probe and container.readiness_probe.http_get:
         return Plan(container.image, container.readiness_probe.http_get.path, container.env, *times, label)
     assert message.runtime is not None
@@ -189,12 +190,12 @@ def _flag(text: str) -> bool:
     return text.lower() in ("1", "t", "true", "y", "yes", "on")
 
 
-def seconds(text: str) -> float:
-    """Seconds of a duration as Go writes it (``1h2m3.5s``, ``500ms``); 400 for anything else."""
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
+def duration(text: str) -> float:
+    """Seconds of a duration as Go writes it, or 400."""
+    found = seconds(text)
+    if found is None:
         raise ApiError(400, f'invalid duration "{text}": expected something like 5m or 1h30m')
-    unit = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(number) * unit[kind] for number, kind in re.findall(r"([\d.]+)(ms|h|m|s)", text))
+    return found
 
 
 def command(image: str, server: Sequence[str], allow: Mapping[str, Sequence[str]]) -> list[str]:

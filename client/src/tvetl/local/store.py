@@ -23,7 +23,7 @@ from typing import BinaryIO, Protocol
 import xxhash
 
 from tvetl.local.http import BLOCK, ApiError
-from tvetl.local.names import check_bucket, from_file, to_file
+from tvetl.local.object_names import check_bucket, from_file, to_file
 
 #: What is ours in the root: files being written, and the logs of transformers. No bucket can have this name.
 OURS = ".tvetl"

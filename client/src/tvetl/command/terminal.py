@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
     from tvetl.conformance import Report as Conformance
-    from tvetl.report import Estimate, JobProgress, Report
+    from tvetl.jobs.report import Estimate, JobProgress, Report
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)

@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from tvetl import config
-from tvetl.errors import NotReachable, TvetlError, UsageError
-from tvetl.files import write_whole
-from tvetl.terminal import (
+from tvetl.command import config
+from tvetl.command.terminal import (
     complain,
     err,
     out,
@@ -32,10 +30,12 @@ from tvetl.terminal import (
     tell_estimate,
     told,
 )
+from tvetl.errors import NotReachable, TvetlError, UsageError
+from tvetl.files import write_whole
 
 if TYPE_CHECKING:
     from tvetl.cluster import Cluster
-    from tvetl.report import Request
+    from tvetl.jobs import Request
     from tvetl.spec import Pipeline
 
 __all__ = ["app", "complain", "err", "main", "out", "progress", "tell", "told"]
@@ -449,7 +449,7 @@ def bench(
 @app.command()
 def doctor(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """What is wrong with the cluster, and what to do about it; changes nothing."""
-    from tvetl.doctor import examine
+    from tvetl.command.doctor import examine
 
     findings = examine(endpoint)
     if as_json:

@@ -16,8 +16,8 @@ import typer
 import yaml
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from tvetl.command.terminal import complain, say_json, say_table
 from tvetl.errors import TvetlError, UsageError
-from tvetl.terminal import complain, say_json, say_table
 
 FILE = "tvetl.yaml"
 _FLAG = "--show-config"

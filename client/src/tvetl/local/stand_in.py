@@ -14,8 +14,8 @@ from tvetl.errors import TvetlError
 from tvetl.local.api import Api
 from tvetl.local.etl import Etls
 from tvetl.local.http import NodeServer, Reply, Request
-from tvetl.local.jobs import Jobs
 from tvetl.local.store import Store
+from tvetl.local.xactions import Jobs
 
 
 class LocalCluster:

@@ -13,7 +13,9 @@ from urllib.parse import quote, quote_plus, unquote
 
 import xxhash
 
+from tvetl.errors import UsageError
 from tvetl.local.http import ApiError
+from tvetl.notation import iterate
 
 #: What Go's url.PathEscape leaves as it is, beyond letters, digits and ``-_.~``.
 _GO_SEGMENT_SAFE = "$&+=:@"
@@ -76,28 +78,11 @@ def from_file(path: str) -> str | None:
 
 
 def expand(template: str) -> Iterator[str]:
-    """Names of a template: ``x_{0..100}.jpg``, ``{000..90..10}``, several ranges; without braces it is itself."""
-    pieces = re.split(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?\}", template)
-    if "{" in "".join(pieces[::4]) or "}" in "".join(pieces[::4]):
-        raise ApiError(400, f'invalid template "{template}": expected {{first..last}} or {{first..last..step}}')
-    ranges, count = [], 1
-    for first, last, step in zip(pieces[1::4], pieces[2::4], pieces[3::4], strict=True):
-        numbers = range(int(first), int(last) + 1, int(step or 1) or 1)
-        ranges.append((numbers, len(first)))
-        count *= len(numbers)
-    if count == 0 or count > MOST_NAMES:
-        raise ApiError(400, f'invalid template "{template}": names {count} objects, expected 1..{MOST_NAMES}')
-    return _unfold(pieces[::4], ranges)
-
-
-def _unfold(texts: list[str], ranges: list[tuple[range, int]]) -> Iterator[str]:
-    if not ranges:
-        yield texts[0]
-        return
-    numbers, width = ranges[0]
-    for number in numbers:
-        for rest in _unfold(texts[1:], ranges[1:]):
-            yield f"{texts[0]}{number:0{width}}{rest}"
+    """The names of a template, one by one, or 400."""
+    try:
+        return iterate(template, MOST_NAMES)
+    except UsageError as error:
+        raise ApiError(400, f"invalid template: {error.message}") from error
 
 
 def renamed(name: str, ext: dict[str, str] | None, prepend: str) -> str:

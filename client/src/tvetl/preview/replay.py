@@ -1,4 +1,4 @@
-"""One view of one image again, with torchvision alone, and what was drawn for it. Needs torch."""
+"""One view of an image by torchvision alone, with the parameters that were drawn for it. Needs torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WARPS = ("RandomRotation", "RandomAffine", "RandomPerspective")
 
 @dataclass(frozen=True)
 class Replayed:
-    """A view: its pixels or tensor, the box of the original that crops left of it, and what was drawn, in words."""
+    """A view: its pixels or tensor, the box of the original that its crops left, and the drawn parameters as text."""
 
     outcome: Image.Image | Array
     box: Box
@@ -45,10 +45,10 @@ def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step, transform in zip(pipeline.steps, to_compose(pipeline).transforms, strict=False):
-            params = _drawn(step, transform, image)
+            params = _parameters(step, transform, image)
             if params is not None:
                 place.move(step, params)
-                drawn += [_in_words(step.op, params)] if OPS[step.op].random else []
+                drawn += [_described(step.op, params)] if OPS[step.op].random else []
             image = transform(image)
             place.size = _size(image)
     outcome = image.numpy() if isinstance(image, torch.Tensor) else image
@@ -59,8 +59,8 @@ def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
     return Replayed(outcome, place.box, tuple(drawn))
 
 
-def _drawn(step: Step, transform: v2.Transform, image: object) -> Params | None:
-    """What the transform is about to draw, without drawing it: None where its ``p`` says no."""
+def _parameters(step: Step, transform: v2.Transform, image: object) -> Params | None:
+    """The parameters that the transform is about to draw, without drawing them: None where its ``p`` skips it."""
     with torch.random.fork_rng(devices=[]):
         if "p" in step.params and torch.rand(1) >= transform.p:  # v2's _RandomApplyTransform.forward
             return None
@@ -69,7 +69,7 @@ def _drawn(step: Step, transform: v2.Transform, image: object) -> Params | None:
 
 
 class _Place:
-    """Which part of the original the image at hand is, while crops, borders and flips go over it."""
+    """The part of the original that the image still shows, after crops, borders and flips."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.box: Box = (0.0, 0.0, float(size[0]), float(size[1]))
@@ -106,7 +106,7 @@ class _Place:
         self.box = x + left * across, y + top * down, x + (left + width) * across, y + (top + height) * down
 
 
-def _in_words(op: str, params: Params) -> str:
+def _described(op: str, params: Params) -> str:
     if op == "RandomResizedCrop":
         return "crop {width} x {height} at {left}, {top}".format(**params)
     if op == "RandomCrop":
@@ -114,13 +114,10 @@ def _in_words(op: str, params: Params) -> str:
     if op == "ColorJitter":
         factors = {name.partition("_")[0]: value for name, value in params.items() if name.endswith("_factor")}
         return ", ".join(f"{name} {_short(value)}" for name, value in factors.items() if value is not None)
-    told = ", ".join(f"{name} {_short(value)}" for name, value in params.items() if _telling(name, value))
+    shown = {name: value for name, value in params.items() if value is not None and name != "num_input_channels"}
+    listed = ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
     name = op.removeprefix("Random")
-    return {"HorizontalFlip": "flip", "VerticalFlip": "vertical flip"}.get(name, f"{name} {told}".strip())
-
-
-def _telling(name: str, value: object) -> bool:
-    return value is not None and name != "num_input_channels"
+    return {"HorizontalFlip": "flip", "VerticalFlip": "vertical flip"}.get(name, f"{name} {listed}".strip())
 
 
 def _short(value: object) -> str:

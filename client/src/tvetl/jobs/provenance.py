@@ -1,10 +1,10 @@
-"""Which pipeline made what lies in a destination: the record that a job leaves, so that it can be run again.
+"""Provenance: the record of which pipeline made the objects of a destination, so that a job can be repeated.
 
-AIStore keeps nothing about an object of a job but its name, size, version and checksum. So each pair of source and
-destination has a record of its own: one small JSON object in the bucket ``tvetl-jobs`` of the same cluster, where any
-machine finds it, and where the destination's own readers do not. It holds a pipeline's digest, and this is true at any
-moment: **an object of the destination was made by that pipeline, unless the record lists it, unchanged, as another's.**
-The record is written before a job begins, so that a client may be killed at any point.
+AIStore keeps of a result only its name, size, version and checksum. So each pair of source and destination has a
+record: a small JSON object in the bucket ``tvetl-jobs`` of the same cluster. Any machine finds it there, and readers of
+the destination do not meet it. It holds a pipeline's digest, and this holds at any moment: **an object of the
+destination was made by that pipeline, unless the record lists it, unchanged, as another's.** The record is written
+before a job begins, so that a client may be killed at any point.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 
 from tvetl.cluster import Cluster
 from tvetl.errors import ClusterError, NotFound, PipelineError
-from tvetl.pod import PIPELINE_VARIABLE, Container
-from tvetl.spec import digest, parse
+from tvetl.pod import Container
+from tvetl.spec import digest
 
 BUCKET = "tvetl-jobs"
 _VERSION = 1
-#: Objects of which no record says who made them.
+#: The digest of objects whose pipeline no record names.
 UNKNOWN = "unknown"
 
 Tags = Mapping[str, str]
@@ -30,20 +30,20 @@ Tags = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Record:
-    """``digest`` made the destination's objects, but for ``others``: digest -> name in the destination -> tag.
+    """``digest`` made the destination's objects, except ``others``: digest -> name in the destination -> tag.
 
-    A tag (:meth:`tvetl.cluster.Cluster.tags`) changes when the object is written anew, which ends its being another's.
+    A tag (:meth:`tvetl.cluster.Cluster.tags`) changes when the object is written anew: then it is no other's any more.
     """
 
     digest: str
     others: Mapping[str, Tags] = field(default_factory=dict)
 
     def made(self, present: Tags) -> set[str]:
-        """Which of the objects present were made by the record's pipeline."""
+        """The names of the present objects that the record's pipeline made."""
         return {name for name, tag in present.items() if all(tags.get(name) != tag for tags in self.others.values())}
 
     def turned_to(self, digest: str, present: Tags) -> Record:
-        """The record of another pipeline, which has yet to make anything: what is there now is from before."""
+        """The record for another pipeline, to which all present objects are another's."""
         if digest == self.digest:
             return self
         others = {key: tags for key, tags in self.pruned(present).others.items() if key != digest}
@@ -51,11 +51,11 @@ class Record:
         return Record(digest, {**others, self.digest: before} if before else others)
 
     def forgotten(self, present: Tags) -> Record:
-        """The record after which all that is present is to be made anew."""
+        """The record after which all present objects are made anew."""
         return Record(self.digest, {UNKNOWN: dict(present)})
 
     def pruned(self, present: Tags) -> Record:
-        """Without what has been written anew, or is gone."""
+        """The record without objects that were written anew, or are gone."""
         still = {
             key: {name: tag for name, tag in tags.items() if present.get(name) == tag}
             for key, tags in self.others.items()
@@ -64,7 +64,7 @@ class Record:
 
 
 def load(cluster: Cluster, key: str, destination: str) -> Record | None:
-    """The record of that key, if there is one: of this destination, and not of a bucket that once had its name.
+    """The record of that key, if any. A record of an earlier bucket with the destination's name does not count.
 
     Raises NotFound for a destination that is not there, ClusterError for a record that a newer tvetl wrote.
     """
@@ -78,13 +78,13 @@ def load(cluster: Cluster, key: str, destination: str) -> Record | None:
         if data["version"] == _VERSION:
             return Record(data["digest"], data["others"]) if data["bucket"] == bucket else None
     except (ValueError, LookupError, TypeError) as error:
-        hint = "Delete it to begin anew, if it is not the gateway that garbles what it hands on."
+        hint = "Delete it to begin anew, unless a gateway in between garbles answers."
         raise ClusterError(f"{BUCKET}/{key} is not a record of tvetl's", hint=hint) from error
     raise ClusterError(f"{BUCKET}/{key} was written by another version of tvetl", hint="Delete it to begin anew.")
 
 
 def save(cluster: Cluster, key: str, destination: str, record: Record) -> None:
-    """Write the record; the bucket for records is made where it is missing."""
+    """Write the record. Makes the bucket for records where it is missing."""
     bucket = cluster.bucket_id(destination)
     data = {"version": _VERSION, "bucket": bucket, "digest": record.digest, "others": record.others}
     cluster.create_bucket(BUCKET)
@@ -98,9 +98,9 @@ def key_of(source: str, destination: str, naming: object) -> str:
 
 
 def digest_of(container: Container | None) -> str:
-    """The digest of the pipeline that a container runs; of all that is known of it, where it is no server of ours."""
-    if container:
-        with suppress(PipelineError):
-            return digest(parse(container.env.get(PIPELINE_VARIABLE, "")))
+    """The digest of the pipeline that a container runs, else of the whole container, where it is no server of ours."""
+    with suppress(PipelineError):
+        if container and (pipeline := container.pipeline):
+            return digest(pipeline)
     text = json.dumps(container and [container.image, container.command, sorted(container.env.items())])
     return hashlib.sha256(text.encode()).hexdigest()

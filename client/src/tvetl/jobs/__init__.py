@@ -1,0 +1,19 @@
+"""Jobs over buckets and lists of objects: begin what is left to do, watch it, report on every object.
+
+``request`` is what is asked for, ``begin`` starts it, ``run`` waits and finds what failed, ``report`` is the result.
+``provenance`` records which pipeline made what, so that a job can be repeated. Not here: the cluster's API
+(:mod:`tvetl.cluster`), and how results are printed (:mod:`tvetl.command`).
+"""
+
+from __future__ import annotations
+
+from tvetl.jobs.begin import Job, begin, transform_bucket, transform_objects
+from tvetl.jobs.report import Estimate, JobProgress, Report, failed_names
+from tvetl.jobs.request import Rename, Request
+from tvetl.jobs.run import Progress, estimate, wait
+from tvetl.notation import expand
+
+__all__ = [
+    "Estimate", "Job", "JobProgress", "Progress", "Rename", "Report", "Request",
+    "begin", "estimate", "expand", "failed_names", "transform_bucket", "transform_objects", "wait",
+]  # fmt: skip

@@ -1,0 +1,182 @@
+"""Drawing contact sheets: originals beside results, or one original with the views of it. Only Pillow is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tvetl.spec import Pipeline
+
+#: Pixels. A transformed image is shown at most this large, 224 being what most pipelines make; its original is
+#: fitted beside it.
+_SIDE = 224
+_WIDE = 300
+_GAP = 10
+_MARGIN = 28
+_TEXT = 34
+_PAPER, _FRAME, _INK, _FAINT = (250, 250, 248), (233, 233, 229), (34, 34, 34), (134, 134, 128)
+#: A sheet of views: pixels for its original, and for the lines below each view.
+_ORIGINAL = 2 * _SIDE
+_LINES = 82
+#: Colours of boxes and their views, told apart on most photographs and by most eyes (Okabe and Ito, 2008).
+_COLOURS = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (190, 190, 190),
+)  # fmt: skip
+_NO_BOXES = "no boxes, as torch is not installed here"
+
+Row = tuple[str, Image.Image, Image.Image]
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: its number, torch's seed for it, its picture, and a digest of its pixels or values.
+
+    With torch installed also ``box`` (left, top, right, bottom in the original), the ``drawn`` parameters, and whether
+    torchvision alone gives the same values (``equal``).
+    """
+
+    view: int
+    seed: int
+    picture: Image.Image
+    sha256: str
+    box: tuple[float, float, float, float] | None = None
+    drawn: tuple[str, ...] = ()
+    equal: bool | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The origin of a sheet: an object, the ETL and its pipeline, the seed and epoch of the draws."""
+
+    bucket: str
+    object: str
+    etl: str
+    pipeline: Pipeline
+    seed: int
+    epoch: int
+
+
+def contact_sheet(rows: Sequence[Row], *, columns: int = 2) -> Image.Image:
+    """An RGB picture with a card for each ``(label, original, transformed)``, ``columns`` cards side by side.
+
+    Images of any mode and size; none is enlarged. Raises ValueError where there are no rows.
+    """
+    if not rows:
+        raise ValueError("a contact sheet needs at least one row")
+    columns = min(columns, len(rows))
+    width, height = _WIDE + _GAP + _SIDE, _TEXT + _SIDE
+    lines = -(-len(rows) // columns)
+    size = (_MARGIN + columns * (width + _MARGIN), _MARGIN + lines * (height + _MARGIN))
+    sheet = Image.new("RGB", size, _PAPER)
+    for at, row in enumerate(rows):
+        left = _MARGIN + at % columns * (width + _MARGIN)
+        top = _MARGIN + at // columns * (height + _MARGIN)
+        _draw_row(sheet, (left, top), row)
+    return sheet
+
+
+def _draw_row(sheet: Image.Image, corner: tuple[int, int], row: Row) -> None:
+    label, original, transformed = row
+    left, top = corner
+    right = left + _WIDE + _GAP
+    draw = ImageDraw.Draw(sheet)
+    draw.text((left, top + 6), _short(label, 34), _INK, ImageFont.load_default(15))
+    small = ImageFont.load_default(12)
+    draw.text((left + _WIDE, top + 9), "{} x {}".format(*original.size), _FAINT, small, anchor="ra")
+    draw.text((right + _SIDE, top + 9), "{} x {}".format(*transformed.size), _FAINT, small, anchor="ra")
+    _fit(sheet, original, (left, top + _TEXT), (_WIDE, _SIDE))
+    _fit(sheet, transformed, (right, top + _TEXT), (_SIDE, _SIDE))
+
+
+def views_sheet(source: Source, original: Image.Image, views: Sequence[View]) -> Image.Image:
+    """The original with the boxes at the left, the views in columns of four beside it, RGB."""
+    columns = min(4, len(views))
+    lines = -(-len(views) // columns)
+    left = _MARGIN + _ORIGINAL + _MARGIN
+    width = left + columns * (_SIDE + _GAP) - _GAP + _MARGIN
+    height = _MARGIN + max(_TEXT + _ORIGINAL + _LINES, lines * (_TEXT + _SIDE + _LINES)) + _MARGIN // 2
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    _draw_original(sheet, source, original, views)
+    for at, view in enumerate(views):
+        corner = left + at % columns * (_SIDE + _GAP), _MARGIN + at // columns * (_TEXT + _SIDE + _LINES)
+        _draw_view(sheet, corner, view)
+    return sheet
+
+
+def _draw_original(sheet: Image.Image, source: Source, original: Image.Image, views: Sequence[View]) -> None:
+    draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw.text((_MARGIN, _MARGIN + 6), _short(f"{source.bucket}/{source.object}", 44), _INK, ImageFont.load_default(15))
+    size = "{} x {}".format(*original.size)
+    draw.text((_MARGIN + _ORIGINAL, _MARGIN + 9), size, _FAINT, small, anchor="ra")
+    corner = (_MARGIN, _MARGIN + _TEXT)
+    left, top, scale = _fit(sheet, original, corner, (_ORIGINAL, _ORIGINAL))
+    for view in reversed(views):  # so that the first lies on top
+        if view.box is not None:
+            x, y, right, bottom = (edge * scale for edge in view.box)
+            box = (left + min(x, right), top + min(y, bottom), left + max(x, right) - 1, top + max(y, bottom) - 1)
+            draw.rectangle(box, outline=_colour(view), width=2)
+            _draw_number(draw, (box[0], box[1]), view)
+    boxes = "" if any(view.box for view in views) else f"; {_NO_BOXES}"
+    steps = " > ".join(step.op for step in source.pipeline.steps)
+    below = [*_wrapped(f"{source.etl}: {steps}", _ORIGINAL, 3), f"seed {source.seed}, epoch {source.epoch}{boxes}"]
+    for at, line in enumerate(below):
+        draw.text((_MARGIN, corner[1] + _ORIGINAL + 8 + 16 * at), line, _FAINT, small)
+
+
+def _draw_view(sheet: Image.Image, corner: tuple[int, int], view: View) -> None:
+    left, top = corner
+    draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    _draw_number(draw, (left, top + 7), view)
+    draw.text((left + 24, top + 8), f"torch seed {view.seed}", _INK, small)
+    draw.text((left + _SIDE, top + 8), "{} x {}".format(*view.picture.size), _FAINT, small, anchor="ra")
+    _fit(sheet, view.picture, (left, top + _TEXT), (_SIDE, _SIDE))
+    lines = _wrapped(", ".join(view.drawn), _SIDE, 3)
+    if view.equal is not None:
+        lines.append("torchvision: " + ("equal" if view.equal else "NOT EQUAL"))
+    for at, line in enumerate(lines):
+        draw.text((left, top + _TEXT + _SIDE + 6 + 16 * at), line, _FAINT, small)
+
+
+def _draw_number(draw: ImageDraw.ImageDraw, corner: tuple[float, float], view: View) -> None:
+    """The view's number on its colour."""
+    x, y = corner
+    draw.rectangle((x, y, x + 17, y + 15), fill=_colour(view))
+    draw.text((x + 9, y + 8), str(view.view), (0, 0, 0), ImageFont.load_default(12), anchor="mm")
+
+
+def _colour(view: View) -> tuple[int, int, int]:
+    return _COLOURS[view.view % len(_COLOURS)]
+
+
+def _wrapped(text: str, width: int, most: int) -> list[str]:
+    """At most ``most`` lines of ``width`` pixels, in the small font; a longer text ends in an ellipsis."""
+    measure = ImageFont.load_default(12).getlength
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and measure(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1] + " …"]
+    return [line for line in lines if line]
+
+
+def _fit(
+    sheet: Image.Image, image: Image.Image, corner: tuple[int, int], box: tuple[int, int]
+) -> tuple[int, int, float]:
+    """Paste the image into the middle of a box, smaller where it must be; returns its left, top and scale."""
+    shown = image.convert("RGB")
+    shown.thumbnail(box, Image.Resampling.LANCZOS)
+    ImageDraw.Draw(sheet).rectangle((*corner, corner[0] + box[0] - 1, corner[1] + box[1] - 1), fill=_FRAME)
+    left, top = corner[0] + (box[0] - shown.width) // 2, corner[1] + (box[1] - shown.height) // 2
+    sheet.paste(shown, (left, top))
+    return left, top, shown.width / image.width
+
+
+def _short(label: str, most: int) -> str:
+    return label if len(label) <= most else label[: most // 2 - 1] + "…" + label[-(most // 2) :]
