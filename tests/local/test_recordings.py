@@ -1,4 +1,4 @@
-"""Every exchange that was recorded between the SDK and a real AIStore, replayed against the stand-in.
+"""The exchanges that were recorded between the SDK and a real AIStore, replayed against the stand-in.
 
 The same requests in the same order; the answers must have the same status, the same ``Ais-*`` headers, JSON and
 msgpack of the same shape, and where nothing in them is made up on the spot (errors, objects, checksums) the same words.
@@ -38,6 +38,8 @@ LEFT_OUT = {
     ("", "ds-put-tar", "checksum"): "the archive's bytes were not recorded, ours has other times of change",
     ("", "etl-logs", "shape"): "the body was not recorded",
 }
+#: Steps that are not replayed, as no client of ours takes them: the stand-in answers them with 501 (docs/local.md).
+NOT_REPLAYED = {"ds-bucket-info", "ds-bucket-summary", "ds-list-archive", "ds-get-archpath", "ds-batch-get"}
 #: Answers are recorded when they come. These came after requests that were sent later: (index, the place to replay).
 MOVED = {"sdk-1.26-client": (63, 62), "sdk-2.0-client": (60, 59)}
 #: Buckets that were left over when a recording began.
@@ -73,11 +75,6 @@ def a_shard() -> bytes:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return out.getvalue()
-
-
-def members_of(archive: bytes) -> list[tuple[str, int]]:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        return [(member.name, member.size) for member in tar]
 
 
 class Answer:
@@ -175,8 +172,8 @@ def differences(name: str, theirs: Answer, ours: Answer, exchange: dict[str, Any
     if left("checksum") or "shard" in exchange["request"]["target"]:
         same.discard("ais-checksum-value")
     pairs = {key: (theirs.headers.get(key), ours.headers.get(key)) for key in sorted(same)}
-    for key in ("ais-bucket-props", "ais-bucket-summ"):
-        pairs[key] = tuple(shape(json.loads(answer.headers.get(key, "{}"))) for answer in (theirs, ours))
+    key = "ais-bucket-props"
+    pairs[key] = tuple(shape(json.loads(answer.headers.get(key, "{}"))) for answer in (theirs, ours))
     found += [f"{key} {one!r}, here {two!r}" for key, (one, two) in pairs.items() if one != two]
     if theirs.body is None or left("shape"):
         return found
@@ -185,9 +182,6 @@ def differences(name: str, theirs: Answer, ours: Answer, exchange: dict[str, Any
 
 def _of_bodies(left: Callable[[str], bool], theirs: Answer, ours: Answer, exchange: dict[str, Any]) -> list[str]:
     one, two = theirs.value, ours.value
-    if "x-tar" in theirs.headers.get("content-type", ""):
-        members = [members_of(answer.body or b"") for answer in (theirs, ours)]
-        return [] if members[0] == members[1] else [f"members {members}"]
     if one is None:
         an_id = theirs.headers.get("content-type", "").startswith("text/plain") and re.fullmatch(
             rb"[\w-]{8,14}", theirs.body or b""
@@ -245,6 +239,8 @@ def replay(name: str, cluster: LocalCluster) -> list[str]:
         (cluster.root / bucket).mkdir()
     sender, found, job_aborted = Replay(cluster.endpoint), [], False
     for number, exchange in enumerate(exchanges):
+        if exchange["step"] in NOT_REPLAYED:
+            continue
         theirs = Answer.recorded(exchange["response"])
         ours = settle(sender, exchange)
         sender.learn(theirs, ours)

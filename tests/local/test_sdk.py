@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -297,18 +295,15 @@ def test_a_pod_that_exits_ends_its_etl_with_its_jobs(client: Client, pod: Callab
         read(client, "src", "slow00.jpg", etl="rec-etl")
 
 
-def test_archives_are_listed_and_read_into(client: Client) -> None:
-    data = io.BytesIO()
-    with tarfile.open(mode="w", fileobj=data) as tar:
-        for name in ("s0.jpg", "s1.jpg"):
-            member = tarfile.TarInfo(name)
-            member.size = 2
-            tar.addfile(member, io.BytesIO(name[:2].encode()))
-    client.bucket("src").create()
-    client.bucket("src").object("shard-000.tar").get_writer().put_content(data.getvalue())
-    listed = [entry.name for entry in client.bucket("src").list_archive("shard-000.tar")]
-    assert "shard-000.tar/s0.jpg" in listed and "shard-000.tar/s1.jpg" in listed
-    names = client.bucket("src").object("shard-000.tar")
-    from aistore.sdk.archive_config import ArchiveConfig
-
-    assert names.get_reader(archive_config=ArchiveConfig(archpath="s1.jpg")).read_all() == b"s1"
+def test_archives_batches_and_summaries_are_refused_and_not_answered_wrongly(client: Client, two: LocalCluster) -> None:
+    fill(client, names=["shard-000.tar"])
+    url = f"{two.endpoint}/v1"
+    flagged = {"action": "list", "value": {"flags": "8"}}
+    answers = [
+        requests.get(f"{url}/buckets/src", json=flagged, timeout=10),
+        requests.get(f"{url}/objects/src/shard-000.tar?archpath=s1.jpg", timeout=10),
+        requests.get(f"{url}/ml/moss/src", json={"in": [{"objname": "shard-000.tar"}]}, timeout=10),
+        requests.get(f"{url}/buckets/src", json={"action": "summary-bck"}, timeout=10),
+        requests.head(f"{url}/buckets/src?bsumm_remote=True", timeout=10),
+    ]
+    assert [answer.status_code for answer in answers] == [501] * 5

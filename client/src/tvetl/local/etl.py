@@ -12,14 +12,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
-from tvetl.local.http import BLOCK, ApiError, Body, NodeServer, disk_error, read_head
-from tvetl.local.object_names import go_request_target, go_segment
+from tvetl.local.go_urls import go_request_target, go_segment
+from tvetl.local.http import BLOCK, ApiError, Body, HttpResponse, NodeServer, disk_error, read_head
 from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
 
 _TRIES = 10  # how often a target tries a refused or reset connection, and a transient 503 (recorded)
+_SHORT = 2048  # bytes of an answer up to which Go's net/http gives a length (bufferBeforeChunkingSize)
 _BUFFER = 1 << 16  # bytes that an answer's head and its beginning are read with
 _PAUSE = 0.1  # seconds between tries; AIStore waits a second and more, which serves nobody on one machine
 
@@ -45,14 +46,14 @@ class Etl:
         return self.message.name
 
 
-class Answer(Body):
-    """A transformer's answer, read as it arrives; a 204 says that the result went elsewhere.
+class EtlResponse(Body):
+    """A transformer's answer, read as it arrives. With 204 the result was put elsewhere.
 
-    Made when its head is there: raises EOFError, ValueError and OSError. Whoever has it closes it, read or not.
+    Reads its head at once: raises EOFError, ValueError and OSError. The caller closes it, read or not.
     """
 
-    def __init__(self, etl: Etl, pod: Pod, connection: socket.socket, told: str) -> None:
-        self._etl, self._pod, self._connection, self._told = etl, pod, connection, told
+    def __init__(self, etl: Etl, pod: Pod, connection: socket.socket, request: str) -> None:
+        self._etl, self._pod, self._connection, self._request = etl, pod, connection, request
         self._file = cast(BufferedReader, connection.makefile("rb", _BUFFER))
         self.size, self.status = 0, 100  # bytes read so far
         while self.status < 200:
@@ -69,12 +70,29 @@ class Answer(Body):
             block = super().read(most)
         except OSError as error:
             self.close()
-            raise ApiError(500, f"{self._told}: {error}") from error
+            raise ApiError(500, f"{self._request}: {error}") from error
         self.size += len(block)
         return block
 
     def rest(self) -> bytes:
         return b"".join(iter(self.read, b""))
+
+    def relayed(self) -> HttpResponse:
+        """The target's answer, which hands this one on as it arrives. Only a short one has a length, as in Go."""
+        begun = b""
+        while len(begun) <= _SHORT and (piece := self.read()):
+            begun += piece
+        if len(begun) <= _SHORT:
+            self.close()
+            return HttpResponse(self.status, begun, _sniffed(begun))
+
+        def write(out: BinaryIO) -> None:
+            with closing(self):
+                out.write(begun)
+                while piece := self.read():
+                    out.write(piece)
+
+        return HttpResponse(self.status, headers=_sniffed(begun), stream=write)
 
     def close(self) -> None:
         if self._file.closed:
@@ -192,17 +210,17 @@ class Etls:
                     self._end(etl, reason)
 
     def _fail(self, etl: Etl, target: NodeServer, reason: str) -> None:
-        """Where AIStore lets the caller wait for nothing, say at once what happened; the name stays taken."""
+        """Raise the reason at once, where AIStore lets the caller wait for nothing. The name stays taken."""
         pod = f"{etl.name}-{target.id}".lower()
         self._end(etl, reason)
         self._log(f"{etl.name}: did not start: {reason}")
         place = {"method": "POST", "url_path": "/v1/txn/begin", "caller": self._proxy.label, "node": target.label}
-        told = f'[{target.label},{etl.plan.label}pod="{pod}",service="{pod}"] {reason}'
-        raise ApiError(400, told, "ErrETL", **place)
+        message = f'[{target.label},{etl.plan.label}pod="{pod}",service="{pod}"] {reason}'
+        raise ApiError(400, message, "ErrETL", **place)
 
     def _pod(self, etl: Etl, target: NodeServer, argv: Sequence[str]) -> Pod:
         name = f"{etl.name}-{target.id}".lower()
-        # Nothing of ours but what a program needs to be found and to have a home: a container would see no more.
+        # Of our environment only what a program needs to start: a container would see no more.
         ours = {"PATH": os.pathsep.join(os.get_exec_path()), "HOME": str(Path.home()), "HOSTNAME": name}
         given = {
             "AIS_TARGET_URL": f"{target.url}/v1/etl/_object/{etl.name}/{etl.secret}",
@@ -223,10 +241,10 @@ class Etls:
 
     # -- sending objects --------------------------------------------------------------------------------------------
 
-    def transform(
+    def push(
         self, etl: Etl, target: NodeServer, bucket: str, name: str, *,
         latest: bool = False, args: str = "", stages: Sequence[Etl] = (), destination: str = "",
-    ) -> Answer:  # fmt: skip
+    ) -> EtlResponse:  # fmt: skip
         """Send an object to the target's pod: its file name, or with ``latest`` its bytes.
 
         ``stages`` are the ETLs that follow, ``destination`` the address of a direct put. Raises ApiError with the
@@ -242,7 +260,7 @@ class Etls:
         url = go_request_target(f"/{bucket}/{name}", query)
         pod = etl.pods[target.id]
         try:
-            answer = self._push(etl, pod, url, headers, stat.path if latest else None)
+            answer = self._push_until_answered(etl, pod, url, headers, stat.path if latest else None)
         except FileNotFoundError:
             raise ApiError(404, f"{target.label}: ais://{bucket}/{name} does not exist", "ErrNotFound") from None
         with etl.lock:
@@ -253,29 +271,33 @@ class Etls:
                 raise ApiError(answer.status, f"ETL error: {answer.rest().decode(errors='replace')}")
         return answer
 
-    def _push(self, etl: Etl, pod: Pod, url: str, headers: Mapping[str, str], body: Path | None) -> Answer:
+    def _push_until_answered(
+        self, etl: Etl, pod: Pod, url: str, headers: Mapping[str, str], body: Path | None
+    ) -> EtlResponse:
         """Refused and reset connections are tried again; an end without an answer, and a time-out, are final."""
-        told = f'Put "http://127.0.0.1:{pod.port}{url}"'
+        request = f'Put "http://127.0.0.1:{pod.port}{url}"'
         for left in reversed(range(_TRIES)):
             try:
-                answer = _push_once(etl, pod, told, url, headers, body)
+                answer = _push_once(etl, pod, request, url, headers, body)
                 transient = answer.headers.get("ais-etl-retry-reason") == "direct-put-transient"
                 if not (answer.status == 503 and transient and body and left):
                     return answer
                 answer.close()
             except TimeoutError:
-                raise ApiError(500, f"{told}: no answer within {etl.message.obj_timeout}") from None
+                raise ApiError(500, f"{request}: no answer within {etl.message.obj_timeout}") from None
             except (EOFError, ValueError) as error:
-                raise ApiError(500, f"{told}: {error}") from error
+                raise ApiError(500, f"{request}: {error}") from error
             except ConnectionError as error:
                 if pod.ended.is_set() or not left:
-                    raise ApiError(500, f"{told}: {error}") from error
+                    raise ApiError(500, f"{request}: {error}") from error
             etl.cancelled.wait(_PAUSE)
         raise AssertionError("the last try returns or raises")
 
 
-def _push_once(etl: Etl, pod: Pod, told: str, url: str, headers: Mapping[str, str], body: Path | None) -> Answer:
-    """One request."""
+def _push_once(
+    etl: Etl, pod: Pod, request: str, url: str, headers: Mapping[str, str], body: Path | None
+) -> EtlResponse:
+    """One PUT; ``request`` names it in errors."""
     connection = pod.take(etl.plan.obj_timeout)
     try:
         with body.open("rb") if body else BytesIO() as file:
@@ -285,7 +307,7 @@ def _push_once(etl: Etl, pod: Pod, told: str, url: str, headers: Mapping[str, st
             connection.sendall("\r\n".join(lines).encode("latin-1"))
             if size:
                 connection.sendfile(file, count=size)
-        return Answer(etl, pod, connection, told)
+        return EtlResponse(etl, pod, connection, request)
     except BaseException:
         connection.close()
         raise
@@ -304,3 +326,11 @@ def _value(variable: Variable, pod: str) -> str:
     if path not in fields:
         raise ApiError(400, f"environment variable {variable.name}: {path} has no meaning here", "ErrETL")
     return fields[path]
+
+
+def _sniffed(body: bytes) -> dict[str, str]:
+    """The content type that Go guesses for a transformed object, near enough: text or not."""
+    if not body:
+        return {}
+    text = not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in body[:512])
+    return {"Content-Type": "text/plain; charset=utf-8" if text else "application/octet-stream"}

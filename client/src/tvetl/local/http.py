@@ -1,4 +1,4 @@
-"""HTTP as AIStore speaks it: raw request targets, its JSON errors, keep-alive, files sent without reading them in."""
+"""HTTP as AIStore speaks it: raw request targets, its JSON errors, keep-alive, files sent block by block."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Message = TypeVar("Message")
 BLOCK = 1 << 17  # bytes of a read at most, and so of a chunk, as with AIStore's own buffers
 _MOST_LINES, _LONGEST_LINE = 100, 1 << 16  # of a request's head, and their bytes
 _LONGEST_MESSAGE = 64 << 20  # bytes of a JSON body; a list of a million names fits
-_PATIENCE = 300.0  # seconds that a connection may say nothing, or take nothing of what it is sent
-#: What the operating system says of a disk, or of a quota or limit on it, that holds no more.
+_PATIENCE = 300.0  # seconds that a connection may send nothing, or take nothing of what it is sent
+#: The errors of a full disk, or of a quota or limit on it.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -40,28 +40,28 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.message, self.tcode, self.place = status, message, tcode, place
 
-    def reply(self, request: Request, node: str) -> Reply:
+    def reply(self, request: HttpRequest, node: str) -> HttpResponse:
         """The JSON object of the recordings; of a HEAD in the header ``Hdr-Error``, as it has no body."""
-        told = {
+        fields = {
             "message": self.message, "method": request.method, "url_path": unquote(request.path, errors="replace"),
             "remote_addr": request.peer, "caller": "", "node": node,
         } | self.place  # fmt: skip
-        ordered = ({"tcode": self.tcode} if self.tcode else {}) | told
+        ordered = ({"tcode": self.tcode} if self.tcode else {}) | fields
         text = msgspec.json.encode({**ordered, "status": self.status})
         headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
         if request.method == "HEAD":
-            return Reply(self.status, headers=headers | {"Hdr-Error": text.decode()})
-        return Reply(self.status, text + b"\n", headers)
+            return HttpResponse(self.status, headers=headers | {"Hdr-Error": text.decode()})
+        return HttpResponse(self.status, text + b"\n", headers)
 
 
 def disk_error(error: OSError) -> ApiError:
-    """What the disk refused, in the words of the operating system and with the file: 507 where it is full, else 500."""
+    """The operating system's message and the file: 507 where the disk is full, else 500."""
     where = f": {error.filename}" if error.filename else ""
     return ApiError(507 if error.errno in _FULL else 500, f"{error.strerror or error}{where}")
 
 
 @dataclass
-class Reply:
+class HttpResponse:
     """An answer: bytes, or an open file from where it stands for ``length`` bytes, or a writer of unknown length."""
 
     status: int = 200
@@ -72,16 +72,16 @@ class Reply:
     stream: Callable[[BinaryIO], None] | None = None
 
     @classmethod
-    def json(cls, value: object) -> Reply:
+    def json(cls, value: object) -> HttpResponse:
         """A JSON body with the newline that Go's encoder ends it with."""
         return cls(200, msgspec.json.encode(value) + b"\n", {"Content-Type": "application/json; charset=utf-8"})
 
     @classmethod
-    def text(cls, value: str, status: int = 200) -> Reply:
+    def text(cls, value: str, status: int = 200) -> HttpResponse:
         return cls(status, value.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
     @classmethod
-    def redirect(cls, request: Request, location: str, status: int) -> Reply:
+    def redirect(cls, request: HttpRequest, location: str, status: int) -> HttpResponse:
         """A redirect as Go's http.Redirect writes it: with a body of HTML for GET, a type for HEAD, else bare."""
         headers = {"Location": location}
         if request.method not in ("GET", "HEAD"):
@@ -93,7 +93,7 @@ class Reply:
 def read_head(file: BufferedReader) -> tuple[str, dict[str, str]]:
     """The first line of a request or an answer, and its headers by lower-case name.
 
-    Raises EOFError where they break off, ValueError where they are none.
+    Raises EOFError where they break off, ValueError where they are malformed.
     """
     first, headers = "", dict[str, str]()
     for at in range(_MOST_LINES):
@@ -115,8 +115,9 @@ def read_head(file: BufferedReader) -> tuple[str, dict[str, str]]:
 
 
 class Body:
-    """A message's body, as long as Content-Length or chunks say; with neither it is empty, or ``to_end`` of the
-    connection. Raises ValueError where the length is no number.
+    """A message's body, delimited by Content-Length or chunks; with neither empty, or ``to_end`` of the connection.
+
+    Raises ValueError where the length is no number.
     """
 
     def __init__(self, file: BufferedReader, headers: dict[str, str], to_end: bool = False) -> None:
@@ -130,14 +131,14 @@ class Body:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it was read, and another message may follow."""
+        """Whether all of it was read, so that another message may follow."""
         return not (self._left or self._chunked or self._to_end)
 
     def read(self, most: int = BLOCK) -> bytes:
         """The next bytes as they come, none at the end. Raises ConnectionError where they break off."""
         if self._chunked and not self._left:
             size = self._file.readline(32).split(b";")[0].strip()
-            if not re.fullmatch(rb"[0-9A-Fa-f]+", size):  # nothing is no zero: the connection ended before the body
+            if not re.fullmatch(rb"[0-9A-Fa-f]+", size):  # also where the connection ended: b"" is no size
                 raise ConnectionError("the body broke off between two chunks")
             self._left = int(size, 16)
             if not self._left:
@@ -157,7 +158,7 @@ class Body:
         return block
 
 
-class Request(Body):
+class HttpRequest(Body):
     """A request: the path as it came (still escaped), the query decoded, the body read when asked for."""
 
     def __init__(self, file: BufferedReader, peer: tuple[str, int]) -> None:
@@ -174,7 +175,7 @@ class Request(Body):
         self.last = self.old or "close" in self.headers.get("connection", "").lower()
 
     def message(self, kind: type[Message]) -> Message:
-        """The JSON body as ``kind``, or 400 saying which member is wrong."""
+        """The JSON body as ``kind``, or 400 with the member that is wrong."""
         body = b""
         while block := self.read():
             body += block
@@ -187,7 +188,7 @@ class Request(Body):
 
 
 class _Chunks:
-    """A file to write to whose blocks go out at once as HTTP chunks, the first one with the head before it."""
+    """A file whose blocks are sent at once as HTTP chunks, the first one together with the head."""
 
     def __init__(self, connection: socket.socket, head: bytes, old: bool) -> None:
         self._connection, self._head, self._old = connection, head, old
@@ -213,7 +214,7 @@ class Handler(StreamRequestHandler):
     server: NodeServer
 
     def handle(self) -> None:
-        """Until the client goes or breaks off, or (ApiError) an answer breaks off that was begun."""
+        """Serve until the client goes or breaks off, or (ApiError) an answer breaks off."""
         self.server.connections.add(self.connection)
         with contextlib.suppress(EOFError, ConnectionError, TimeoutError, ApiError):
             while self._exchange():
@@ -224,20 +225,20 @@ class Handler(StreamRequestHandler):
         super().finish()
 
     def _exchange(self) -> bool:
-        """One request with its answer; whether another may follow."""
+        """Serve one request; returns whether another may follow."""
         try:
-            request = Request(cast(BufferedReader, self.rfile), self.client_address)
+            request = HttpRequest(cast(BufferedReader, self.rfile), self.client_address)
         except ValueError:
-            self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")  # as Go
+            self.wfile.write(b"HTTP/1.1 400 Bad HttpRequest\r\nConnection: close\r\n\r\n400 Bad HttpRequest")  # as Go
             return False
         if request.headers.get("expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._send(request, self._reply(request))
-        while request.read():  # what nobody read stands in the way of the next request
+        while request.read():  # an unread rest would be taken for the next request
             pass
         return not request.last
 
-    def _reply(self, request: Request) -> Reply:
+    def _reply(self, request: HttpRequest) -> HttpResponse:
         try:
             return self.server.answer(self.server, request)
         except ApiError as error:
@@ -250,7 +251,7 @@ class Handler(StreamRequestHandler):
             traceback.print_exc()
             return ApiError(500, f"{type(error).__name__}: {error}").reply(request, self.server.label)
 
-    def _send(self, request: Request, reply: Reply) -> None:
+    def _send(self, request: HttpRequest, reply: HttpResponse) -> None:
         head = self._head(request, reply)
         if request.method == "HEAD" or reply.status == 204:
             self.wfile.write(head)
@@ -264,12 +265,12 @@ class Handler(StreamRequestHandler):
             while reply.file and left and (block := reply.file.read(min(left, BLOCK))):
                 self.wfile.write(block)
                 left -= len(block)
-            if reply.file and left:  # a hand cut the file short; whoever waits for its rest learns so by the end
+            if reply.file and left:  # somebody cut the file short: the connection's end tells the client
                 raise ConnectionError("the file is shorter than was promised")
         if reply.file:
             reply.file.close()
 
-    def _head(self, request: Request, reply: Reply) -> bytes:
+    def _head(self, request: HttpRequest, reply: HttpResponse) -> bytes:
         lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}"]
         for name, value in reply.headers.items():
             lines.append(f"{name}: {value}".replace("\r", " ").replace("\n", " "))
@@ -283,6 +284,9 @@ class Handler(StreamRequestHandler):
         return "\r\n".join([*lines, "", ""]).encode(errors="replace")  # Go sends UTF-8 as it is
 
 
+Route = Callable[["NodeServer", HttpRequest], HttpResponse]
+
+
 class NodeServer(ThreadingTCPServer):
     """A listening socket on loopback with a thread a connection; ``answer`` is the node's table of routes."""
 
@@ -291,7 +295,9 @@ class NodeServer(ThreadingTCPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, kind: str, node_id: str, answer: Callable[[NodeServer, Request], Reply]) -> None:
+    def __init__(
+        self, port: int, kind: str, node_id: str, answer: Callable[[NodeServer, HttpRequest], HttpResponse]
+    ) -> None:
         self.id, self.label, self.answer = node_id, f"{kind}[{node_id}]", answer
         self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), Handler)

@@ -1,4 +1,4 @@
-"""Names: how an object's name becomes a file's, how templates unfold, how Go would write a URL.
+"""Names of buckets, ETLs and objects: their rules, their files, and the target that an object belongs to.
 
 The file rule is one sentence: each part of an object's name between slashes is a file name as it stands, except
 that ``%`` is written ``%25``, NUL ``%00``, a part ``.`` ``%2E``, and an empty part (``dbl//slash``) a lone ``%``.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import unquote
 
 import xxhash
 
@@ -17,10 +17,6 @@ from tvetl.errors import UsageError
 from tvetl.local.http import ApiError
 from tvetl.notation import iterate
 
-#: What Go's url.PathEscape leaves as it is, beyond letters, digits and ``-_.~``.
-_GO_SEGMENT_SAFE = "$&+=:@"
-#: A path that Go sends exactly as written, because every character may stand in one (net/url, validEncoded).
-_GO_PATH_AS_IS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
 _BUCKET = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
 _ETL = re.compile(r"[a-z0-9-]*")
 #: AIStore's own bounds on the length of an ETL's name (cmn/k8s/util.go).
@@ -124,27 +120,3 @@ def from_uname(text: str) -> tuple[str, str]:
     if provider != "ais" or not slash:
         raise ApiError(400, f'invalid object name "{text}": expected ais/@#/<bucket>/<object>')
     return check_bucket(bucket), name
-
-
-def go_segment(text: str) -> str:
-    """``url.PathEscape(text)``."""
-    return quote(text, safe=_GO_SEGMENT_SAFE)
-
-
-def go_request_target(path: str, query: dict[str, str]) -> str:
-    """The request target that Go sends for an *unescaped* path, which is how AIStore calls a transformer.
-
-    A ``#`` ends it, query and all; a ``?`` begins the query early; ``pct%41`` goes out as it is. Raises ApiError
-    where Go's own parser refuses (``100%.jpg``).
-    """
-    encoded = "&".join(f"{key}={quote_plus(value)}" for key, value in sorted(query.items()))
-    url = (path + ("?" + encoded if encoded else "")).partition("#")[0]
-    if re.search(r"[\x00-\x1f\x7f]", url):
-        raise ApiError(500, f'parse "{path}": net/url: invalid control character in URL')
-    path, mark, rest = url.partition("?")
-    broken = re.search(r"%(?![0-9A-Fa-f]{2}).{0,2}", path)
-    if broken:
-        raise ApiError(500, f'parse "{path}": invalid URL escape "{broken.group()}"')
-    if not _GO_PATH_AS_IS.fullmatch(path):
-        path = quote(unquote(path, errors="surrogateescape"), safe="$&+,/:;=@", errors="surrogateescape")
-    return path + mark + quote(rest, safe="%~!$&'()*+,;=:@[]/?\"<>^`{|}\\")

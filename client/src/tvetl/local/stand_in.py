@@ -13,9 +13,9 @@ from types import FrameType, TracebackType
 from tvetl.errors import TvetlError
 from tvetl.local.api import Api
 from tvetl.local.etl import Etls
-from tvetl.local.http import NodeServer, Reply, Request
+from tvetl.local.http import HttpRequest, HttpResponse, NodeServer
 from tvetl.local.store import Store
-from tvetl.local.xactions import Jobs
+from tvetl.local.xactions import Xactions
 
 
 class LocalCluster:
@@ -40,7 +40,7 @@ class LocalCluster:
         self._nodes: list[NodeServer] = []  # the proxy, then all targets by number
         self._targets: list[NodeServer] = []  # those in the map
         self._etls: Etls | None = None
-        self._jobs: Jobs | None = None
+        self._xactions: Xactions | None = None
         self._store: Store | None = None
         self.endpoint = ""
 
@@ -57,8 +57,8 @@ class LocalCluster:
             raise TvetlError(f"cannot start on {where}: {error}", hint="choose another port or folder") from error
         proxy, *self._targets = self._nodes
         self._etls = Etls(store, proxy, self._targets, self._server, self._allow, self._log)
-        self._jobs = Jobs(self._targets)
-        self._api = Api(store, self._etls, self._jobs, proxy, self._targets, self._direct)
+        self._xactions = Xactions(self._targets)
+        self._api = Api(store, self._etls, self._xactions, proxy, self._targets, self._direct)
         self.endpoint = proxy.url
         for node in self._nodes:
             node.begin()
@@ -89,12 +89,12 @@ class LocalCluster:
         self._targets.append(node)
         self._api.version += 1
 
-    def _answer(self, node: NodeServer, request: Request) -> Reply:
+    def _answer(self, node: NodeServer, request: HttpRequest) -> HttpResponse:
         return self._api.answer(node, request)
 
     def stop(self) -> None:
         """End jobs, transformers and sockets; the buckets stay."""
-        for job in self._jobs.find() if self._jobs else []:
+        for job in self._xactions.find() if self._xactions else []:
             job.stop("the cluster stops")
         if self._etls:
             for etl in self._etls.all():

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import shutil
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,11 +53,10 @@ class Stat:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing; ``flags`` are AIStore's (64: here, 128: in an archive, 512: an archive)."""
+    """One line of a listing."""
 
     name: str
     size: int
-    flags: int = 64
 
 
 class Store:
@@ -259,20 +257,14 @@ class Store:
             self._serial += 1
             return folder / f"{os.getpid()}-{time.time_ns()}-{self._serial}"
 
-    # -- listings and archives ----------------------------------------------------------------------------------
+    # -- listings -----------------------------------------------------------------------------------------------
 
-    def entries(self, bucket: str, prefix: str = "", archives: bool = False) -> list[Entry]:
-        """All objects that begin with ``prefix``, by name; with ``archives`` the members of tar files as well."""
-        found = []
-        for entry, path in self._walk(self.bucket(bucket), ""):
-            if not entry.name.startswith(prefix):
-                continue
-            members = list(self._members(path)) if archives and path.endswith(".tar") else []
-            found.append(Entry(entry.name, entry.size, 64 | 512) if members else entry)
-            found += [Entry(f"{entry.name}/{member.name}", member.size, 64 | 128) for member in members]
+    def entries(self, bucket: str, prefix: str = "") -> list[Entry]:
+        """All objects that begin with ``prefix``, by name."""
+        found = (entry for entry in self._walk(self.bucket(bucket), "") if entry.name.startswith(prefix))
         return sorted(found, key=lambda entry: entry.name)
 
-    def _walk(self, folder: Path, relative: str) -> Iterator[tuple[Entry, str]]:
+    def _walk(self, folder: Path, relative: str) -> Iterator[Entry]:
         try:
             entries = list(os.scandir(folder))
         except FileNotFoundError:  # deleted while we looked
@@ -284,29 +276,9 @@ class Store:
                 name = from_file(relative + entry.name)
                 try:
                     if name is not None:
-                        yield Entry(name, entry.stat().st_size), entry.path
+                        yield Entry(name, entry.stat().st_size)
                 except FileNotFoundError:
                     pass
-
-    def _members(self, path: str) -> Iterator[tarfile.TarInfo]:
-        try:
-            with tarfile.open(path) as archive:
-                yield from (member for member in archive if member.isfile())
-        except (tarfile.TarError, EOFError, OSError):
-            return
-
-    def member(self, stat: Stat, path: str) -> bytes:
-        """The bytes of a file in a tar archive, or 404."""
-        try:
-            with tarfile.open(stat.path) as archive:
-                file = archive.extractfile(path)
-                if file:
-                    return file.read()
-        except KeyError:
-            pass
-        except (tarfile.TarError, EOFError) as error:
-            raise ApiError(400, f"{stat.path.name} is no tar archive: {error}") from error
-        raise ApiError(404, f"file {path!r} not found in archive {stat.path.name!r}", "ErrNotFound")
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:

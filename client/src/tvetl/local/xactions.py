@@ -1,4 +1,4 @@
-"""Jobs: many objects copied or transformed, a few at a time, with the counts and errors that AIStore reports."""
+"""Jobs (AIStore calls them xactions): many objects, a few at a time, with the counts and errors of AIStore."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Snap:
 
 
 @dataclass
-class Job:
-    """A job; one of a list of objects (``listrange``) never ends, it becomes idle."""
+class Xaction:
+    """A job. One of a list of objects (``listrange``) never ends, it becomes idle."""
 
     id: str
     kind: str
@@ -70,8 +70,8 @@ class Job:
         code = 202 if missing else error.status  # recorded: 202 for an object, 404 where the transformer said so
         with self.lock:
             if len(snap.objects) < _ERRORS_KEPT:
-                told = error.message if found else "object not found"
-                snap.objects.append({"obj_name": f"ais://{self.source}/{name}", "msg": told, "ecode": code})
+                message = error.message if found else "object not found"
+                snap.objects.append({"obj_name": f"ais://{self.source}/{name}", "msg": message, "ecode": code})
             if found and go_on:
                 snap.failed += 1
                 snap.first_error = snap.first_error or error.message
@@ -101,9 +101,9 @@ class Job:
     def status(self) -> dict[str, object]:
         errors = [snap.error for snap in self.snaps.values() if snap.error]
         error = _more(errors[0], len(errors) - 1) if errors else ""
-        told = _more(self.stopped, len(self.snaps) - 1) if self.stopped.startswith("ETL error") else self.stopped
+        reason = _more(self.stopped, len(self.snaps) - 1) if self.stopped.startswith("ETL error") else self.stopped
         return {
-            "kind": self.kind, "uuid": self.id, "err": told or error, "end_time": self.end,
+            "kind": self.kind, "uuid": self.id, "err": reason or error, "end_time": self.end,
             "aborted": bool(self.stopped),
         }  # fmt: skip
 
@@ -126,26 +126,26 @@ class Job:
         }  # fmt: skip
 
 
-class Jobs:
+class Xactions:
     """All jobs of a cluster, by id."""
 
     def __init__(self, targets: Sequence[NodeServer]) -> None:
         self._targets = targets
-        self._jobs: dict[str, Job] = {}
+        self._xactions: dict[str, Xaction] = {}
 
     def start(
-        self, kind: str, names: Iterable[str], work: Callable[[Job, str], None], *,
+        self, kind: str, names: Iterable[str], work: Callable[[Xaction, str], None], *,
         detail: str, bucket: str, source: str, destination: str = "", etls: tuple[str, ...] = (),
-    ) -> Job:  # fmt: skip
+    ) -> Xaction:  # fmt: skip
         """Begin: ``work(job, name)`` for every name on a few threads."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
         snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
-        job = Job(job_id, kind, detail, bucket, source, destination, etls, snaps)
-        self._jobs[job_id] = job
+        job = Xaction(job_id, kind, detail, bucket, source, destination, etls, snaps)
+        self._xactions[job_id] = job
         rest, lock = iter(names), threading.Lock()
 
-        def run() -> None:
+        def work_on() -> None:
             try:
                 while not job.stopped:
                     with lock:
@@ -162,14 +162,14 @@ class Jobs:
 
         job.pending = WORKERS * len(self._targets)
         for _ in range(job.pending):
-            threading.Thread(target=run, name=job_id, daemon=True).start()
+            threading.Thread(target=work_on, name=job_id, daemon=True).start()
         return job
 
-    def find(self, job_id: str = "", kind: str = "") -> list[Job]:
-        """Jobs of an id, or of a kind, the latest last; 404 where an id is not known."""
-        if job_id and job_id not in self._jobs:
+    def find(self, job_id: str = "", kind: str = "") -> list[Xaction]:
+        """Xactions of an id, or of a kind, the latest last; 404 where an id is not known."""
+        if job_id and job_id not in self._xactions:
             raise ApiError(404, f"xaction {kind}[{job_id}] not found", "ErrXactNotFound")
-        return [job for job in list(self._jobs.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
+        return [job for job in list(self._xactions.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
 
     def end(self, etl: str, reason: str) -> None:
         """End all jobs that use an ETL."""

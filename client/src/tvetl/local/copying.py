@@ -1,0 +1,76 @@
+"""Objects copied or transformed from bucket to bucket, one by one or as a job, with direct put between targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+
+from tvetl.local import object_names
+from tvetl.local.etl import Etl, Etls
+from tvetl.local.go_urls import go_segment
+from tvetl.local.http import ApiError, NodeServer
+from tvetl.local.messages import Value
+from tvetl.local.store import Store
+from tvetl.local.xactions import Xaction, Xactions
+
+
+class Copying:
+    """``home(bucket, name)`` is the target that an object belongs to."""
+
+    def __init__(
+        self, store: Store, etls: Etls, xactions: Xactions, proxy: NodeServer, home: Callable[[str, str], NodeServer]
+    ) -> None:  # fmt: skip
+        self._store, self._etls, self._xactions, self._proxy, self._home = store, etls, xactions, proxy, home
+
+    def start(self, kind: str, bucket: str, to: str, value: Value, found: Iterable[str], detail: str) -> Xaction:
+        """Start a job that copies or transforms the objects found to the bucket ``to``, made where it is missing."""
+        etls = [self._etls.running(name, self._proxy) for name in [value.etl, *(value.pipeline or [])] if name]
+        if not self._store.has(to) and not value.dry_run:
+            self._store.create(to)
+
+        def work(job: Xaction, name: str) -> None:
+            target = self._home(bucket, name)
+            job.snaps[target.id].visited += 1
+            new_name = object_names.renamed(name, value.ext, value.prepend)
+            end = to, new_name
+            try:
+                self.copy(target, (bucket, name), end, etls, latest=value.latest, dry=value.dry_run, job=job)
+            except ApiError as error:
+                job.failed(target, name, error, value.coer, value.dry_run)
+
+        summary = f"{'etl' if etls else 'cp'} {detail}=>ais://{to}" + (f"/{value.prepend}" if value.prepend else "")
+        where = bucket if kind.endswith("listrange") else to
+        used = tuple(etl.name for etl in etls)
+        return self._xactions.start(
+            kind, found, work, detail=summary, bucket=where, source=bucket, destination=to, etls=used
+        )
+
+    def copy(
+        self, target: NodeServer, source: tuple[str, str], to: tuple[str, str], etls: Sequence[Etl], *,
+        latest: bool = False, args: str = "", dry: bool = False, job: Xaction | None = None,
+    ) -> int:  # fmt: skip
+        """Copy or transform one object as its target does; returns 204 where a transformer put the result itself."""
+        home = target if dry else self._home(*to)
+        if etls:
+            address = f"{home.url}/{go_segment(object_names.uname(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
+            answer = self._etls.push(
+                etls[0], target, *source, latest=latest, args=args, stages=etls[1:],
+                destination="" if home is target else address,
+            )  # fmt: skip
+            with closing(answer):
+                if answer.status == 204 or dry:
+                    answer.rest()
+                else:
+                    self._store.put(*to, answer)
+            status, size = answer.status, answer.size
+        else:
+            stat, file = self._store.open(*source, f"{target.label}: ")
+            status, size = 200, stat.size
+            with file:
+                if not dry:
+                    self._store.put(*to, file)
+        if job:
+            job.count(target, "loc" if home is target else "out", size)
+            if home is not target and status != 204:
+                job.count(home, "came", size)
+        return status
