@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
-from tvetl.cluster.client import Cluster, EtlInfo, Registered, Snapshot
+from tvetl.cluster.client import Cluster
 from tvetl.cluster.connection import Access, Target
 from tvetl.cluster.error_mapping import Json, ObjectError
 from tvetl.cluster.registration import Form
+from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot
 
 __all__ = ["Access", "Cluster", "EtlInfo", "Form", "Json", "ObjectError", "Registered", "Snapshot", "Target"]

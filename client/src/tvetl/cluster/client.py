@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import requests
 from aistore.sdk import Bucket, Client, Etl
@@ -37,51 +36,12 @@ from tvetl.cluster.error_mapping import (
     too_late,
 )
 from tvetl.cluster.registration import Form
+from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, summed
 from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.pod import Container, PodSpec, check_name, container_of
 
 #: Seconds for the start of a stopped ETL, whose own time for it we do not know: AIStore's default, and the grace.
 _START = 300.0 + registration.GRACE
-#: Go's zero time: how AIStore writes "not yet".
-_NEVER = "0001-01-01T00:00:00Z"
-
-
-@dataclass(frozen=True)
-class EtlInfo:
-    """One ETL of the cluster: its stage is Initializing, Running or Aborted (which also means stopped)."""
-
-    name: str
-    stage: str
-    objects: int = 0
-
-
-@dataclass(frozen=True)
-class Registered:
-    """An ETL that runs: ``form`` says how it came to be (init_spec, spec, runtime), or "reused" that it ran already."""
-
-    name: str
-    form: str
-    seconds: float
-
-    @property
-    def reused(self) -> bool:
-        return self.form == "reused"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What all targets together say of a job.
-
-    ``done`` counts objects, each once, at the target that read it; ``bytes`` are those of the results stored. ``idle``
-    says that a list job, which never ends, has nothing left to do.
-    """
-
-    known: bool
-    done: int
-    bytes: int
-    idle: bool
-    ended: bool
-    aborted: str
 
 
 class Cluster:
@@ -316,7 +276,7 @@ class Cluster:
 
     def snapshot(self, job: str) -> Snapshot:
         """How far the job is. ``known`` is False before the first target has heard of it."""
-        return _summed(self._snaps(job))
+        return summed(self._snaps(job))
 
     def transforming(self, source: str, destination: str) -> dict[str, Snapshot]:
         """The jobs that transform from one bucket into the other, by id: those at work, and list jobs that are idle."""
@@ -326,7 +286,7 @@ class Cluster:
         for match in filter(None, (re.fullmatch(r"etl-(?:bck|listrange)\[(.+)\]", entry) for entry in running)):
             snaps = self._snaps(match[1])
             ends = {(_url(snap.source_bck), _url(snap.destination_bck)) for snap in snaps}
-            if ends == {(_plain(source), _plain(destination))} and not (now := _summed(snaps)).ended:
+            if ends == {(_plain(source), _plain(destination))} and not (now := summed(snaps)).ended:
                 found[match[1]] = now
         return found
 
@@ -390,18 +350,6 @@ class Cluster:
         """Some servers quote what they were asked."""
         token = self._reads.cluster().client.token
         return text.replace(token, "***") if token else text
-
-
-def _summed(snaps: Sequence[JobSnap]) -> Snapshot:
-    stats = [snap.stats for snap in snaps if snap.stats]
-    return Snapshot(
-        known=bool(snaps),
-        done=sum(s.objects + s.out_objects for s in stats),
-        bytes=sum(s.bytes + s.in_bytes for s in stats),  # at the target that stored them; out_bytes may say 0
-        idle=bool(snaps) and all(s.is_idle for s in snaps),
-        ended=bool(snaps) and all(s.end_time not in ("", _NEVER) for s in snaps),
-        aborted=next((s.abort_err or "aborted" for s in snaps if s.aborted or s.abort_err), ""),
-    )
 
 
 def _url(bucket: BucketModel | None) -> str:
