@@ -1,17 +1,17 @@
-"""What can go wrong with one object, as exceptions; :mod:`tvetl_server.problems` gives each its status and code.
+"""Exceptions of one object; :mod:`tvetl_server.problems` gives each a status and a code.
 
-Every message is one sentence for the reader of the object, names no path of the pod and no secret.
+Every message is written for the reader of the object, and names neither a path of the pod nor a secret.
 """
 
 from __future__ import annotations
 
 
 class ObjectError(Exception):
-    """The root: this object, in this request, cannot be answered with a result."""
+    """The base class: this request for this object has no result."""
 
 
 class BadArguments(ObjectError):
-    """etl_args does not parse, or asks for what this pipeline cannot do."""
+    """etl_args does not parse, or this pipeline cannot do it."""
 
 
 class BadNodeUrl(ObjectError):
@@ -19,11 +19,11 @@ class BadNodeUrl(ObjectError):
 
 
 class NoSource(ObjectError):
-    """Neither a file name nor a body came with the request."""
+    """The request has neither a body nor a file name."""
 
 
 class TruncatedBody(ObjectError):
-    """Fewer bytes came than Content-Length said."""
+    """The body has fewer bytes than its Content-Length."""
 
 
 class OutsideRoots(ObjectError):
@@ -31,15 +31,15 @@ class OutsideRoots(ObjectError):
 
 
 class UnreadableFile(ObjectError):
-    """The named file is there but may not be read, or its bucket's folder is not mounted here."""
+    """The named file exists but may not be read, or its bucket's folder is not mounted here."""
 
 
 class HostNotAllowed(ObjectError):
-    """Ais-Node-Url names a host that is no node of this cluster."""
+    """Ais-Node-Url names a host that is no known node of this cluster."""
 
 
 class FileGone(ObjectError):
-    """The named file is not there any more (the only 404)."""
+    """The named file does not exist any more (the only 404)."""
 
 
 class TooManyBytes(ObjectError):
@@ -47,15 +47,15 @@ class TooManyBytes(ObjectError):
 
 
 class NotAnImage(ObjectError):
-    """No image in a format that is allowed; the message says what it looks like."""
+    """The object is no image of an allowed format; the message names the format it looks like."""
 
 
 class DamagedImage(ObjectError):
-    """An image that cannot be decoded whole."""
+    """An image that cannot be decoded completely."""
 
 
 class TooManyPixels(ObjectError):
-    """The header promises more pixels than the limit; nothing was allocated."""
+    """The image's header has more pixels than the limit; nothing was allocated."""
 
 
 class TooManyFrames(ObjectError):
@@ -75,13 +75,13 @@ class OutOfTime(ObjectError):
 
 
 class DeliveryFailed(ObjectError):
-    """The next stage or the other target refused the result for good (502)."""
+    """The next stage or the other target refused the result, or failed for good (502)."""
 
 
 class DeliveryRetry(ObjectError):
-    """The other target could not be reached just now; the sender may repeat (503 and its retry header)."""
+    """The next node cannot be reached just now; the sender may retry (503 and its retry header)."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says, as part of a sentence of ours: one line, bounded, without its full stop."""
+    """A library's error message as part of a sentence of ours: one line, bounded, without a full stop."""
     return (str(error) or type(error).__name__).split("\n", 1)[0].rstrip(".")[:200]

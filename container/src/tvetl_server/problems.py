@@ -1,7 +1,7 @@
-"""One table: what went wrong -> the status and the code of the answer.
+"""One table: an error -> the status and the code of its response.
 
-Statuses follow what AIStore and its SDK do with them: 404 means "object not found" to a job, and 429, 500,
-502, 503 and 504 are repeated by the SDK for 93 seconds, so whatever will not get better is 4xx.
+The statuses follow their effect in AIStore and its SDK. 404 means "object not found" to a job. The SDK retries 429,
+500, 502, 503 and 504 for 93 seconds, so a lasting failure is another 4xx.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ __all__ = ["BY_CODE", "INTERNAL", "METHOD_NOT_ALLOWED", "PROBLEMS", "Problem", "
 
 @dataclass(frozen=True)
 class Problem:
-    """How an error is answered: HTTP status and the code in its line of JSON."""
+    """The response to an error: HTTP status, and the code in its line of JSON."""
 
     status: int
     code: str
 
 
-#: Exception class -> answer. The first class that fits counts; test_error_contract.py has a case for each.
+#: Exception class -> response. The first class that matches counts; test_error_contract.py has a case for each.
 PROBLEMS: dict[type[Exception], Problem] = {
     errors.BadArguments: Problem(400, "bad_arguments"),
     ArgumentsError: Problem(400, "bad_arguments"),
-    # The pipeline itself was checked at start: what fails now is the pipeline with these arguments.
+    # The pipeline itself was checked at start: this is the pipeline with the request's arguments.
     PipelineError: Problem(400, "bad_arguments"),
     errors.BadNodeUrl: Problem(400, "bad_node_url"),
     errors.NoSource: Problem(400, "no_source"),
@@ -49,18 +49,18 @@ PROBLEMS: dict[type[Exception], Problem] = {
 }
 
 INTERNAL = Problem(500, "internal")
-"""A bug of ours: logged with its traceback, answered without a word of it."""
+"""A bug of ours: logged with its traceback, which the response does not show."""
 
 METHOD_NOT_ALLOWED = Problem(405, "method_not_allowed")
-"""Not the protocol: objects come by PUT (hpush)."""
+"""A violation of the protocol: objects come by PUT (hpush)."""
 
 
-#: The rows by their codes, for an error that comes from another process.
+#: The rows by code, for an error that comes from another process.
 BY_CODE = {problem.code: problem for problem in (*PROBLEMS.values(), INTERNAL)}
 
 
 class Refused(Exception):
-    """An error of another process: its row, and its sentence."""
+    """An error of another process: its row of the table, and its message."""
 
     def __init__(self, problem: Problem, message: str) -> None:
         super().__init__(message)
@@ -68,7 +68,7 @@ class Refused(Exception):
 
 
 def problem_of(error: Exception) -> Problem:
-    """The row of the table for ``error``; INTERNAL where it has none."""
+    """The row of the table for ``error``; INTERNAL for an error without one."""
     if isinstance(error, Refused):
         return error.problem
     for kind, problem in PROBLEMS.items():
@@ -78,6 +78,6 @@ def problem_of(error: Exception) -> Problem:
 
 
 def body(problem: Problem, message: str, name: str) -> bytes:
-    """One line of JSON, UTF-8, no newline at its end: AIStore puts it behind ``ETL error: `` as it is."""
+    """One line of JSON in UTF-8, without a newline: AIStore appends it to ``ETL error: `` as it is."""
     line = {"error": problem.code, "message": message, "object": name}
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace")

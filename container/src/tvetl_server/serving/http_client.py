@@ -1,7 +1,7 @@
-"""PUTs to other nodes, over connections that are kept and shared by the threads.
+"""An HTTP client for PUTs to other nodes, with a connection pool that all threads share.
 
-http.client parses; what is ours is one deadline for the whole exchange (a time-out of a socket starts anew with
-each byte that drips), and telling whether a failed request can have arrived. Nothing is followed or repeated here.
+http.client parses. Added here is one deadline for a whole exchange, as a socket's time-out starts anew with each byte.
+And an error tells whether the request may have arrived. Redirects are not followed, and nothing is retried.
 """
 
 from __future__ import annotations
@@ -26,89 +26,89 @@ if TYPE_CHECKING:
 
 from tvetl_server.processes.result_body import Body, pieces
 
-__all__ = ["Broken", "NotSent", "Peers", "Reply", "TooLong"]
+__all__ = ["Broken", "ClientResponse", "HttpClient", "NotSent", "TooLong"]
 
-#: Seconds for a connection within a cluster.
+#: Seconds to connect to a node of the cluster.
 _CONNECT = 3.0
-#: Read at most so much between two looks at the clock.
+#: Bytes of one read. Between two reads the deadline is checked.
 _STEP = 1 << 20
 
 
 class NotSent(Exception):
-    """There was no connection: nothing of the request can have arrived."""
+    """No connection: nothing of the request can have arrived."""
 
 
 class Broken(Exception):
-    """It broke off after the request began: the peer may have taken it."""
+    """The connection broke after the request began: the node may have accepted it."""
 
 
 class TooLong(Exception):
-    """The reply has more bytes than the limit; the peer has taken the request."""
+    """The response has more bytes than the limit; the node has accepted the request."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the peer said. Header names in lower case."""
+class ClientResponse:
+    """A node's response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-class Peers:
-    """Connections to other nodes; at most ``keep`` of them wait for the next request."""
+class HttpClient:
+    """Sends PUTs; its pool keeps at most ``pool_size`` idle connections."""
 
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
+    def __init__(self, pool_size: int) -> None:
+        self._pool_size = pool_size
         self._lock = threading.Lock()
-        self._idle: list[tuple[tuple[str, str], HTTPConnection]] = []  # the one used last comes last
+        self._idle: list[tuple[tuple[str, str], HTTPConnection]] = []  # the last used comes last
 
     def put(
         self, node: SplitResult, target: str, data: Body, headers: Mapping[str, str], deadline: float, limit: int
-    ) -> Reply:
+    ) -> ClientResponse:
         """PUT ``data`` to ``target`` (path and query, as they go on the wire) at ``node``'s scheme, host and port.
 
-        ``deadline`` is in time.monotonic() seconds, ``limit`` the most bytes of a reply's body.
-        Raises NotSent, Broken, TooLong or TimeoutError; no message of theirs quotes the URL.
+        ``deadline`` is on time.monotonic(); ``limit`` is in bytes, of the response's body.
+        Raises NotSent, Broken, TooLong or TimeoutError; none of their messages quotes the URL.
         """
         key = (node.scheme, node.netloc)
         connection = self._take(key)
         if connection is None:
-            connection = _connected(node, deadline)
-        kept = False
+            connection = _connect(node, deadline)
+        reusable = False
         try:
-            reply, kept = _exchange(connection, node.netloc, target, data, headers, deadline, limit)
+            response, reusable = _round_trip(connection, node.netloc, target, data, headers, deadline, limit)
         except TimeoutError:
             raise
         except (OSError, HTTPException, ValueError) as error:
-            # By its kind only: what these say may quote the URL, and with it the secret.
+            # The type alone: the messages of these errors may quote the URL, and with it the secret.
             raise Broken(type(error).__name__) from None
         finally:
-            if kept:
-                self._give(key, connection)
+            if reusable:
+                self._give_back(key, connection)
             else:
                 connection.close()
-        return reply
+        return response
 
     def _take(self, key: tuple[str, str]) -> HTTPConnection | None:
-        """A kept connection that still lives; those that do not are closed."""
+        """An idle connection that is still open; closed ones are dropped from the pool."""
         while True:
             with self._lock:
                 at = next((at for at in reversed(range(len(self._idle))) if self._idle[at][0] == key), None)
                 if at is None:
                     return None
                 connection = self._idle.pop(at)[1]
-            # Readable without a request: closed by the peer, or it says what nobody asked for.
+            # Readable without a request: the node has closed it, or sent an unsolicited response.
             poll = select.poll()
             poll.register(connection.sock, select.POLLIN)
             if not poll.poll(0):
                 return connection
             connection.close()
 
-    def _give(self, key: tuple[str, str], connection: HTTPConnection) -> None:
+    def _give_back(self, key: tuple[str, str], connection: HTTPConnection) -> None:
         with self._lock:
             self._idle.append((key, connection))
-            oldest = self._idle.pop(0)[1] if len(self._idle) > self._keep else None
+            oldest = self._idle.pop(0)[1] if len(self._idle) > self._pool_size else None
         if oldest is not None:
             oldest.close()
 
@@ -122,11 +122,11 @@ def _left(deadline: float) -> float:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Checks certificates; made once, as it reads all that the system trusts."""
+    """A context that verifies certificates; made once, as it reads all certificates of the system."""
     return ssl.create_default_context()
 
 
-def _connected(node: SplitResult, deadline: float) -> HTTPConnection:
+def _connect(node: SplitResult, deadline: float) -> HTTPConnection:
     host, seconds = node.hostname or "", min(_CONNECT, _left(deadline))
     connection = (
         HTTPSConnection(host, node.port, timeout=seconds, context=_tls())
@@ -138,13 +138,13 @@ def _connected(node: SplitResult, deadline: float) -> HTTPConnection:
     except TimeoutError:
         connection.close()
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot ask for
+    except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot encode
         connection.close()
         raise NotSent(type(error).__name__) from None
     return connection
 
 
-def _exchange(
+def _round_trip(
     connection: HTTPConnection,
     host: str,
     target: str,
@@ -152,29 +152,29 @@ def _exchange(
     headers: Mapping[str, str],
     deadline: float,
     limit: int,
-) -> tuple[Reply, bool]:
-    """One request and its reply, and whether the connection can take another."""
+) -> tuple[ClientResponse, bool]:
+    """Send one request; its response, and whether the connection can be used again."""
     connection.sock.settimeout(_left(deadline))
     connection.putrequest("PUT", target, skip_host=True, skip_accept_encoding=True)
     for name, value in {"Host": host, **headers, "Content-Length": str(len(data))}.items():
         connection.putheader(name, value)
     connection.endheaders()
-    whole = _send(connection.sock, data, deadline)
+    complete = _send(connection.sock, data, deadline)
     # getresponse() calls this with the socket and the method.
     connection.response_class = partial(_Response, deadline)  # type: ignore[assignment]
     response = connection.getresponse()
     with response:
-        if not whole and response.status < 400:
-            raise ConnectionError  # it cannot have what it says it took
+        if not complete and response.status < 400:
+            raise ConnectionError  # success without all of the request: the node is broken
         body = _read(response, limit)
         names = {name.lower(): value for name, value in response.getheaders()}
-        # After 1xx the real reply is still to come: the next request would take it for its own.
-        kept = whole and response.status >= 200 and not response.will_close
-        return Reply(response.status, names, body), kept
+        # After 1xx the final response is still to come, and the next request would take it for its own.
+        reusable = complete and response.status >= 200 and not response.will_close
+        return ClientResponse(response.status, names, body), reusable
 
 
 def _send(connection: socket.socket, data: Body, deadline: float) -> bool:
-    """Whether all was sent; a peer that refuses early closes, and what it said can often still be read."""
+    """Whether all was sent. A node that refuses early closes, and its response can often still be read."""
     try:
         for piece in pieces(data):
             view = memoryview(piece)
@@ -200,16 +200,16 @@ def _read(response: HTTPResponse, limit: int) -> bytes:
 
 
 class _Response(HTTPResponse):
-    """A reply that must be there, to its last byte, by the deadline."""
+    """A response whose last byte must arrive by the deadline."""
 
     def __init__(self, deadline: float, connection: socket.socket, *, method: str | None = None) -> None:
         super().__init__(connection, method=method)
         self.fp.close()
-        self.fp = io.BufferedReader(_Until(connection, deadline))
+        self.fp = io.BufferedReader(_DeadlineReader(connection, deadline))
 
 
-class _Until(io.RawIOBase):
-    """What comes over a connection until the deadline; then TimeoutError."""
+class _DeadlineReader(io.RawIOBase):
+    """Reads from a socket until the deadline; then raises TimeoutError."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         super().__init__()
