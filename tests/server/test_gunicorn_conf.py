@@ -1,4 +1,4 @@
-"""What gunicorn is told, and what the kernel is told where gunicorn would wait for ever."""
+"""gunicorn's configuration, and the kernel's time-outs where gunicorn would wait for ever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import gunicorn.config
 import pytest
 
-from tvetl_server.serving.gunicorn_conf import KEEP_ALIVE, MEMORY, config, end_waits
+from tvetl_server.serving.gunicorn_conf import KEEP_ALIVE, MEMORY, config, set_socket_timeouts
 from tvetl_server.settings import Settings
 
 
@@ -20,7 +20,7 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
-def test_gunicorn_knows_every_setting_and_takes_its_value() -> None:
+def test_gunicorn_accepts_every_setting() -> None:
     theirs = gunicorn.config.Config()
     for name, value in config(Settings(pipeline="{}")).items():
         theirs.set(name, value)
@@ -38,13 +38,13 @@ def test_idle_connections_are_kept_longer_than_the_targets_keep_them() -> None:
     assert KEEP_ALIVE > 6
 
 
-def test_signs_of_life_go_to_memory() -> None:
+def test_heartbeats_go_to_memory() -> None:
     expected = MEMORY if Path(MEMORY).is_dir() else None
     assert config(Settings(pipeline="{}"))["worker_tmp_dir"] == expected
 
 
-def test_a_peer_that_falls_silent_within_a_request_is_given_up(listener: socket.socket) -> None:
-    end_waits([listener], peer=1)
+def test_a_client_that_falls_silent_within_a_request_is_given_up(listener: socket.socket) -> None:
+    set_socket_timeouts([listener], client=1)
     with socket.create_connection(listener.getsockname()) as client:
         client.sendall(b"PUT /src/a.jp")
         connection, _ = listener.accept()
@@ -56,8 +56,8 @@ def test_a_peer_that_falls_silent_within_a_request_is_given_up(listener: socket.
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="Linux keeps silent connections in the kernel")
-def test_a_connection_without_a_word_takes_no_thread(listener: socket.socket) -> None:
-    end_waits([listener])
+def test_a_connection_without_data_takes_no_thread(listener: socket.socket) -> None:
+    set_socket_timeouts([listener])
     with socket.create_connection(listener.getsockname()) as client:
         assert not select.select([listener], [], [], 0.3)[0]
         client.sendall(b"PUT")

@@ -1,4 +1,4 @@
-"""What waits for a free thread is counted, and how long it waited."""
+"""Requests that wait for a thread are counted, and their waiting time is measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tvetl_server.metrics import Metrics, Threads
+from tvetl_server.metrics import Metrics
+from tvetl_server.serving.worker import CountedThreadPool
 
 
 def value(text: str, series: str) -> float:
@@ -18,39 +19,39 @@ def value(text: str, series: str) -> float:
     return float(found[1])
 
 
-def test_what_waits_for_a_thread_is_counted_until_it_begins() -> None:
-    counts = Metrics()
+def test_a_request_is_counted_as_waiting_until_it_begins() -> None:
+    metrics = Metrics()
     busy, begun = threading.Event(), threading.Event()
 
     def work() -> bool:
         begun.set()
         return busy.wait(60)
 
-    with Threads(1, counts) as threads:
+    with CountedThreadPool(1, metrics) as threads:
         tasks = [threads.submit(work) for _ in range(4)]
         assert begun.wait(60)
-        assert value(counts.text(), "tvetl_requests_waiting") == 3
+        assert value(metrics.text(), "tvetl_requests_waiting") == 3
         busy.set()
         assert all(task.result(60) for task in tasks)
-    text = counts.text()
+    text = metrics.text()
     assert value(text, "tvetl_requests_waiting") == 0
     assert value(text, 'tvetl_seconds_count{stage="wait"}') == 4
     assert value(text, 'tvetl_seconds_sum{stage="wait"}') > 0
     with pytest.raises(RuntimeError):
         threads.submit(work)
-    assert value(counts.text(), "tvetl_requests_waiting") == 0
+    assert value(metrics.text(), "tvetl_requests_waiting") == 0
 
 
-def test_what_a_dead_worker_left_waiting_is_forgotten() -> None:
-    counts = Metrics(rows=2)
-    counts.use_row(1)
-    counts.waits(1)
-    assert value(counts.text(), "tvetl_requests_waiting") == 1
-    counts.clear_in_flight(1)
-    assert value(counts.text(), "tvetl_requests_waiting") == 0
+def test_the_waiting_requests_of_a_dead_worker_are_not_counted() -> None:
+    metrics = Metrics(rows=2)
+    metrics.use_row(1)
+    metrics.waits(1)
+    assert value(metrics.text(), "tvetl_requests_waiting") == 1
+    metrics.clear_in_flight(1)
+    assert value(metrics.text(), "tvetl_requests_waiting") == 0
 
 
-def test_a_server_counts_the_waits_of_its_requests(run_server: Callable[..., Any]) -> None:
+def test_a_server_counts_its_waiting_requests(run_server: Callable[..., Any]) -> None:
     server = run_server()
     for _ in range(3):
         assert server.get("/health").status == 200

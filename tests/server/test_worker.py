@@ -1,4 +1,4 @@
-"""Which worker gets a connection, and what is left of it when it is gone."""
+"""Connections are shared evenly between workers, and a closed one leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from serving import PATIENCE, ask
 
-from tvetl_server.serving import worker
-from tvetl_server.serving.worker import Shares
+from tvetl_server.serving import client_connection
+from tvetl_server.serving.worker import ConnectionCounts
 
 
 def sockets(process: int) -> int:
@@ -29,38 +29,38 @@ def workers(server: Any) -> list[int]:
     return [int(line.split()[-1]) for line in server.log.splitlines() if "Booting worker" in line]
 
 
-def test_the_fewest_are_those_of_workers_that_take_some() -> None:
-    shares = Shares(4)
-    assert shares.fewest() == 0
-    shares.note(1, 5)
-    shares.note(2, 3)
-    assert shares.fewest() == 3
-    shares.clear(2)
-    assert shares.fewest() == 5
+def test_only_workers_that_accept_connections_count() -> None:
+    counts = ConnectionCounts(4)
+    assert counts.fewest() == 0
+    counts.set(1, 5)
+    counts.set(2, 3)
+    assert counts.fewest() == 3
+    counts.clear(2)
+    assert counts.fewest() == 5
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells a process's connections as Linux does")
 def test_connections_are_shared_evenly(run_server: Callable[..., Any], image: bytes) -> None:
-    """Also those that one peer opens all at once."""
+    """Also those that one client opens at once."""
     server = run_server(TVETL_WORKERS="2")
     end = time.monotonic() + PATIENCE
     while len(workers(server)) < 2 and time.monotonic() < end:
         time.sleep(0.1)
     both = workers(server)
-    time.sleep(2)  # until the second one takes some, too
+    time.sleep(2)  # until the second one accepts connections, too
     before = [sockets(worker) for worker in both]
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(40)]
         for connection in connections:
             connection.request("PUT", "/src/a.jpg", body=image)
         assert {connection.getresponse().read()[:4] for connection in connections} == {b"\x89PNG"}
-        shares = [sockets(worker) - had for worker, had in zip(both, before, strict=True)]
-        assert sum(shares) == 40
-        assert max(shares) - min(shares) <= 8, shares
+        counts = [sockets(worker) - had for worker, had in zip(both, before, strict=True)]
+        assert sum(counts) == 40
+        assert max(counts) - min(counts) <= 8, counts
 
 
-def test_a_worker_alone_takes_all(run_server: Callable[..., Any], image: bytes) -> None:
-    """It waits for no other that is gone."""
+def test_a_single_worker_accepts_all(run_server: Callable[..., Any], image: bytes) -> None:
+    """It leaves no connection to a worker that is gone."""
     server = run_server(TVETL_WORKERS="1")
     connections = [server.connect() for _ in range(50)]
     began = time.monotonic()
@@ -72,7 +72,7 @@ def test_a_worker_alone_takes_all(run_server: Callable[..., Any], image: bytes) 
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells a process's open files as Linux does")
-def test_of_the_memory_of_bodies_little_is_kept(run_server: Callable[..., Any], image: bytes) -> None:
+def test_little_memory_of_bodies_is_kept(run_server: Callable[..., Any], image: bytes) -> None:
     server = run_server(TVETL_WORKERS="1")
     (worker,) = workers(server)
 
@@ -113,16 +113,16 @@ def test_closed_connections_leave_nothing(run_server: Callable[..., Any], image:
     assert sockets(worker) <= before
 
 
-def test_who_was_waited_for_in_vain_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The main loop reads on such a connection before it closes it: it must come back at once."""
-    monkeypatch.setattr(worker, "GRACE", 0.2)
-    monkeypatch.setattr(worker, "RATE", 1 << 40)
+def test_a_client_that_does_not_read_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main loop reads from such a connection before it closes it, and must not wait."""
+    monkeypatch.setattr(client_connection, "GRACE", 0.2)
+    monkeypatch.setattr(client_connection, "RATE", 1 << 40)
     ours, theirs = socket.socketpair()
-    with theirs, worker._Socket(ours.family, ours.type, ours.proto, ours.detach()) as answers:
-        answers.room = worker._Unsent()
-        answers.sendall(bytes(8 << 20))  # what the kernel does not take is kept, and then there is too much
+    with theirs, client_connection.ResponseSocket(ours.family, ours.type, ours.proto, ours.detach()) as client:
+        client.quota = client_connection.UnsentQuota()
+        client.sendall(bytes(8 << 20))  # the kernel does not take all, and the rest exceeds what is kept
         with pytest.raises(BrokenPipeError):
-            answers.sendall(b"more")
-        assert answers.gettimeout() is None
+            client.sendall(b"more")
+        assert client.gettimeout() is None
         with pytest.raises(BlockingIOError):
-            answers.recv(1, socket.MSG_DONTWAIT)
+            client.recv(1, socket.MSG_DONTWAIT)

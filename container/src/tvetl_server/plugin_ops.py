@@ -1,12 +1,12 @@
-"""Ops of your own: what an installed package declares, how the server finds it, and what its steps may say.
+"""Plugin ops: ops that an installed package declares, how the server finds them, and the check of their parameters.
 
 A package names a qualifier and its ops in the entry point group ``tvetl.ops``::
 
     [project.entry-points."tvetl.ops"]
     acme = "acme_ops:OPS"
 
-where ``OPS`` is a list of :class:`OwnOp`; a pipeline then says ``{"op": "acme.Vignette", ...}``. Nothing is looked up
-by a pipeline's string: all that the installed packages declare is loaded, once, before the server listens.
+where ``OPS`` is a list of :class:`PluginOp`; a pipeline then has ``{"op": "acme.Vignette", ...}``. No string of a
+pipeline is ever imported: all ops of the installed packages are loaded once, before the server listens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,19 @@ from tvetl.spec.ops import is_own
 from tvetl.spec.parse import Problems, read_params
 from tvetl_server.errors import TransformFailed
 
-__all__ = ["GROUP", "NONE", "Do", "Draw", "OwnOp", "OwnOpsError", "Size", "installed", "prepare", "settled"]
+__all__ = [
+    "GROUP",
+    "NO_PLUGINS",
+    "Do",
+    "Draw",
+    "OwnOp",
+    "PluginError",
+    "PluginOp",
+    "Size",
+    "checked",
+    "installed",
+    "prepare",
+]
 
 GROUP = "tvetl.ops"
 
@@ -35,9 +47,9 @@ Do = Callable[[Image.Image], Image.Image]
 
 
 class Draw(Protocol):
-    """The pipeline's seeded stream of random numbers; an op that takes no others gives the same for the same seed.
+    """The pipeline's seeded random stream. An op that takes no other numbers is repeatable by its seed.
 
-    The numbers are torch's, and the steps before and after draw from the same stream.
+    The numbers are torch's. The steps before and after draw from the same stream.
     """
 
     def rand(self) -> float:
@@ -58,11 +70,11 @@ class Draw(Protocol):
 
 
 @dataclass(frozen=True)
-class OwnOp:
-    """One op: it takes a PIL image (RGB, or L after a Grayscale) and gives one of the same mode.
+class PluginOp:
+    """One op: it takes a PIL image (RGB, or L after a Grayscale) and returns one of the same mode.
 
-    ``plan`` gets the parameters (checked, defaults filled in), the stream of draws and the size of the image to come;
-    it draws whatever is random and answers with the function that does it, and the size that comes out.
+    ``plan`` gets the parameters (checked, with defaults), the random stream and the size of the coming image. It draws
+    all random numbers, and returns the function that transforms the image, and the size of its result.
     """
 
     name: str
@@ -70,63 +82,66 @@ class OwnOp:
     plan: Callable[[Mapping[str, Value], Draw, Size], tuple[Do, Size]]
 
 
-#: No own ops: what a server of our own image has.
-NONE: Mapping[str, OwnOp] = {}
+#: The name that derived images may use: it was public before.
+OwnOp = PluginOp
+
+#: The plugins of an image that no package was added to.
+NO_PLUGINS: Mapping[str, PluginOp] = {}
 
 
-class OwnOpsError(TvetlError):
-    """A package of own ops that is not as it must be."""
+class PluginError(TvetlError):
+    """A plugin that cannot be loaded, or that declares anything but ops."""
 
     exit_code = 2
 
 
-def installed() -> dict[str, OwnOp]:
-    """Every own op by its qualified name. Runs the code of the packages that declare them; raises OwnOpsError."""
-    found: dict[str, OwnOp] = {}
+def installed() -> dict[str, PluginOp]:
+    """Every plugin op by its qualified name. Runs the code of the packages that declare them; raises PluginError."""
+    found: dict[str, PluginOp] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         package = point.dist.name if point.dist else point.value
         try:
             declared = point.load()
-        except Exception as error:  # whatever a module may throw when it is imported
-            raise OwnOpsError(f"the ops of {package} cannot be loaded: {type(error).__name__}: {error}") from error
+        except Exception as error:  # a module may raise anything when it is imported
+            raise PluginError(f"the ops of {package} cannot be loaded: {type(error).__name__}: {error}") from error
         for op in declared if isinstance(declared, Iterable) else [declared]:
-            name = f"{point.name}.{op.name}" if isinstance(op, OwnOp) else ""
+            name = f"{point.name}.{op.name}" if isinstance(op, PluginOp) else ""
             if not is_own(name):
-                raise OwnOpsError(f"{package}: expected {point.value} to be a list of OwnOp, with names like acme.Blur")
+                raise PluginError(f"{package}: expected {point.value} to be a list of OwnOp, with names like acme.Blur")
             if name in found:
-                raise OwnOpsError(f"{package}: {name} is declared twice")
+                raise PluginError(f"{package}: {name} is declared twice")
             found[name] = op
     return found
 
 
-def settled(pipeline: Pipeline, own: Mapping[str, OwnOp]) -> Pipeline:
-    """The pipeline with the parameters of own steps checked and their defaults filled in; raises PipelineError."""
+def checked(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Pipeline:
+    """The pipeline with the parameters of plugin ops checked, and their defaults filled in; raises PipelineError."""
     problems = Problems()
-    steps = tuple(_settled(step, f"$.steps[{place}]", own, problems) for place, step in enumerate(pipeline.steps))
+    steps = tuple(_checked(step, f"$.steps[{at}]", plugins, problems) for at, step in enumerate(pipeline.steps))
     if problems:
         raise PipelineError(problems.listed(), hint="tvetl-server --ops lists what this container can do.")
     return replace(pipeline, steps=steps)
 
 
-def _settled(step: Step, path: str, own: Mapping[str, OwnOp], problems: Problems) -> Step:
+def _checked(step: Step, path: str, plugins: Mapping[str, PluginOp], problems: Problems) -> Step:
     if not is_own(step.op):
         return step
-    if step.op not in own:
-        have = f"it has {', '.join(sorted(own))}" if own else "it has none of that kind"
+    if step.op not in plugins:
+        have = f"it has {', '.join(sorted(plugins))}" if plugins else "it has none of that kind"
         problems.add(f"{path}.op", f"{step.op} is not installed in this container; {have}")
         return step
-    return replace(step, params=read_params(step.params, own[step.op].params, path, problems))
+    return replace(step, params=read_params(step.params, plugins[step.op].params, path, problems))
 
 
-def prepare(name: str, op: OwnOp, params: Mapping[str, Value], draw: Draw, size: Size) -> tuple[Do, Size]:
-    """Ask the op what it will do; whatever it does is held to the promised size and the mode that came."""
+def prepare(name: str, op: PluginOp, params: Mapping[str, Value], draw: Draw, size: Size) -> tuple[Do, Size]:
+    """Plan the op; its function then fails unless its result has the planned size and the mode of its input."""
     do, promised = op.plan(params, draw, size)
 
-    def kept(image: Image.Image) -> Image.Image:
-        done = do(image.copy())  # the decoded image may serve other views: an op that draws on it must not spoil these
+    def verified(image: Image.Image) -> Image.Image:
+        done = do(image.copy())  # other views may share the decoded image: an op may draw on its copy
         if not isinstance(done, Image.Image) or (done.mode, done.size) != (image.mode, promised):
-            what = f"{done.mode} of {done.size}" if isinstance(done, Image.Image) else type(done).__name__
-            raise TransformFailed(f"{name} promised an image {image.mode} of {promised}, and gave {what}.")
+            made = f"{done.mode} of {done.size}" if isinstance(done, Image.Image) else type(done).__name__
+            raise TransformFailed(f"{name} promised an image {image.mode} of {promised}, and gave {made}.")
         return done
 
-    return kept, promised
+    return verified, promised

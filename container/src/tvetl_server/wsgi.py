@@ -1,4 +1,4 @@
-"""The process: environment -> settings -> pipeline -> engine -> gunicorn. The only module that looks at the world."""
+"""The command: environment -> settings -> pipeline -> engine -> gunicorn; alone in reading the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from functools import partial
 import flask
 import gunicorn.app.base
 import gunicorn.arbiter
-import gunicorn.workers.base
 
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
@@ -25,13 +24,13 @@ from tvetl_server.engine import Engine, runnable
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.engine.resize import resizer
 from tvetl_server.metrics import Metrics
-from tvetl_server.plugin_ops import NONE, OwnOp, installed
+from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, installed
 from tvetl_server.processes.decoders import Decoders
 from tvetl_server.processes.device import DeviceProcess, Runner
 from tvetl_server.serving import gunicorn_conf
 from tvetl_server.serving.app import Ready, create_app
 from tvetl_server.serving.source import Files
-from tvetl_server.serving.worker import Shares, worker_class
+from tvetl_server.serving.worker import ConnectionCounts, Worker
 from tvetl_server.settings import Settings, cpus, describe, read_settings
 
 __all__ = ["main"]
@@ -42,18 +41,18 @@ _USAGE = """usage: tvetl-server [--check | --ops | --help]
 
 Transforms images for AIStore: listens for the objects that a storage target pushes.
 
-  --check  read the settings, show the pipeline as it is understood and its digest, and leave
-  --ops    list the ops that a pipeline may have here, own ones included, as a line of JSON, and leave
-  --help   this text
+  --check  read the settings, print the normalized pipeline and its digest, and exit
+  --ops    list the ops that a pipeline may have here, those of plugins included, as a line of JSON, and exit
+  --help   show this text
 
-Everything is set by the environment:
+The environment has all settings:
 
 {settings}
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Gives the exit status: 0, or 2 where settings or pipeline cannot work (the reason is last)."""
+    """Run the command. Returns the exit status: 0, or 2 for bad settings or a bad pipeline (the last line says why)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words in (["--help"], ["-h"]):
         print(_USAGE.format(settings=describe()), end="")
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words == ["--ops"]:
             print(json.dumps([*runnable(), *sorted(installed())]))
             return 0
-        settings, pipeline, own = _understand(os.environ)
+        settings, pipeline, plugins = _read(os.environ)
     except TvetlError as error:
         _explain(error)
         return error.exit_code
@@ -73,41 +72,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(canonical(pipeline))
         print(digest(pipeline))
         return 0
-    # nvImageCodec would write a line on stderr for every file that it leaves to the CPU; read when it is loaded.
+    # Read by nvImageCodec when it is loaded: it would write a line to stderr for each file that it leaves to the CPU.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     _log_to_stderr(settings)
     gunicorn_conf.allow_long_request_lines()
-    gunicorn_conf.keep_the_date()
+    gunicorn_conf.cache_date_header()
     _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
     _log.info("Resizing is done by %s", resizer())
     try:
-        return _serve(settings, pipeline, own)
+        return _serve(settings, pipeline, plugins)
     except TvetlError as error:
         _explain(error)
         return error.exit_code
 
 
-def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> int:
-    """Until it is told to end; gives the exit status. Raises DeviceError."""
+def _serve(settings: Settings, pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> int:
+    """Serve until a signal ends it. Returns the exit status. Raises DeviceError."""
     if settings.device == "none":
-        _Server(settings, pipeline, own).run()
+        _Server(settings, pipeline, plugins).run()
         return 0
     _log.info("Pixels from the device are close to torchvision's on PIL images, not equal: docs/gpu.md says how far")
     # The last row is the device's.
-    counts = Metrics(rows=2 * settings.workers + 1, device=True)
+    metrics = Metrics(rows=2 * settings.workers + 1, device=True)
     device = DeviceProcess(
         partial(_runner, settings, pipeline),
         batch=settings.batch,
         processors=cpus(),
-        counts=counts,
+        counts=metrics,
         row=2 * settings.workers,
         needed=settings.without_device != "cpu",
         stops=settings.without_device == "stop",
     )
     try:
-        _Server(settings, pipeline, own, counts, device).run()
-    except SystemExit as end:  # gunicorn's own way to return
-        if end.code:
+        _Server(settings, pipeline, plugins, metrics, device).run()
+    except SystemExit as stop:  # gunicorn returns by it
+        if stop.code:
             raise
     finally:
         device.close()
@@ -118,9 +117,9 @@ def _serve(settings: Settings, pipeline: Pipeline, own: Mapping[str, OwnOp]) -> 
 
 
 def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
-    """In the device's process. Raises DeviceError."""
+    """Load the GPU's code; called in the device's process. Raises DeviceError."""
     try:
-        # Its C++ writes to file descriptor 2 which libraries for other formats it did not find; nobody asked.
+        # Its C++ writes to file descriptor 2 which libraries for other formats are missing.
         with _quiet_stderr():
             importlib.import_module("nvidia.nvimgcodec")
         from tvetl_server.engine.cuda import Gpu
@@ -145,18 +144,18 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _understand(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, OwnOp]]:
-    """Settings, pipeline and own ops, and that this container can run it. Raises TvetlError."""
+def _read(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, PluginOp]]:
+    """Settings, pipeline and plugin ops, checked: this container can run them. Raises TvetlError."""
     settings = read_settings(env)
     pipeline = parse(settings.pipeline)
-    # Foreign code runs only where it is asked for: a broken package harms no pipeline without it.
-    own = installed() if any(is_own(step.op) for step in pipeline.steps) else NONE
-    Engine(pipeline, settings.limits, own)
-    return settings, pipeline, own
+    # Plugins are loaded only for a pipeline that uses them: a broken one harms no other pipeline.
+    plugins = installed() if any(is_own(step.op) for step in pipeline.steps) else NO_PLUGINS
+    Engine(pipeline, settings.limits, plugins)
+    return settings, pipeline, plugins
 
 
 def _explain(error: TvetlError) -> None:
-    """All that is wrong, a line each; the reason is the last line, as that is what AIStore and kubectl show."""
+    """Print every problem on a line. The error comes last: AIStore and kubectl show the last line."""
     problems = getattr(error, "problems", ())
     if len(problems) > 1:
         for problem in problems:
@@ -167,31 +166,31 @@ def _explain(error: TvetlError) -> None:
 
 
 class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn with our settings; each worker makes its own engine and application."""
+    """gunicorn's application object. Each worker makes an engine and a WSGI application of its own."""
 
     def __init__(
         self,
         settings: Settings,
         pipeline: Pipeline,
-        own: Mapping[str, OwnOp] = NONE,
-        counts: Metrics | None = None,
+        plugins: Mapping[str, PluginOp] = NO_PLUGINS,
+        metrics: Metrics | None = None,
         device: DeviceProcess | None = None,
     ) -> None:
         self._settings = settings
         self._pipeline = pipeline
-        self._own = own
+        self._plugins = plugins
         self._device = device
-        # A row a worker, and as many for those that still stop while their successors run.
-        self._counts = counts or Metrics(rows=2 * settings.workers)
-        self._shares = Shares(2 * settings.workers)
+        # A row for each worker, and one for each that still stops while its successor runs.
+        self.metrics = metrics or Metrics(rows=2 * settings.workers)
+        self.connections = ConnectionCounts(2 * settings.workers)
         self._free_rows = list(range(2 * settings.workers))
-        self._not_theirs: list[int] = []  # descriptors of a worker that its decoders shall not have
+        self._listeners: list[int] = []  # descriptors of a worker that its decoders must close
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in gunicorn_conf.config(self._settings).items():
             self.cfg.set(name, value)
-        self.cfg.set("worker_class", worker_class(self._counts, self._shares))
+        self.cfg.set("worker_class", Worker)
         self.cfg.set("logger_class", _logger_class(self._settings))
         self.cfg.set("when_ready", self._before_workers)
         self.cfg.set("pre_fork", self._before_fork)
@@ -199,46 +198,46 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         self.cfg.set("child_exit", self._after_exit)
 
     def load(self) -> flask.Flask:
-        """In a new worker: its decoders, one of them tried out, and its application."""
+        """Make a worker's decoders, test one, and make the WSGI application; called in a new worker."""
         try:
             limits = self._settings.limits
             decoders = Decoders(
-                lambda: Engine(self._pipeline, limits, self._own, self._device.link() if self._device else None),
+                lambda: Engine(self._pipeline, limits, self._plugins, self._device.link() if self._device else None),
                 Files(self._settings.roots, limits.max_bytes, limits.max_shard_bytes),
                 self._settings.decoders,
-                self._counts,
-                self._not_theirs,
+                self.metrics,
+                self._listeners,
                 lambda: os.kill(os.getpid(), signal.SIGTERM),
             )
             ready = Ready(decoders)
-            ready()  # the first object shall not pay for it; where it fails, /health tries again and says so
+            ready()  # before the first object; /health repeats a failed test, and reports it
             device = self._device
-            return create_app(self._settings, decoders, self._counts, ready, (lambda: device.state) if device else None)
+            return create_app(self._settings, decoders, self.metrics, ready, (lambda: device.state) if device else None)
         except Exception:  # noqa: BLE001
-            # The master made the same engine, so this is the moment (memory, most likely), not the pipeline. As an
-            # exception it would end the master too, and with it the ETL; so: leave, and be replaced.
-            _log.exception("A worker could not start; another is tried")
+            # The arbiter has made the same engine, so the cause is temporary: most likely memory, not the pipeline. An
+            # exception would end the arbiter, and with it the ETL. The arbiter replaces a worker that exits.
+            _log.exception("A worker could not start; the next one is tried")
             time.sleep(1)
             sys.exit(1)
 
     def _before_workers(self, arbiter: gunicorn.arbiter.Arbiter) -> None:
-        gunicorn_conf.end_waits(listener.sock for listener in arbiter.LISTENERS)
+        gunicorn_conf.set_socket_timeouts(listener.sock for listener in arbiter.LISTENERS)
 
-    def _before_fork(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
-        worker.tvetl_row = self._free_rows.pop(0) if self._free_rows else 0
+    def _before_fork(self, _: gunicorn.arbiter.Arbiter, worker: Worker) -> None:
+        worker.row = self._free_rows.pop(0) if self._free_rows else 0
 
-    def _after_fork(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
-        self._counts.use_row(worker.tvetl_row)
-        self._not_theirs = [listener.fileno() for listener in worker.sockets]
+    def _after_fork(self, _: gunicorn.arbiter.Arbiter, worker: Worker) -> None:
+        self.metrics.use_row(worker.row)
+        self._listeners = [listener.fileno() for listener in worker.sockets]
 
-    def _after_exit(self, _: gunicorn.arbiter.Arbiter, worker: gunicorn.workers.base.Worker) -> None:
-        self._free_rows.append(worker.tvetl_row)
-        self._counts.clear_in_flight(worker.tvetl_row)
-        self._shares.clear(worker.tvetl_row)
+    def _after_exit(self, _: gunicorn.arbiter.Arbiter, worker: Worker) -> None:
+        self._free_rows.append(worker.row)
+        self.metrics.clear_in_flight(worker.row)
+        self.connections.clear(worker.row)
 
 
 class _WithoutSecret(logging.Formatter):
-    """Takes the write secret out of whatever is logged, tracebacks included."""
+    """Removes the write secret from every log line, tracebacks included."""
 
     def __init__(self, inner: logging.Formatter, secret: str) -> None:
         super().__init__()
@@ -255,7 +254,7 @@ def _secret(settings: Settings) -> str:
 
 
 def _log_to_stderr(settings: Settings) -> None:
-    """Our own log: lines for people, and where asked for, a line of JSON a request."""
+    """Set up our own log: lines for people, and the access log as lines of JSON."""
     root = logging.getLogger("tvetl_server")
     root.setLevel(logging.INFO)
     root.propagate = False
@@ -268,16 +267,16 @@ def _log_to_stderr(settings: Settings) -> None:
 
 
 def _logger_class(settings: Settings) -> type:
-    """gunicorn's own logger, which quotes URLs when a request fails below the application, with the same care."""
+    """gunicorn's logger without the secret: it quotes URLs when a request fails below the application."""
     from gunicorn.glogging import Logger  # only once main() runs: it sets up logging when imported
 
-    class Careful(Logger):  # type: ignore[misc]  # gunicorn has no types
+    class LoggerWithoutSecret(Logger):  # type: ignore[misc]  # gunicorn has no types
         def setup(self, cfg: object) -> None:
             super().setup(cfg)
             for handler in self.error_log.handlers:
                 handler.setFormatter(_WithoutSecret(handler.formatter or logging.Formatter(), _secret(settings)))
 
-    return Careful
+    return LoggerWithoutSecret
 
 
 if __name__ == "__main__":

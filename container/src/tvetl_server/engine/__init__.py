@@ -28,7 +28,7 @@ from tvetl_server.engine.plan import ExactPlan, Plan, Program, Run, needs_torch,
 from tvetl_server.engine.shards import is_shard, transform_shard
 from tvetl_server.errors import BadArguments, TransformFailed
 from tvetl_server.limits import Limits
-from tvetl_server.plugin_ops import NONE, OwnOp, settled
+from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, checked
 
 __all__ = ["Device", "Engine", "NotByDevice", "Order", "Result", "runnable"]
 
@@ -97,7 +97,7 @@ class Engine:
     """One pipeline, ready to run, for any number of threads."""
 
     def __init__(
-        self, pipeline: Pipeline, limits: Limits, own: Mapping[str, OwnOp] = NONE, device: Device | None = None
+        self, pipeline: Pipeline, limits: Limits, own: Mapping[str, PluginOp] = NO_PLUGINS, device: Device | None = None
     ) -> None:
         """``own`` has the ops that this container has beside those of the table, by their qualified names.
 
@@ -106,7 +106,7 @@ class Engine:
         self._limits = limits
         self._own = own
         self._device = device
-        self._pipeline = pipeline = settled(pipeline, own)
+        self._pipeline = pipeline = checked(pipeline, own)
         Image.MAX_IMAGE_PIXELS = None  # the limit is ours, from the header, as an error and not a warning
         PngImagePlugin.MAX_TEXT_MEMORY = _TEXT  # Pillow keeps 64 MiB of what we never look at
         # Pillow warns of damage that it survives, torchvision that ToTensor is old (its successors give other last
@@ -228,7 +228,7 @@ class Engine:
         return pipeline, self._plans[key]
 
 
-def _plan(pipeline: Pipeline, own: Mapping[str, OwnOp]) -> Plan:
+def _plan(pipeline: Pipeline, own: Mapping[str, PluginOp]) -> Plan:
     places = needs_torch(pipeline)
     if not places:
         return (FastPlan if pipeline.precision == "fast" else ExactPlan)(pipeline, own)

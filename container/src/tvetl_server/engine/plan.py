@@ -26,7 +26,7 @@ from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import Table
 from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
 from tvetl_server.limits import Limits
-from tvetl_server.plugin_ops import NONE, OwnOp, prepare
+from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Plan(Protocol):
 class ExactPlan:
     """Draw, decode, do: torchvision's pixels with no torch."""
 
-    def __init__(self, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
+    def __init__(self, pipeline: Pipeline, own: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
         self._stages = list(_stages(pipeline))
         self._tables = [stage for stage in self._stages if isinstance(stage, Table)]
         self._own = own

@@ -17,7 +17,7 @@ from tvetl_server.engine.decode import Source
 from tvetl_server.engine.encode import Outcome
 from tvetl_server.engine.exact import resized
 from tvetl_server.engine.plan import Program, Run
-from tvetl_server.plugin_ops import NONE, OwnOp, prepare
+from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 
 # torch's default generator, which torchvision draws from, belongs to the whole process.
 _generator = threading.Lock()
@@ -26,7 +26,7 @@ _generator = threading.Lock()
 class TorchPlan:
     """torchvision's transforms, one after the other, behind the same call as ExactPlan."""
 
-    def __init__(self, pipeline: Pipeline, own: Mapping[str, OwnOp] = NONE) -> None:
+    def __init__(self, pipeline: Pipeline, own: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
         torch.set_num_threads(1)  # the workers are the parallelism; more threads only fight over the same cores
         self._steps = [(step, None if is_own(step.op) else to_transform(step)) for step in pipeline.steps]
         self._own = own

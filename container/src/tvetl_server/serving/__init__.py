@@ -1,5 +1,6 @@
-"""HTTP: requests in, answers out, results delivered. Objects are decoded and transformed elsewhere (``processes``).
+"""HTTP: receives objects, responds, and delivers results. Decoding and transforming is done in ``processes``.
 
-``worker`` is gunicorn's worker, ``app`` the routes, ``source`` where an object's bytes are. ``delivery`` sends a result
-to another node, over ``http_client``. ``gunicorn_conf`` is what gunicorn is told.
+``worker`` is gunicorn's worker, over ``client_connection``. ``app`` has the routes, and ``environ`` is its interface to
+the worker. ``source`` reads an object's bytes. ``delivery`` sends a result to another node, by ``http_client``.
+``gunicorn_conf`` configures gunicorn.
 """

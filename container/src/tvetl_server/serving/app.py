@@ -1,4 +1,8 @@
-"""The routes: PUT of an object, GET /health, GET /metrics; knows Flask, and no server."""
+"""The routes: PUT of an object, GET /health and GET /metrics. PUT bypasses Flask, which serves the other two.
+
+Flask's routing, request and response would be a third of the time that HTTP takes. It would also merge the slashes of
+``dbl//slash.jpg``, or redirect, and the object's name would be lost.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from tvetl.spec import parse_arguments
-from tvetl_server import metrics, problems
+from tvetl_server import problems
 from tvetl_server.errors import NoSource, OutOfTime, TransformFailed
+from tvetl_server.metrics import CONTENT_TYPE, Metrics
 from tvetl_server.processes.decoders import Decoders
+from tvetl_server.processes.decoders.connection import Answer
 from tvetl_server.processes.ipc import Buffer, Buffers
 from tvetl_server.processes.result_body import Body, FileBody
 from tvetl_server.serving import delivery, source
+from tvetl_server.serving.environ import ServerRequest
 from tvetl_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,10 +37,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Ready", "create_app"]
 
-#: Bytes of a source or a result that each thread may hold; of larger ones there are at most so many in a worker.
+#: Bytes of a source or a result that every thread may hold. Of larger ones a worker holds only so many at a time.
 _SMALL = 2 * 2**20
-_BODIES = 4
+_SOURCES = 4
 _RESULTS = 8
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+#: The header's name in a WSGI environment.
+_NODE_URL = f"HTTP_{delivery.NODE_URL_HEADER.upper().replace('-', '_')}"
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("tvetl_server.access")
@@ -48,13 +60,13 @@ class Ready:
         self._tested = False
 
     def __call__(self) -> bool:
-        """Tests until it succeeds once; what went wrong is in the log."""
+        """Runs the self-test until it succeeds once; a failure is logged."""
         if not self._tested:
             with self._lock:
                 try:
                     self._decoders.self_test()
                     self._tested = True
-                except Exception:  # noqa: BLE001  whatever it is, the answer is "not ready"
+                except Exception:  # noqa: BLE001  any failure means "not ready"
                     _log.exception("The self-test failed")
         return self._tested
 
@@ -62,16 +74,13 @@ class Ready:
 def create_app(
     settings: Settings,
     decoders: Decoders,
-    counts: metrics.Metrics | None = None,
+    metrics: Metrics | None = None,
     ready: Ready | None = None,
     device: Callable[[], str] | None = None,
 ) -> Flask:
-    """The WSGI application: settings and decoders in, routes out. ``counts`` is shared by the workers.
-
-    ``device`` says in words what there is beside the CPU, for /health.
-    """
+    """The WSGI application. All workers share ``metrics``; ``device`` tells the device's status, for /health."""
     app = Flask("tvetl_server", static_folder=None)
-    objects = _Objects(settings, decoders, counts or metrics.Metrics())
+    handler = _ObjectHandler(settings, decoders, metrics or Metrics())
     is_ready = ready or Ready(decoders)
 
     @app.get("/health")
@@ -82,155 +91,154 @@ def create_app(
 
     @app.get("/metrics")
     def show_metrics() -> Response:
-        return Response(objects.counts.text(), 200, content_type=metrics.CONTENT_TYPE)
+        return Response(handler.metrics.text(), 200, content_type=CONTENT_TYPE)
 
     @app.errorhandler(HTTPException)
     def no_route(error: HTTPException) -> Response:
-        # Whatever Flask itself refuses is a method (hpull's GET among them), as every path of a PUT is an object's.
+        # Every path of a PUT is an object's, so Flask only refuses other methods, such as hpull's GET.
         problem, message = problems.METHOD_NOT_ALLOWED, "Objects come by PUT: register the ETL for hpush."
         if error.code == problems.INTERNAL.status:  # Flask has logged it
             problem, message = problems.INTERNAL, "Something went wrong inside the transformer."
         return Response(problems.body(problem, message, ""), problem.status, content_type="application/json")
 
-    app.wsgi_app = _puts_first(objects, app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's own way to wrap it
+    app.wsgi_app = _bypass(handler, app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's own way to wrap it
     return app
 
 
-def _puts_first(objects: _Objects, others: WSGIApplication) -> WSGIApplication:
-    """Objects without Flask's routing, request and response: a third of the time that HTTP takes.
-
-    It would also merge the slashes of ``dbl//slash.jpg`` or redirect, and such a name would be lost.
-    """
+def _bypass(handler: _ObjectHandler, flask: WSGIApplication) -> WSGIApplication:
+    """Give a PUT to ``handler``, and any other request to ``flask``."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "PUT":
-            return others(environ, start_response)
-        job = objects.put(environ)
-        start_response(f"{job.status} {_REASONS.get(job.status, '')}", job.headers)
-        return job
+            return flask(environ, start_response)
+        exchange = handler.put(ServerRequest(environ), environ.get(_NODE_URL))
+        start_response(f"{exchange.status} {_REASONS.get(exchange.status, '')}", exchange.headers)
+        return exchange
 
     return application
 
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+class _ObjectHandler:
+    """Answers a PUT: receive the object, transform it, deliver the result."""
 
-
-class _Objects:
-    """One object: receive, transform, deliver."""
-
-    def __init__(self, settings: Settings, decoders: Decoders, counts: metrics.Metrics) -> None:
-        self.counts = counts
+    def __init__(self, settings: Settings, decoders: Decoders, metrics: Metrics) -> None:
+        self.metrics = metrics
         self._settings = settings
         self._decoders = decoders
         self._delivery = delivery.Delivery(settings)
         self._buffers = Buffers()
-        self._bodies = _Room(_BODIES)
-        self._results = _Room(_RESULTS)
+        self._source_quota = _Quota(_SOURCES)
+        self._result_quota = _Quota(_RESULTS)
 
-    def put(self, environ: WSGIEnvironment) -> _Job:
-        """The answer to one PUT, whatever happens."""
-        # Its time begins when it is there, not when a thread is free.
-        start = getattr(environ.get("gunicorn.socket"), "since", None) or time.monotonic()
-        target = str(environ.get("RAW_URI", ""))
-        job = _Job(start + self._settings.limits.seconds)
-        with self.counts.in_flight():
+    def put(self, request: ServerRequest, node_url: str | None) -> _Exchange:
+        """The response to one PUT, whatever happens."""
+        # The deadline runs from the request's arrival, not from when a thread is free.
+        exchange = _Exchange(request.arrived + self._settings.limits.seconds)
+        with self.metrics.in_flight():
             try:
-                self._work(environ, target, job)
-            except Exception as error:  # noqa: BLE001  the one place where errors become answers
-                job.name = job.name or unquote(target.partition("?")[0], errors="replace").lstrip("/")
-                self._refuse(error, job)
-                # Once that is sent: it may be the reason why the sender stops.
-                job.afterwards.append(partial(source.discard, _stream(environ), job.deadline, _connection(environ)))
-        self.counts.count(job.status, job.code, job.bytes_in, job.bytes_out)
+                self._handle(request, node_url, exchange)
+            except Exception as error:  # noqa: BLE001  the one place where errors become responses
+                exchange.name = exchange.name or unquote(request.target.partition("?")[0], errors="replace").lstrip("/")
+                self._refuse(error, exchange)
+                # After the response is sent: it may make the client stop sending.
+                exchange.on_close.append(partial(source.discard, request, exchange.deadline))
+        self.metrics.count(exchange.status, exchange.code, exchange.bytes_in, exchange.bytes_out)
         if self._settings.access_log:
-            _access.info(job.line(time.monotonic() - start))
-        return job
+            _access.info(exchange.log_line(time.monotonic() - request.arrived))
+        return exchange
 
-    def _work(self, environ: WSGIEnvironment, target: str, job: _Job) -> None:
-        asked = source.parse_target(target)
-        job.name = asked.name
-        arguments = parse_arguments(asked.etl_args)
-        route = self._delivery.route(environ.get(_NODE_URL))
-        began = time.perf_counter()
-        with self._source(environ, asked, job) as given:
+    def _handle(self, request: ServerRequest, node_url: str | None, exchange: _Exchange) -> None:
+        target = source.parse_target(request.target)
+        exchange.name = target.name
+        arguments = parse_arguments(target.etl_args)
+        route = self._delivery.route(node_url)
+        start = time.perf_counter()
+        with self._source(request, target, exchange) as given:
             received = time.perf_counter()
-            result = self._decoders.transform(
-                given, asked.name, arguments, job.deadline, lambda size: self._results.enter(job, size)
-            )
-        spent = time.perf_counter() - received
-        self.counts.spent("read", received - began + result.read)
-        self.counts.spent("queue", spent - result.read - result.transformed)
-        self.counts.spent("transform", result.transformed)
-        self.counts.ways(result.ways)
-        job.bytes_in = result.bytes_in
+            admit = partial(self._result_quota.acquire, exchange)
+            result = self._decoders.transform(given, target.name, arguments, exchange.deadline, admit)
+        self._measure(result, received - start, time.perf_counter() - received)
+        exchange.bytes_in = result.bytes_in
         if isinstance(result.body, FileBody):
-            job.afterwards.append(result.body.close)
+            exchange.on_close.append(result.body.close)
         if not len(result.body):
             # An empty 200 is stored as an empty object.
             raise TransformFailed("The result is empty.")
-        job.bytes_out = len(result.body)
+        exchange.bytes_out = len(result.body)
         if route is None:
-            job.code = "answered"
-            job.answer(200, result.body, result.content_type)
-            return
-        with self.counts.stage("deliver"):
-            answer = self._delivery.send(
-                route,
-                asked.path,
-                result.body,
-                result.content_type,
-                asked.etl_args,
-                from_body=isinstance(given, Buffer),
-            )
-        job.code = {200: "forwarded", 204: "delivered"}.get(answer.status, "next_stage")
-        if answer.status == 204:
-            # No Content-Length and no type with 204 (RFC 9110); the length that counts has its own header.
-            job.status = 204
-            job.headers = [] if answer.length is None else [(delivery.LENGTH_HEADER, str(answer.length))]
+            exchange.code = "answered"
+            exchange.respond(200, result.body, result.content_type)
         else:
-            job.answer(answer.status, answer.body, answer.content_type)
+            self._deliver(route, target, result, exchange, from_body=isinstance(given, Buffer))
+
+    def _measure(self, result: Answer, receiving: float, decoder: float) -> None:
+        """Count the seconds that the object took: until it was received, and until the decoder's result."""
+        self.metrics.spent("read", receiving + result.read)
+        self.metrics.spent("queue", decoder - result.read - result.transformed)
+        self.metrics.spent("transform", result.transformed)
+        self.metrics.ways(result.ways)
+
+    def _deliver(
+        self,
+        route: delivery.Route,
+        target: source.ObjectTarget,
+        result: Answer,
+        exchange: _Exchange,
+        *,
+        from_body: bool,
+    ) -> None:
+        with self.metrics.stage("deliver"):
+            delivered = self._delivery.send(
+                route, target.path, result.body, result.content_type, target.etl_args, from_body=from_body
+            )
+        exchange.code = {200: "forwarded", 204: "delivered"}.get(delivered.status, "next_stage")
+        if delivered.status == 204:
+            # RFC 9110: neither Content-Length nor a type. The length of the result has its own header.
+            exchange.status = 204
+            exchange.headers = [] if delivered.length is None else [(delivery.LENGTH_HEADER, str(delivered.length))]
+        else:
+            exchange.respond(delivered.status, delivered.body, delivered.content_type)
 
     @contextlib.contextmanager
-    def _source(self, environ: WSGIEnvironment, asked: source.Request, job: _Job) -> Iterator[Buffer | str]:
+    def _source(
+        self, request: ServerRequest, target: source.ObjectTarget, exchange: _Exchange
+    ) -> Iterator[Buffer | str]:
         """The object's bytes, or the name of its file. A body wins: it needs no trust in a name."""
-        chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-        length = int(environ.get("CONTENT_LENGTH") or 0)  # a number: the server has checked it
-        if chunked or length:
+        if request.chunked or request.length:
             limit = self._settings.limits.max_bytes
-            self._bodies.enter(job, limit if chunked else length)
+            self._source_quota.acquire(exchange, limit if request.chunked else request.length)
             buffer = self._buffers.get()
             try:
-                known = None if chunked else length
-                source.read_body(_stream(environ), buffer, known, limit, job.deadline, _connection(environ))
+                source.read_body(request, buffer, limit, exchange.deadline)
                 if buffer.length:
                     yield buffer
                     return
             finally:
                 self._buffers.put(buffer)
-        if asked.fqn is None:
+        if target.fqn is None:
             raise NoSource(
-                "Neither a file name nor a body came with the request; of a name with # or ? in it AIStore sends only "
-                "the part before that."
+                "The request has neither a body nor a file name. Of a name with # or ? in it, AIStore sends only the "
+                "part before that."
             )
-        yield asked.fqn
+        yield target.fqn
 
-    def _refuse(self, error: Exception, job: _Job) -> None:
-        """The error as an answer; one that is not in the table is a bug, and only the log says which."""
+    def _refuse(self, error: Exception, exchange: _Exchange) -> None:
+        """Respond with the error. One that is not in the table is a bug, and only the log describes it."""
         problem = problems.problem_of(error)
         message = str(error)
         if problem is problems.INTERNAL:
-            _log.error("A bug, at %r", job.name, exc_info=error)
-            message = "Something went wrong inside the transformer; its log says what."
+            _log.error("A bug, at %r", exchange.name, exc_info=error)
+            message = "Something went wrong inside the transformer; see its log."
         elif problem.status >= 500:
-            _log.warning("%s at %r: %s", problem.code, job.name, message)
-        job.code = problem.code
-        job.answer(problem.status, problems.body(problem, message, job.name), "application/json")
+            _log.warning("%s at %r: %s", problem.code, exchange.name, message)
+        exchange.code = problem.code
+        exchange.respond(problem.status, problems.body(problem, message, exchange.name), "application/json")
         if problem.code == "delivery_retry":
-            job.headers.append((delivery.RETRY_HEADER, delivery.RETRY_REASON))
+            exchange.headers.append((delivery.RETRY_HEADER, delivery.RETRY_REASON))
 
 
-class _Job:
-    """One request while it runs, and then its answer, as WSGI takes it."""
+class _Exchange:
+    """One PUT while it is handled, and then its response, which WSGI iterates and closes."""
 
     def __init__(self, deadline: float) -> None:
         self.name = ""
@@ -241,10 +249,10 @@ class _Job:
         self.bytes_out = 0
         self.status = 0
         self.headers: list[tuple[str, str]] = []
-        self.afterwards: list[Callable[[], None]] = []
+        self.on_close: list[Callable[[], None]] = []
         self._body: Body = b""
 
-    def answer(self, status: int, body: Body, content_type: str) -> None:
+    def respond(self, status: int, body: Body, content_type: str) -> None:
         self.status = status
         self.headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         self._body = body
@@ -255,39 +263,27 @@ class _Job:
         return iter([self._body] if self._body else [])
 
     def close(self) -> None:
-        """The answer is sent, or cannot be."""
+        """The response is sent, or cannot be."""
         self._body = b""
-        for do in self.afterwards:
-            do()
+        for callback in self.on_close:
+            callback()
 
-    def line(self, seconds: float) -> str:
+    def log_line(self, seconds: float) -> str:
         fields: dict[str, object] = {"object": self.name, "status": self.status, "code": self.code}
         fields |= {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "ms": round(seconds * 1000, 2)}
         return json.dumps(fields, ensure_ascii=False)
 
 
-class _Room:
-    """Memory for a few large objects at a time; small ones, as many as there are threads, come and go."""
+class _Quota:
+    """A semaphore for large objects in memory. Small ones need no place: there is at most one for each thread."""
 
     def __init__(self, places: int) -> None:
         self._places = threading.Semaphore(places)
 
-    def enter(self, job: _Job, size: int) -> None:
-        """Take a place until the job's answer is sent, if ``size`` bytes need one. Raises OutOfTime."""
+    def acquire(self, exchange: _Exchange, size: int) -> None:
+        """Take a place for ``size`` bytes until the exchange is closed. Raises OutOfTime."""
         if size <= _SMALL:
             return
-        if not self._places.acquire(timeout=max(0.0, job.deadline - time.monotonic())):
-            raise OutOfTime("The object waited too long for others to make room in memory.")
-        job.afterwards.append(self._places.release)
-
-
-#: As WSGI names it.
-_NODE_URL = f"HTTP_{delivery.NODE_URL_HEADER.upper().replace('-', '_')}"
-
-
-def _stream(environ: WSGIEnvironment) -> BinaryIO:
-    return cast(BinaryIO, environ["wsgi.input"])
-
-
-def _connection(environ: WSGIEnvironment) -> source.Socket | None:
-    return cast("source.Socket | None", environ.get("gunicorn.socket"))
+        if not self._places.acquire(timeout=max(0.0, exchange.deadline - time.monotonic())):
+            raise OutOfTime("The object waited too long for memory that other objects used.")
+        exchange.on_close.append(self._places.release)

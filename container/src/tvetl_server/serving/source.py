@@ -1,7 +1,7 @@
-"""Where an object's bytes come from: the body, or a file name kept inside the target's mounts.
+"""An object's bytes: from the request's body, or from a file inside the target's mounts.
 
-Nothing here trusts the file name: each folder of it is opened in turn, no symbolic link is followed, and
-what was opened is what is read. See PROTOCOL.md, section 2.
+The file name is not trusted. Each folder of it is opened in turn, no symbolic link is followed, and the checks are made
+on the opened file. See PROTOCOL.md, section 2.
 """
 
 from __future__ import annotations
@@ -18,54 +18,48 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, NoReturn, Protocol
+from typing import IO, NoReturn
 from urllib.parse import parse_qsl, unquote
 
 from tvetl_server.engine.shards import is_shard
 from tvetl_server.errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
 from tvetl_server.processes.ipc import Buffer
+from tvetl_server.serving.environ import ServerRequest, TooSlow
 
-__all__ = ["Files", "Request", "Socket", "TooSlow", "discard", "mounts", "parse_target", "read_body"]
+__all__ = ["Files", "ObjectTarget", "discard", "mounts", "parse_target", "read_body"]
 
 _log = logging.getLogger(__name__)
 
-#: Read at most so much at once: short enough to look at the clock, long enough to cost nothing.
+#: Bytes of one read. Between two reads the deadline is checked; larger ones would be no faster.
 _STEP = 1 << 20
 
-#: Seconds to wait for the next bytes of a body. The target reads from its disk and sends; more is a dead peer.
+#: Seconds to wait for the next bytes of a body. A target reads them from its disk; one that takes longer is dead.
 _STALL = 10.0
 
-
-class TooSlow(TimeoutError):
-    """A body of which far too little has come: raised by the connection's reader, where there is one that looks."""
-
-
-class Socket(Protocol):
-    """What is needed of the connection: to end a wait."""
-
-    def settimeout(self, seconds: float | None, /) -> None: ...
+_SLOW_BODY = "The object's bytes came too slowly."
 
 
 @dataclass(frozen=True)
-class Request:
-    """The request line, taken apart from its raw form (a framework would merge and unquote too much)."""
+class ObjectTarget:
+    """The request target, taken apart from its raw form: a framework would merge slashes and unquote too much."""
 
     path: str
-    """As it came, with its percent escapes: what a next stage must get."""
+    """The path as it came, percent escapes included: a next stage must get the same."""
 
     name: str
-    """``<bucket>/<object>``: the path unquoted once. Seeds depend on it, so it must be the same by file
-    name and by body: it is the path's, although the target does not escape that. Of ``hash#q?x.jpg`` only
-    ``hash`` comes, and ``pct%41.jpg`` reads ``pctA.jpg``, either way. Bytes that are no UTF-8 become U+FFFD."""
+    """``<bucket>/<object>``: the path unquoted once; bytes that are not UTF-8 become U+FFFD.
+
+    Seeds depend on the name, so it is the same whether the object comes by file name or by body. Targets do not escape
+    the path: of ``hash#q?x.jpg`` only ``hash`` arrives, and ``pct%41.jpg`` reads ``pctA.jpg``."""
 
     fqn: str | None
-    """The file name, unquoted twice (the target quotes it once itself); undecodable bytes as surrogates."""
+    """The file name, unquoted twice, as the target quotes it itself once. Undecodable bytes become surrogates."""
 
     etl_args: str | None
     """The arguments as text; None where none came."""
 
 
-def parse_target(target: str) -> Request:
+def parse_target(target: str) -> ObjectTarget:
     """Take ``/<bucket>/<object>?etl_fqn=...&etl_args=...`` apart. Raises NoSource where it names no object."""
     path, _, query = target.partition("?")
     name = unquote(path, errors="replace")[1:]
@@ -75,41 +69,32 @@ def parse_target(target: str) -> Request:
     fields = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     fqn = fields.get("etl_fqn", "")
     arguments = fields.get("etl_args", "").strip()
-    # Lone surrogates could not be written into an answer or a log.
+    # Lone surrogates could not be written into a response or a log.
     text = arguments.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return Request(path, name, unquote(fqn, errors="surrogateescape") if fqn else None, text or None)
+    return ObjectTarget(path, name, unquote(fqn, errors="surrogateescape") if fqn else None, text or None)
 
 
-def read_body(
-    stream: BinaryIO,
-    into: Buffer,
-    length: int | None,
-    limit: int,
-    deadline: float,
-    connection: Socket | None = None,
-) -> None:
-    """The whole body: ``length`` bytes, or all chunks where it is None.
+def read_body(request: ServerRequest, into: Buffer, limit: int, deadline: float) -> None:
+    """Read the whole body: ``request.length`` bytes, or all chunks of a chunked one.
 
-    Where ``stream`` has a ``readinto``, a body of known length is not copied on the way. ``deadline`` is in
-    time.monotonic() seconds; ``connection`` gets a time-out while we read.
-    Raises TooManyBytes (before reading, where the length says so), TruncatedBody or OutOfTime.
+    A body of known length is not copied on the way, where the server has ``readinto``. ``deadline`` is on
+    time.monotonic(). Raises TooManyBytes (before reading, if the length is too large), TruncatedBody or OutOfTime.
     """
+    length = None if request.chunked else request.length
     if length is not None and length > limit:
         raise TooManyBytes(f"The object has {length} bytes, more than the limit of {limit}.")
-    readinto = getattr(stream, "readinto", None)
-    whole = into.room(length) if length and readinto else None
+    whole = into.room(length) if length and request.readinto else None
     got = 0
-    if connection is not None:
-        connection.settimeout(_STALL)
+    request.set_timeout(_STALL)
     try:
         while length is None or got < length:
             if time.monotonic() > deadline:
-                raise OutOfTime("The object's bytes came too slowly.")
+                raise OutOfTime(_SLOW_BODY)
             step = _STEP if length is None else min(_STEP, length - got)
-            if whole is not None and readinto is not None:
-                came = readinto(whole[got : got + step])
+            if whole is not None and request.readinto is not None:
+                came = request.readinto(whole[got : got + step])
             else:
-                part = stream.read(step)
+                part = request.read(step)
                 came = len(part)
                 if got + came > limit:
                     raise TooManyBytes(f"The object has more bytes than the limit of {limit}.")
@@ -118,70 +103,67 @@ def read_body(
                 break
             got += came
     except TooSlow as error:
-        raise OutOfTime("The object's bytes came too slowly.") from error
-    except (OSError, ValueError) as error:  # the server's word for chunks that end early, and a reset or a stall
+        raise OutOfTime(_SLOW_BODY) from error
+    except (OSError, ValueError) as error:  # chunks that end early, a reset or a stall
         raise TruncatedBody(f"The object's body broke off after {got} bytes.") from error
     finally:
-        if connection is not None:
-            connection.settimeout(None)
+        request.set_timeout(None)
     if length is not None and got < length:
         raise TruncatedBody(f"The object's body broke off after {got} of {length} bytes.")
     if time.monotonic() > deadline:
-        raise OutOfTime("The object's bytes came too slowly.")
+        raise OutOfTime(_SLOW_BODY)
     into.length = got
 
 
-def discard(stream: BinaryIO, deadline: float, connection: Socket | None = None) -> None:
-    """Read the rest of a body that was refused, and forget it, until ``deadline``.
+def discard(request: ServerRequest, deadline: float) -> None:
+    """Read the rest of a refused body until ``deadline``, and drop it.
 
-    Closing a connection while its sender writes resets it: the target would lose the answer and its reason,
-    and repeat the object ten times.
+    Closing a connection while its client sends would reset it. The target would lose the response with its reason, and
+    repeat the object ten times.
     """
-    if connection is not None:
-        connection.settimeout(_STALL)
+    request.set_timeout(_STALL)
     with contextlib.suppress(OSError, ValueError):
-        while time.monotonic() < deadline and stream.read(_STEP):
+        while time.monotonic() < deadline and request.read(_STEP):
             pass
-    if connection is not None:
-        with contextlib.suppress(OSError):
-            connection.settimeout(None)
+    with contextlib.suppress(OSError):
+        request.set_timeout(None)
 
 
 #: <mount>/**/@<provider>/<bucket, perhaps with @<uuid>#<namespace> before it>/%ob/<object>
 _PROVIDER = re.compile(r"@[a-z]+")
 _OBJECTS = "%ob"
 
-#: Mounts that hold no target's disk. "/" is the container's own, and would allow everything.
+#: Mounts that are never a target's disk. "/" is the container's own, and would allow every file.
 _NOT_DISKS = re.compile(r"/|/(proc|sys|dev|etc|run|var/run)(/.*)?")
 
 
 def mounts(table: Path = Path("/proc/self/mountinfo")) -> tuple[Path, ...]:
-    """Folders mounted into this container that may be a target's disks; none where there is no such table."""
+    """Folders mounted into this container that may be a target's disks; none where ``table`` is missing."""
     try:
         lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ()
-    # The fifth field is the mount point, blanks and the like as \040 (proc_pid_mountinfo(5)).
+    # The fifth field is the mount point; blanks and similar characters are \040 (proc_pid_mountinfo(5)).
     points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4]) for line in lines if line}
     disks = (Path(point) for point in sorted(points) if not _NOT_DISKS.fullmatch(point))
     return tuple(disk for disk in disks if disk.is_dir())
 
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: O_NONBLOCK: a FIFO would wait for a writer for ever. It changes nothing for a regular file.
+#: O_NONBLOCK: opening a FIFO would wait for its writer. It changes nothing for a regular file.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class _How(ctypes.Structure):
+class _OpenHow(ctypes.Structure):
     """struct open_how of openat2(2)."""
 
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-_NUMBER = 437  # of openat2, on all architectures that have a container of ours
+_OPENAT2 = 437  # the system call's number on all architectures that the image is built for
 _NO_SYMLINKS, _BENEATH = 0x04, 0x08
-_HOW = _How(_FILE, 0, _NO_SYMLINKS | _BENEATH)
-_LONG, _POINTER = ctypes.c_long, ctypes.POINTER(_How)
+_OPEN_HOW = _OpenHow(_FILE, 0, _NO_SYMLINKS | _BENEATH)
+_LONG, _POINTER = ctypes.c_long, ctypes.POINTER(_OpenHow)
 _syscall = (
     ctypes.CFUNCTYPE(_LONG, _LONG, _LONG, ctypes.c_char_p, _POINTER, ctypes.c_size_t)(("syscall", ctypes.CDLL(None)))
     if sys.platform == "linux"
@@ -190,37 +172,36 @@ _syscall = (
 
 
 def _open_beneath(folder: int, name: bytes) -> int | None:
-    """A descriptor of the file ``name`` leads to without leaving ``folder`` or following a link; None: it failed."""
+    """Open the file ``name`` below ``folder`` without following a link; None where the kernel refuses."""
     if _syscall is None:
         return None
-    descriptor: int = _syscall(_NUMBER, folder, name, ctypes.byref(_HOW), ctypes.sizeof(_HOW))
+    descriptor: int = _syscall(_OPENAT2, folder, name, ctypes.byref(_OPEN_HOW), ctypes.sizeof(_OPEN_HOW))
     return descriptor if descriptor >= 0 else None
 
 
 class Files:
     """Reads objects by file name, inside ``roots`` only.
 
-    With ``roots`` None the roots are the mounts found, and a name must have the shape of an object's.
+    Where ``roots`` is None, the roots are the container's mounts, and a name must have the shape of an object's.
     """
 
-    def __init__(self, roots: Sequence[Path] | None, limit: int, shards: int = 0) -> None:
-        """``limit`` is in bytes; ``shards`` is that of tar archives, where it is larger."""
+    def __init__(self, roots: Sequence[Path] | None, limit: int, shard_limit: int = 0) -> None:
+        """``limit`` is in bytes; ``shard_limit`` is that of tar archives, where it is larger."""
         self._limit = limit
-        self._shards = max(limit, shards)
+        self._shard_limit = max(limit, shard_limit)
         self._any_shape = roots is not None
-        # Resolved once: a root may be reached by a link, what is below it may not.
+        # Resolved once: a root may be reached by a link, a file below it may not.
         found = [Path(os.path.realpath(root)) for root in (mounts() if roots is None else roots)]
         given = list(roots or ())
-        # The longest first, so that a mount within a mount is found before the outer one.
+        # The longest first: a mount within a mount is found before the outer one.
         self._roots = sorted({*found, *given}, key=lambda root: len(root.parts), reverse=True)
         self._warned = False
 
     def open(self, fqn: str) -> tuple[int, int]:
         """A descriptor of the named file, to be closed by the caller, and the file's size in bytes.
 
-        What was opened is what was checked: a regular file below a root, reached over no link, within the limit.
-        Raises OutsideRoots, UnreadableFile, TooManyBytes, and FileGone where the file is not there and the
-        folder of its bucket is.
+        The opened file itself is checked: a regular file below a root, reached over no link, within the limit.
+        Raises OutsideRoots, UnreadableFile, TooManyBytes, or FileGone (the bucket's folder exists, the file does not).
         """
         root, parts, bucket = self._place(fqn)
         descriptor = self._open(root, parts, bucket)
@@ -229,7 +210,7 @@ class Files:
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableFile("The named file is not a regular file.")
             if status.st_size > self._limit:
-                limit = self._shards if _is_tar(descriptor) else self._limit
+                limit = self._shard_limit if _is_tar(descriptor) else self._limit
                 if status.st_size > limit:
                     raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {limit}.")
         except BaseException:
@@ -238,9 +219,9 @@ class Files:
         return descriptor, status.st_size
 
     def read(self, fqn: str) -> bytes | IO[bytes]:
-        """The file's bytes, or where it is a tar archive the file, opened, for the caller to close.
+        """The file's bytes; or a tar archive as an open file, for the caller to close.
 
-        Raises what :meth:`open` raises; also where the file grew or broke since.
+        Raises the errors of :meth:`open`, also for a file that grew or became unreadable since.
         """
         descriptor, size = self.open(fqn)
         if _is_tar(descriptor):
@@ -253,7 +234,7 @@ class Files:
             os.close(descriptor)
 
     def _place(self, fqn: str) -> tuple[Path, list[str], int]:
-        """The root, the names below it, and how many of these make the bucket's folder."""
+        """The file's root, the names below it, and how many of these lead to the bucket's folder."""
         if not fqn.startswith("/") or "\0" in fqn:
             raise OutsideRoots("The file name is not a path from the root.")
         names = [name for name in fqn.split("/") if name not in ("", ".")]
@@ -278,10 +259,10 @@ class Files:
         raise OutsideRoots("The file name is not that of an object in one of the target's mounts.")
 
     def _open(self, root: Path, parts: list[str], bucket: int) -> int:
-        """Open what ``parts`` lead to below ``root``: no link, no race. Gives a descriptor.
+        """A descriptor of the file that ``parts`` name below ``root``, without following a link and without a race.
 
-        The kernel does it in one call. Where that fails, or there is no such call (Linux before 5.6, some sandboxes),
-        each name is opened in the folder opened before, which tells why.
+        One system call does it. Where that fails or is missing (Linux before 5.6, some sandboxes), each name is opened
+        in the folder opened before it, which tells the reason.
         """
         whole = os.fsencode("/".join(parts))
         try:
@@ -321,20 +302,20 @@ class Files:
             "The folder of the object's bucket is not in this pod; where the cluster mounts its disks by subPathExpr, "
             "set its feature Do-not-Allow-Passing-FQN-to-ETL, so that objects come in the request."
         )
-        if not self._warned:  # once: every object of every job would say it again
+        if not self._warned:  # once: every object of every job would repeat it
             self._warned = True
             _log.error("NO FILE CAN BE READ BY NAME. %s", message)
         return message
 
 
 def _is_tar(descriptor: int) -> bool:
-    with contextlib.suppress(OSError):  # whoever reads it will say so
+    with contextlib.suppress(OSError):  # reading the file will fail too, and tell
         return is_shard(os.pread(descriptor, 512, 0))
     return False
 
 
 def _read_all(descriptor: int, size: int, limit: int) -> bytes:
-    """All bytes: one read of ``size`` where the file is as large as it says; it may grow while it is read."""
+    """All bytes, in one read of ``size``. More reads follow, as the file may grow meanwhile."""
     with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
         data = file.read(size)
         while more := file.read(_STEP):
