@@ -37,9 +37,9 @@ def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
     """So many processes hand objects over as fast as they can: objects a second, microseconds of CPU each, batches."""
     counts = Metrics(rows=1, device=True)
     device = DeviceProcess(Nothing, batch=batch, processors=1, counts=counts, row=0, needed=True, stops=True)
-    keeper = device._keeper
+    supervisor = device._supervisor
     reader, writer = os.pipe()
-    before, children = cpu_seconds(keeper), []
+    before, children = cpu_seconds(supervisor), []
     for _ in range(decoders):
         child = os.fork()
         if child == 0:
@@ -50,7 +50,7 @@ def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
-    spent = cpu_seconds(keeper) - before
+    spent = cpu_seconds(supervisor) - before
     done = sum(map(int, os.read(reader, 65536).split()))
     os.close(reader)
     os.close(writer)

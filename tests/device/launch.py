@@ -19,7 +19,7 @@ from PIL import Image
 from tvetl_server import wsgi
 from tvetl_server.engine import Order
 from tvetl_server.engine.driver import DeviceError
-from tvetl_server.processes import device
+from tvetl_server.processes.device import timing
 
 #: Widths, in pixels, of images that are not for it.
 DIES, HANGS, FAILS, REFUSES, SLOW = 201, 202, 203, 204, 205
@@ -62,7 +62,7 @@ def make(*_: object) -> Pretended:
 
 
 if __name__ == "__main__":
-    device.HANG = float(os.environ.get("PRETEND_HANG", device.HANG))
-    device.AGAIN = float(os.environ.get("PRETEND_AGAIN", device.AGAIN))
+    timing.HANG = float(os.environ.get("PRETEND_HANG", timing.HANG))
+    timing.RETRY = float(os.environ.get("PRETEND_RETRY", timing.RETRY))
     wsgi._runner = make
     sys.exit(wsgi.main())

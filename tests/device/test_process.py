@@ -1,4 +1,4 @@
-"""The process that owns the device, its keeper, and the hand-over: with a device that does what it is told.
+"""The process that owns the device, its supervisor, and the hand-over: with a device that does what it is told.
 
 No torch, no GPU and no HTTP: what is real are the processes, the sockets, the shared memory and the kernel's locks.
 """
@@ -35,8 +35,7 @@ from tvetl_server.engine import Engine, NotByDevice, Order
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.limits import Limits
 from tvetl_server.metrics import Metrics
-from tvetl_server.processes import device
-from tvetl_server.processes.device import DeviceProcess, Link
+from tvetl_server.processes.device import DeviceProcess, Link, timing
 
 Result = Any
 
@@ -117,7 +116,7 @@ class Started:
             needed=needed,
             stops=stops,
         )
-        self.keeper = self.device._keeper
+        self.supervisor = self.device._supervisor
         self._links: list[Link] = []
 
     def link(self) -> Link:
@@ -133,8 +132,8 @@ class Started:
     @property
     def process(self) -> int:
         """The id of the process that owns the device, when it is there."""
-        until(lambda: children(self.keeper))
-        return children(self.keeper)[0]
+        until(lambda: children(self.supervisor))
+        return children(self.supervisor)[0]
 
     def number(self, name: str) -> float:
         return counted(self.counts.text(), name)
@@ -447,10 +446,10 @@ def test_one_that_died_is_said_to_be_down_until_it_is_ready(start: Callable[...,
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times for a test; the processes get them as they are forked."""
-    monkeypatch.setattr(device, "HANG", 1.0)
-    monkeypatch.setattr(device, "AGAIN", 0.5)
-    monkeypatch.setattr(device, "_LOOK", 0.1)
-    monkeypatch.setattr(device, "_START", 2.0)
+    monkeypatch.setattr(timing, "HANG", 1.0)
+    monkeypatch.setattr(timing, "RETRY", 0.5)
+    monkeypatch.setattr(timing, "POLL", 0.1)
+    monkeypatch.setattr(timing, "START", 2.0)
 
 
 @pytest.mark.usefixtures("brief")
@@ -573,15 +572,15 @@ def test_or_it_is_done_without_until_it_comes(start: Callable[..., Started], tmp
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("both", [False, True])
-def test_without_its_keeper_it_ends_and_nobody_waits_for_it(start: Callable[..., Started], both: bool) -> None:
+def test_without_its_supervisor_it_ends_and_nobody_waits_for_it(start: Callable[..., Started], both: bool) -> None:
     started = start()
     link, process = started.link(), started.process
     assert link.transform(order("echo"))
     if both:
-        os.kill(started.keeper, signal.SIGSTOP)  # it shall not see the other's end
+        os.kill(started.supervisor, signal.SIGSTOP)  # it shall not see the other's end
         os.kill(process, signal.SIGKILL)
-    os.kill(started.keeper, signal.SIGKILL)
-    until(lambda: not runs(started.keeper) and not runs(process))
+    os.kill(started.supervisor, signal.SIGKILL)
+    until(lambda: not runs(started.supervisor) and not runs(process))
     began = time.monotonic()
     for _ in range(3):
         assert reason(link, order("echo")) == "lost"
@@ -596,14 +595,14 @@ def test_at_the_end_both_processes_are_gone(start: Callable[..., Started]) -> No
     started = start()
     process = started.process
     started.device.close()
-    until(lambda: not runs(started.keeper) and not runs(process))
+    until(lambda: not runs(started.supervisor) and not runs(process))
     assert not started.device.lost, "an end is no loss"
 
 
 def test_killed_again_and_again_under_load_nothing_is_wrong_and_nobody_waits(
     start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_DEATHS", 1000)
+    monkeypatch.setattr(timing, "DEATHS", 1000)
     started = start()
     outcomes: Counter[str] = Counter()
     longest = [0.0]

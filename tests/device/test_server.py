@@ -92,12 +92,12 @@ def parent(process: int) -> int:
 
 
 def workers(server: Server) -> list[int]:
-    keeper = parent(device_of(server))
-    return [child for child in children(server.process.pid) if child != keeper]
+    supervisor = parent(device_of(server))
+    return [child for child in children(server.process.pid) if child != supervisor]
 
 
 def decoders(server: Server) -> list[int]:
-    return [child for worker in workers(server) for nursery in children(worker) for child in children(nursery)]
+    return [child for worker in workers(server) for forkserver in children(worker) for child in children(forkserver)]
 
 
 def is_up(server: Server) -> bool:
@@ -229,7 +229,7 @@ def test_killed_every_half_second_under_load_no_object_is_lost_and_none_is_wrong
 
 
 def test_while_it_is_away_it_is_said_to_be_down(pretend: Run) -> None:
-    server = pretend(PRETEND_AGAIN="2")
+    server = pretend(PRETEND_RETRY="2")
     seen = [number(server, "tvetl_device_up")]
     for deaths in range(5):
         # The death before is counted: until then it may still be said to be up, and this image would not reach it.
@@ -257,7 +257,7 @@ def test_one_that_dies_five_times_ends_a_server_that_must_stop_which_says_why(pr
 @pytest.mark.parametrize("told", ["refuse", "cpu"])
 def test_else_the_cpu_serves_on_and_the_device_is_found_again(pretend: Run, tmp_path: Path, told: str) -> None:
     gone = tmp_path / "gone"
-    server = pretend(TVETL_WITHOUT_DEVICE=told, PRETEND_AGAIN="0.5", PRETEND_NO_DEVICE=str(gone))
+    server = pretend(TVETL_WITHOUT_DEVICE=told, PRETEND_RETRY="0.5", PRETEND_NO_DEVICE=str(gone))
     comes_through(server, picture(1))
     gone.touch()
     os.kill(device_of(server), signal.SIGKILL)
@@ -281,7 +281,7 @@ def test_where_it_is_not_there_at_start_that_is_as_set(pretend: Run, tmp_path: P
     with pytest.raises(AssertionError, match="the server did not start") as error:
         pretend(PRETEND_NO_DEVICE=str(gone), TVETL_WITHOUT_DEVICE=told)
     assert str(error.value).rstrip().endswith("  Plug it in.\ntvetl-server: DeviceError: it is unplugged")
-    server = pretend(PRETEND_NO_DEVICE=str(gone), TVETL_WITHOUT_DEVICE="cpu", PRETEND_AGAIN="0.5")
+    server = pretend(PRETEND_NO_DEVICE=str(gone), TVETL_WITHOUT_DEVICE="cpu", PRETEND_RETRY="0.5")
     comes_through(server, picture(2))
     gone.unlink()
     until(lambda: is_up(server))
@@ -320,11 +320,11 @@ def test_an_error_on_the_device_starts_it_again(pretend: Run) -> None:
     assert "the device is lost" in server.log
 
 
-def test_without_its_keeper_a_server_that_is_told_to_stop_does(pretend: Run) -> None:
+def test_without_its_supervisor_a_server_that_is_told_to_stop_does(pretend: Run) -> None:
     server = pretend(TVETL_WITHOUT_DEVICE="stop")
     os.kill(parent(device_of(server)), signal.SIGKILL)
     assert server.process.wait(PATIENCE) == 1
-    assert "its keeper was killed" in server.log.splitlines()[-1]
+    assert "its supervisor was killed" in server.log.splitlines()[-1]
 
 
 def test_else_it_serves_on_by_the_cpu(pretend: Run) -> None:

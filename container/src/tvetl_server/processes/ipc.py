@@ -13,7 +13,6 @@ import socket
 import struct
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 __all__ = ["Buffer", "Buffers", "memory", "pack", "read", "read_into", "receive", "send", "take", "unpack", "write"]
 
@@ -34,14 +33,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
 
-def pack(message: object) -> bytes:
-    """For :func:`send`: anything that JSON has."""
-    return _encode(message).encode("utf-8", "surrogatepass")
+def pack(fields: Sequence[object]) -> bytes:
+    """A message for :func:`send`, of anything that JSON has."""
+    return _encode(fields).encode("utf-8", "surrogatepass")
 
 
-def unpack(message: bytes) -> Any:  # noqa: ANN401  JSON, of our own making
-    """Raises ValueError where it is none."""
-    return _decode(message.decode("utf-8", "surrogatepass"))
+def unpack(message: bytes) -> list[object]:
+    """The fields of a message; tuples have become lists. Raises ValueError where it is no list."""
+    fields = _decode(message.decode("utf-8", "surrogatepass"))
+    if not isinstance(fields, list):
+        raise ValueError("a message is a list")
+    return fields
 
 
 def send(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:

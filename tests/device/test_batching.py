@@ -1,4 +1,4 @@
-"""When a batch closes: by a clock of our own, and by simulation against never waiting and always waiting."""
+"""When a batch begins: by a clock of our own, and simulated, against never waiting and always waiting."""
 
 from __future__ import annotations
 
@@ -11,77 +11,77 @@ from typing import Protocol
 
 import pytest
 
-from tvetl_server.processes.batching import PATIENCE, Gathering
+from tvetl_server.processes.device.batching import PATIENCE, Batching
 
 MANY = 64
 #: Seconds that the simulated device takes for a batch, and for each image in it.
 START, EACH = 0.003, 0.0001
 
 
-def learnt(most: int = 32, start: float = START, each: float = EACH) -> Gathering:
+def learnt(most: int = 32, start: float = START, each: float = EACH) -> Batching:
     """One that knows its device."""
-    some, chance = Gathering(most), Random(1)
+    some, chance = Batching(most), Random(1)
     for _ in range(200):
         images = chance.randint(1, most)
-        some.ran(images, start + each * images)
+        some.measured(images, start + each * images)
     return some
 
 
-def dense(some: Gathering, gap: float, count: int = 100) -> float:
+def dense(some: Batching, gap: float, count: int = 100) -> float:
     """So many came one by one, each ``gap`` seconds after the one before; gives the time."""
     now = 100.0
     for _ in range(count):
         now += gap
-        some.came(now)
-        some.went()
+        some.arrived(now)
+        some.removed()
     return now
 
 
 def test_nobody_waits_for_a_batch_of_none() -> None:
-    some = Gathering(4)
-    assert some.closes(MANY) == math.inf
-    some.came(1.0)
-    some.went()
-    assert some.closes(MANY) == math.inf
+    some = Batching(4)
+    assert some.begins(MANY) == math.inf
+    some.arrived(1.0)
+    some.removed()
+    assert some.begins(MANY) == math.inf
 
 
-def test_a_full_batch_closes_at_once() -> None:
+def test_a_full_batch_begins_at_once() -> None:
     some = learnt(4)
     now = dense(some, 0.0001)
-    some.came(now, 3)
-    assert some.closes(MANY) > now
-    some.came(now)
-    assert some.closes(MANY) == -math.inf
-    some.went(4)
-    some.came(now, 9)
-    assert some.closes(MANY) == -math.inf, "more than full is full"
+    some.arrived(now, 3)
+    assert some.begins(MANY) > now
+    some.arrived(now)
+    assert some.begins(MANY) == -math.inf
+    some.removed(4)
+    some.arrived(now, 9)
+    assert some.begins(MANY) == -math.inf, "more than full is full"
 
 
 def test_nobody_waits_for_decoders_that_are_not_there() -> None:
     some = learnt()
     now = dense(some, 0.0001)
-    some.came(now)
-    assert some.closes(1) > now
-    assert some.closes(0) == -math.inf
+    some.arrived(now)
+    assert some.begins(1) > now
+    assert some.begins(0) == -math.inf
 
 
 def test_a_lone_image_with_rare_traffic_is_not_kept_waiting() -> None:
     some = learnt()
     now = dense(some, 0.1, 200)
-    some.came(now + 0.1)
-    assert some.closes(MANY) == -math.inf
-    fresh = Gathering(32)
-    fresh.came(5.0)
-    assert fresh.closes(MANY) == -math.inf, "nor the very first"
+    some.arrived(now + 0.1)
+    assert some.begins(MANY) == -math.inf
+    fresh = Batching(32)
+    fresh.arrived(5.0)
+    assert fresh.begins(MANY) == -math.inf, "nor the very first"
 
 
 def test_traffic_that_becomes_dense_and_rare_again_is_noticed() -> None:
     some = learnt()
     for gap, waits in ((0.1, False), (0.0001, True), (0.1, False)):
         now = dense(some, gap)
-        some.came(now + gap)
-        assert (some.closes(MANY) > now) is waits, gap
-        some.went()
+        some.arrived(now + gap)
+        assert (some.begins(MANY) > now) is waits, gap
+        some.removed()
 
 
 def test_with_dense_traffic_a_batch_fills() -> None:
@@ -90,21 +90,21 @@ def test_with_dense_traffic_a_batch_fills() -> None:
     now = dense(some, gap)
     for waiting in range(1, 32):
         now += gap
-        some.came(now)
-        assert some.closes(MANY) > now + gap, f"{waiting} wait, and the next would be there in 40 us"
-    some.came(now + gap)
-    assert some.closes(MANY) == -math.inf
+        some.arrived(now)
+        assert some.begins(MANY) > now + gap, f"{waiting} wait, and the next would be there in 40 us"
+    some.arrived(now + gap)
+    assert some.begins(MANY) == -math.inf
 
 
 def test_who_was_answered_may_come_again_so_a_batch_that_waits_does_not_go_at_once() -> None:
     """Else two halves of the clients take turns for ever, each in batches of its own."""
     some = learnt(32)
     now = dense(some, 0.00005)
-    some.came(now, 16)
-    some.went(16)
-    some.came(now + 0.0001, 15)
-    some.ended(now + 0.004)
-    assert now + 0.004 < some.closes(17) <= now + 0.004 + PATIENCE
+    some.arrived(now, 16)
+    some.removed(16)
+    some.arrived(now + 0.0001, 15)
+    some.finished(now + 0.004)
+    assert now + 0.004 < some.begins(17) <= now + 0.004 + PATIENCE
 
 
 @pytest.mark.parametrize("start", [0.1, 1.0, 1e9])
@@ -112,78 +112,78 @@ def test_patience_bounds_the_wait(start: float) -> None:
     """However much a batch costs, and however dense they come: from the first, or where it could run only later."""
     some = learnt(256, start)
     now = first = dense(some, 0.0001)
-    while some.closes(MANY) > now and now < first + 1:
-        some.came(now)
+    while some.begins(MANY) > now and now < first + 1:
+        some.arrived(now)
         now += 0.0001
     assert PATIENCE - 0.0002 <= now - first <= PATIENCE + 0.0002
-    some.ended(first + 2)
-    assert first + 2 <= some.closes(MANY) <= first + 2 + PATIENCE
+    some.finished(first + 2)
+    assert first + 2 <= some.begins(MANY) <= first + 2 + PATIENCE
 
 
 def test_who_goes_and_who_gives_up_are_counted() -> None:
     some = learnt(32)
     now = dense(some, 0.0001)
-    some.came(now, 5)
-    some.went(2)
+    some.arrived(now, 5)
+    some.removed(2)
     assert some.waiting == 3
-    assert some.closes(MANY) < math.inf
-    some.went(3)
-    assert some.closes(MANY) == math.inf
+    assert some.begins(MANY) < math.inf
+    some.removed(3)
+    assert some.begins(MANY) == math.inf
 
 
 @pytest.mark.parametrize(("start", "each"), [(0.003, 0.0001), (0.0005, 0.002), (0.02, 0.0)])
 @pytest.mark.parametrize("sizes", [(1, 32), (1, 2), (30, 32)])
 def test_the_line_is_learnt_from_noisy_times(start: float, each: float, sizes: tuple[int, int]) -> None:
-    some, chance = Gathering(32), Random(3)
+    some, chance = Batching(32), Random(3)
     for _ in range(300):
         images = chance.randint(*sizes)
-        some.ran(images, (start + each * images) * chance.uniform(0.95, 1.05))
+        some.measured(images, (start + each * images) * chance.uniform(0.95, 1.05))
     for images in sizes:  # beyond what was seen a line by noise may lie anywhere
-        assert some.seconds(images) == pytest.approx(start + each * images, rel=0.1)
+        assert some.estimate(images) == pytest.approx(start + each * images, rel=0.1)
     if sizes == (1, 32):
-        assert some.seconds(0) == pytest.approx(start, rel=0.4, abs=0.002)
+        assert some.estimate(0) == pytest.approx(start, rel=0.4, abs=0.002)
 
 
 def test_another_device_is_learnt_anew() -> None:
     some = learnt(start=1.0)
     for _ in range(200):
-        some.ran(8, 0.004)
-    assert some.seconds(8) == pytest.approx(0.004, rel=0.02)
+        some.measured(8, 0.004)
+    assert some.estimate(8) == pytest.approx(0.004, rel=0.02)
 
 
 def test_batches_of_one_size_alone_make_no_line_of_noise() -> None:
-    some = Gathering(32)
+    some = Batching(32)
     for _ in range(1000):
-        some.ran(32, 0.006)
-        assert -1e-9 <= some.seconds(0) <= some.seconds(32)
-    assert some.seconds(32) == pytest.approx(0.006)
+        some.measured(32, 0.006)
+        assert -1e-9 <= some.estimate(0) <= some.estimate(32)
+    assert some.estimate(32) == pytest.approx(0.006)
 
 
 @pytest.mark.parametrize("absurd", [-5.0, -1e300, 0.0, 1e300, math.inf, math.nan])
 @pytest.mark.parametrize("images", [0, 1, 10**9])
 def test_absurd_times_do_no_harm(absurd: float, images: int) -> None:
-    """Whatever a broken clock says: a batch closes within its patience, and full at once."""
+    """Whatever a broken clock says: a batch begins within its patience, and full at once."""
     some = learnt(4)
     now = dense(some, 0.0001)
-    some.ran(images, absurd)
-    some.came(now)
-    assert some.closes(MANY) <= now + PATIENCE
-    some.came(now - 1000)  # a clock that went back
-    some.came(now + 1)
-    assert some.closes(MANY) <= now + 1 + PATIENCE
-    some.came(now + 1)
-    assert some.closes(MANY) == -math.inf
+    some.measured(images, absurd)
+    some.arrived(now)
+    assert some.begins(MANY) <= now + PATIENCE
+    some.arrived(now - 1000)  # a clock that went back
+    some.arrived(now + 1)
+    assert some.begins(MANY) <= now + 1 + PATIENCE
+    some.arrived(now + 1)
+    assert some.begins(MANY) == -math.inf
 
 
 # --- simulation ---------------------------------------------------------------------------------------------------
 
 
 class Rule(Protocol):
-    def came(self, now: float) -> None: ...
-    def went(self, images: int) -> None: ...
-    def ended(self, now: float) -> None: ...
-    def ran(self, images: int, seconds: float) -> None: ...
-    def closes(self, others: int) -> float: ...
+    def arrived(self, now: float) -> None: ...
+    def removed(self, images: int) -> None: ...
+    def finished(self, now: float) -> None: ...
+    def measured(self, images: int, seconds: float) -> None: ...
+    def begins(self, others: int) -> float: ...
 
 
 class Always:
@@ -193,21 +193,21 @@ class Always:
         self._patience, self._most = patience, most
         self._first, self._waiting = 0.0, 0
 
-    def came(self, now: float) -> None:
+    def arrived(self, now: float) -> None:
         if not self._waiting:
             self._first = now
         self._waiting += 1
 
-    def went(self, images: int) -> None:
+    def removed(self, images: int) -> None:
         self._waiting -= images
 
-    def ended(self, now: float) -> None:
+    def finished(self, now: float) -> None:
         pass
 
-    def ran(self, images: int, seconds: float) -> None:
+    def measured(self, images: int, seconds: float) -> None:
         pass
 
-    def closes(self, others: int) -> float:
+    def begins(self, others: int) -> float:
         if not self._waiting:
             return math.inf
         return -math.inf if self._waiting >= self._most or not self._patience else self._first + self._patience
@@ -247,23 +247,23 @@ def simulate(rule: Rule, load: Load, seed: int = 1, until: float = 2.0, most: in
     waits: list[float] = []
     batches = 0
     while moments or waiting:
-        closes = math.inf if running else rule.closes(load.clients - len(waiting))
-        if closes <= now:
+        begins = math.inf if running else rule.begins(load.clients - len(waiting))
+        if begins <= now:
             running, waiting, began = waiting[:most], waiting[most:], now
-            rule.went(len(running))
+            rule.removed(len(running))
             batches += 1
             heapq.heappush(moments, (now + (START + EACH * len(running)) * chance.uniform(0.9, 1.1), "ended"))
-        elif closes < (moments[0][0] if moments else math.inf):
-            now = closes
+        elif begins < (moments[0][0] if moments else math.inf):
+            now = begins
         else:
             assert moments, "some wait for ever"
             now, what = heapq.heappop(moments)
             if what == "came":
                 waiting.append(now)
-                rule.came(now)
+                rule.arrived(now)
                 continue
-            rule.ran(len(running), now - began)
-            rule.ended(now)
+            rule.measured(len(running), now - began)
+            rule.finished(now)
             waits += [now - came for came in running]
             if not load.rate and now < until:
                 for _ in running:
@@ -287,7 +287,7 @@ CLOSED = [
 @pytest.mark.parametrize("load", [*OPEN, *CLOSED], ids=lambda load: load.name)
 def test_it_is_about_as_good_as_the_better_of_never_and_always_waiting(load: Load) -> None:
     """At most 10 % less throughput, 12 % longer; found: 6 % and 7 %."""
-    found = simulate(Gathering(32), load)
+    found = simulate(Batching(32), load)
     never, always = simulate(Always(0.0), load), simulate(Always(0.005), load)
     assert found.rate >= 0.90 * max(never.rate, always.rate)
     assert found.wait <= 1.12 * min(never.wait, always.wait)
@@ -297,7 +297,7 @@ def test_it_is_about_as_good_as_the_better_of_never_and_always_waiting(load: Loa
 def test_a_few_clients_go_together_and_not_in_turns(clients: int) -> None:
     """Better than both: without waiting they fall into two halves that wait for each other."""
     load = Load("", clients=clients, think=lambda chance: chance.uniform(0.0005, 0.0015))
-    found = simulate(Gathering(32), load)
+    found = simulate(Batching(32), load)
     others = [simulate(Always(patience), load) for patience in (0.0, 0.005)]
     assert found.rate > 1.2 * max(other.rate for other in others)
     assert found.wait < 0.85 * min(other.wait for other in others)
@@ -309,9 +309,9 @@ def test_whatever_happens_nobody_waits_for_ever(seed: int) -> None:
     """simulate() fails where one does: bursts, silence, and times that are lies."""
     chance = Random(seed)
 
-    class Confused(Gathering):
-        def ran(self, images: int, seconds: float) -> None:
-            super().ran(images, chance.choice([seconds, 0.0, -1.0, 100.0, 1e-9]))
+    class Confused(Batching):
+        def measured(self, images: int, seconds: float) -> None:
+            super().measured(images, chance.choice([seconds, 0.0, -1.0, 100.0, 1e-9]))
 
     for load in (
         Load("", clients=chance.randint(1, 64), think=lambda chance: chance.choice([0.0, 0.0, 0.0001, 0.05])),

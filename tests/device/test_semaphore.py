@@ -12,9 +12,9 @@ import pytest
 from device.forks import Fork, end
 from device.looking import until
 
-from tvetl_server.processes.device import _Turns
+from tvetl_server.processes.device.semaphore import Semaphore
 
-Make = Callable[[int], _Turns]
+Make = Callable[[int], Semaphore]
 
 
 class Seen:
@@ -33,20 +33,20 @@ def make() -> Iterator[Make]:
     """Turns for so many, closed with the test."""
     with ExitStack() as stack:
 
-        def some(count: int) -> _Turns:
-            turns = _Turns(count)
-            stack.callback(turns.close)
-            return turns
+        def some(count: int) -> Semaphore:
+            semaphore = Semaphore(count)
+            stack.callback(semaphore.close)
+            return semaphore
 
         yield some
 
 
 def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(make: Make, fork: Fork) -> None:
-    turns, seen, most = make(3), Seen(12), mmap.mmap(-1, 12)
+    semaphore, seen, most = make(3), Seen(12), mmap.mmap(-1, 12)
 
     def work(place: int) -> None:
         for _ in range(30):
-            with turns.take():
+            with semaphore.hold():
                 seen.cells[place] = 1
                 most[place] = max(most[place], seen.now)
                 time.sleep(0.002)
@@ -61,10 +61,10 @@ def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(make: Make,
 
 
 def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_free(make: Make, fork: Fork) -> None:
-    turns, seen = make(2), Seen(8)
+    semaphore, seen = make(2), Seen(8)
 
     def hold(place: int) -> None:
-        with turns.take():
+        with semaphore.hold():
             seen.cells[place] = 1
             time.sleep(1000)
 
@@ -83,12 +83,12 @@ def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_
 
 
 def test_a_turn_ends_with_an_error_too(make: Make, fork: Fork) -> None:
-    turns = make(1)
-    with pytest.raises(ZeroDivisionError), turns.take():
+    semaphore = make(1)
+    with pytest.raises(ZeroDivisionError), semaphore.hold():
         raise ZeroDivisionError
 
     def work() -> None:
-        with turns.take():
+        with semaphore.hold():
             pass
 
     assert os.waitpid(fork(work), 0)[1] == 0

@@ -1,0 +1,100 @@
+"""A decoder's way to the device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+
+from tvetl_server.engine import NotByDevice, Order
+from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.processes.device import timing
+from tvetl_server.processes.device.messages import Reply, Request
+from tvetl_server.processes.device.semaphore import Semaphore
+from tvetl_server.processes.device.status import SharedStatus, State
+from tvetl_server.processes.ipc import memory, receive, send, take, write
+
+__all__ = ["Link", "has_ended"]
+
+
+class Link:
+    """Implements :class:`tvetl_server.engine.Device`. It is made once, and works in every forked process."""
+
+    def __init__(
+        self, register: socket.socket, supervisor: socket.socket, status: SharedStatus, semaphore: Semaphore
+    ) -> None:
+        """``register`` takes new connections to the device's process; ``supervisor`` ends with the supervisor."""
+        self._register = register
+        self._supervisor = supervisor
+        self._status = status
+        self._semaphore = semaphore
+        self._connection: socket.socket | None = None
+        self._inbox = self._outbox = -1
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        return self._semaphore.hold()
+
+    def transform(self, order: Order) -> list[Array | Encoded]:
+        if self._status.state != State.UP or has_ended(self._supervisor):
+            raise NotByDevice("lost")
+        # Half of the time that is left; the CPU needs the other half where the device fails.
+        timeout = 2 * timing.HANG if order.deadline is None else (order.deadline - time.monotonic()) / 2
+        if timeout <= 0:
+            raise NotByDevice("late")
+        try:
+            parts = self._ask(order, timeout).parts
+        except OSError as error:
+            self._disconnect()
+            raise NotByDevice("late" if isinstance(error, TimeoutError) else "lost") from error
+        if not parts:
+            raise NotByDevice("refused")
+        data = memoryview(take(self._outbox, sum(part.length for part in parts)))
+        results: list[Array | Encoded] = []
+        for part in parts:
+            results.append(part.result(data[: part.length]))
+            data = data[part.length :]
+        return results
+
+    def _ask(self, order: Order, timeout: float) -> Reply:
+        """Raises OSError."""
+        if self._connection and has_ended(self._connection):  # the process that it led to has died
+            self._disconnect()
+        connection = self._connection or self._connect()
+        connection.settimeout(timeout)
+        write(self._inbox, order.data)
+        request = Request(len(order.data), order.size, order.programs, order.jpeg, order.resized)
+        send(connection, request.pack())
+        reply, _ = receive(connection, alone=True)
+        if reply is None:
+            raise ConnectionResetError("the device's process has ended")
+        return Reply.unpack(reply)
+
+    def _connect(self) -> socket.socket:
+        """A connection, and memory for files and for results, of this process alone."""
+        ours, theirs = socket.socketpair()
+        self._inbox = memory()
+        self._outbox = memory()
+        self._connection = ours
+        with theirs:
+            socket.send_fds(self._register, [b"."], [theirs.fileno(), self._inbox, self._outbox])
+        return ours
+
+    def _disconnect(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+        for descriptor in (self._inbox, self._outbox):
+            if descriptor >= 0:  # where descriptors ran out there is only one of them
+                os.close(descriptor)
+        self._inbox = self._outbox = -1
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Whether the other end is closed, while ours is open."""
+    if connection.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(connection, 0)  # its end is reported in any case
+    return bool(poll.poll(0))

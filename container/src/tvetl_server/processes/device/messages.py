@@ -1,0 +1,94 @@
+"""The messages between decoders, the device's process, its supervisor and the server's first process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.engine.plan import Program
+from tvetl_server.processes.ipc import pack, unpack
+
+__all__ = ["READY", "Part", "Reply", "Request", "Unavailable"]
+
+#: The device is up: from its process to the supervisor, and from there to the first process.
+READY = b"."
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """There is no device: takes the way of READY."""
+
+    reason: str
+    hint: str = ""
+
+    def pack(self) -> bytes:
+        return pack([self.reason, self.hint])
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Unavailable:
+        return cls(*cast("list[str]", unpack(message)))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A decoder's order (:class:`tvetl_server.engine.Order`); its file is in shared memory."""
+
+    length: int
+    """Bytes of the file."""
+    size: tuple[int, int]
+    programs: Sequence[Program]
+    jpeg: tuple[int, str | None] | None
+    resized: int | tuple[int, int] | None
+
+    def pack(self) -> bytes:
+        return pack([self.length, self.size, self.programs, self.jpeg, self.resized])
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Request:
+        """Raises ValueError or TypeError where it is none."""
+        length, (width, height), programs, jpeg, resized = cast(
+            "tuple[int, list[int], list[Program], list[int | str | None], int | list[int] | None]", unpack(message)
+        )
+        encoding = cast("tuple[int, str | None]", tuple(jpeg)) if jpeg else None
+        asked = cast("tuple[int, int]", tuple(resized)) if isinstance(resized, list) else resized
+        return cls(length, (width, height), programs, encoding, asked)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One result in shared memory: an encoded file, or an array."""
+
+    length: int
+    kind: str = ""
+    """An array's dtype, as numpy writes it; empty for a file."""
+    shape: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, result: Array | Encoded) -> tuple[Part, bytes]:
+        """The description, and the bytes."""
+        if isinstance(result, bytes):
+            return cls(len(result)), result
+        data = np.ascontiguousarray(result).tobytes()
+        return cls(len(data), result.dtype.str, result.shape), data
+
+    def result(self, data: memoryview) -> Array | Encoded:
+        """The reverse. An array is a view of ``data``."""
+        return np.frombuffer(data, self.kind).reshape(self.shape) if self.kind else bytes(data)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of an order: one part a program, in the order of their bytes. None: the device refuses it."""
+
+    parts: Sequence[Part]
+
+    def pack(self) -> bytes:
+        return pack([(part.length, part.kind, part.shape) for part in self.parts])
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Reply:
+        return cls([Part(*part) for part in cast("list[tuple[int, str, Sequence[int]]]", unpack(message))])

@@ -1,0 +1,107 @@
+"""The start of the device's processes, from the server's first process, and what that knows of them afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from tvetl_server.engine.driver import DeviceError
+from tvetl_server.metrics import Metrics
+from tvetl_server.processes.device import timing
+from tvetl_server.processes.device.link import Link, has_ended
+from tvetl_server.processes.device.messages import READY, Unavailable
+from tvetl_server.processes.device.process import BatchServer, Runner
+from tvetl_server.processes.device.semaphore import Semaphore
+from tvetl_server.processes.device.status import SharedStatus, State
+from tvetl_server.processes.device.supervisor import Supervisor
+from tvetl_server.processes.ipc import receive
+
+__all__ = ["DeviceProcess"]
+
+_log = logging.getLogger(__name__)
+
+
+class DeviceProcess:
+    """The device's process and its supervisor, for the server's first process."""
+
+    def __init__(
+        self,
+        make: Callable[[], Runner],
+        *,
+        batch: int,
+        processors: int,
+        counts: Metrics,
+        row: int,
+        needed: bool,
+        stops: bool,
+    ) -> None:
+        """Forks, and waits until the device is up: call it before this process has threads.
+
+        ``make`` is called in the device's process, and may raise DeviceError. ``batch`` images go together; where the
+        device fails, ``processors`` decoders at a time use the CPU. ``row`` of ``counts`` is for the device. Raises
+        DeviceError where a ``needed`` device is not there; else ``state`` says why. Where ``stops``, a device that is
+        lost later ends this process by SIGTERM.
+        """
+        self._status = SharedStatus()
+        # Datagrams, so that any number of processes may register at once.
+        self._register, self._registrations = socket.socketpair(type=socket.SOCK_DGRAM)
+        self._register.settimeout(timing.POLL)
+        self._semaphore = Semaphore(processors)
+        first = os.getpid() if stops else None
+        server = BatchServer(self._registrations, make, batch, counts, row, self._status, first)
+        self._connection, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._supervisor = os.fork()
+        if self._supervisor == 0:
+            self._connection.close()
+            try:
+                counts.use_row(row)
+                Supervisor(theirs, server, counts, self._status, needed=needed, stops=stops).run()
+            except BaseException:  # noqa: BLE001
+                _log.exception("The supervisor of the device's process ended by itself")
+            os._exit(1)
+        theirs.close()
+        problem = self._started()
+        if problem and needed:
+            self.close()
+            raise DeviceError(problem.reason, hint=problem.hint)
+
+    def _started(self) -> Unavailable | None:
+        """Wait until it is; why it is not."""
+        self._connection.settimeout(timing.START)
+        try:
+            message, _ = receive(self._connection)
+        except TimeoutError:
+            return Unavailable(f"it is not ready after {timing.START:g} seconds")
+        if message is None:
+            return Unavailable("its process could not be started")
+        return None if message == READY else Unavailable.unpack(message)
+
+    def link(self) -> Link:
+        """For an engine."""
+        return Link(self._register, self._connection, self._status, self._semaphore)
+
+    @property
+    def state(self) -> str:
+        """What the device is, or why there is none, as a message."""
+        if has_ended(self._connection):
+            return "the device is not there: its processes were killed"
+        return self._status.message
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is none, and not only for the moment."""
+        return self._status.state == State.LOST
+
+    def close(self) -> None:
+        """End both processes and close all descriptors that lead to them; a second call does nothing."""
+        for connection in (self._connection, self._register, self._registrations):
+            connection.close()
+        self._semaphore.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._supervisor, 0)
