@@ -20,8 +20,8 @@ from tvetl.conformance import CASES, Case, Report, Subject, check, sample
 from tvetl.conformance.cases import _case
 from tvetl.conformance.conditions import CONDITIONS, Exchange, Failed, Skipped
 from tvetl.conformance.disk import query_of
-from tvetl.conformance.other import Arrived
-from tvetl.conformance.wire import Answer
+from tvetl.conformance.peer import Arrived
+from tvetl.conformance.wire import ServerResponse
 from tvetl.errors import NotReachable, UsageError
 
 #: All cases but the one that waits for 6.5 seconds.
@@ -169,20 +169,20 @@ def test_file_names_are_quoted_as_targets_quote_them(shared: Path) -> None:
         assert query_of(unquote(once)) == part
 
 
-OK = Answer(200, {"content-length": "3"}, b"abc", closing=False)
-NO_CONTENT = Answer(204, {"ais-direct-put-length": "3"}, b"", closing=False)
-REFUSED = Answer(415, {"content-length": "2"}, b"no", closing=False)
+OK = ServerResponse(200, {"content-length": "3"}, b"abc", closing=False)
+NO_CONTENT = ServerResponse(204, {"ais-direct-put-length": "3"}, b"", closing=False)
+REFUSED = ServerResponse(415, {"content-length": "2"}, b"no", closing=False)
 PUT = Arrived("/v1/etl/x/ais%2F@%23%2Fdst%2Fa.jpg?owt=3", {}, b"abc")
 STAGED = Arrived("/b/a.jpg?etl_args=7", {"ais-node-url": "http://c:1"}, b"abc")
 #: Of the sample, answered and put as it should be.
 GOOD = Exchange("/b/a.jpg", "7", NODE, OK, lambda: b"abc", target_path="/v1/etl/x")
 DELIVERED = replace(GOOD, answer=NO_CONTENT, arrived=(PUT,))
-NEXT = replace(GOOD, node="http://c:1,http://c:1", arrived=(STAGED,), told=OK)
-AGAIN = Answer(503, {}, b"later", closing=False)
-LOST = Answer(404, {}, b"gone", closing=False)
-MOVED = Answer(308, {}, b"", closing=False)
-NOTHING = Answer(200, {}, b"", closing=False)
-OTHER = Answer(200, {}, b"abd", closing=False)
+NEXT = replace(GOOD, node="http://c:1,http://c:1", arrived=(STAGED,), peer=OK)
+AGAIN = ServerResponse(503, {}, b"later", closing=False)
+LOST = ServerResponse(404, {}, b"gone", closing=False)
+MOVED = ServerResponse(308, {}, b"", closing=False)
+NOTHING = ServerResponse(200, {}, b"", closing=False)
+OTHER = ServerResponse(200, {}, b"abd", closing=False)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ OTHER = Answer(200, {}, b"abd", closing=False)
                 replace(NEXT, arrived=(replace(STAGED, body=b""),)),
             ],
         ),
-        ("relayed", NEXT, [replace(NEXT, answer=OTHER), replace(NEXT, answer=REFUSED), replace(NEXT, told=NO_CONTENT)]),
+        ("relayed", NEXT, [replace(NEXT, answer=OTHER), replace(NEXT, answer=REFUSED), replace(NEXT, peer=NO_CONTENT)]),
         ("rest passed on", NEXT, [replace(NEXT, arrived=(replace(STAGED, headers={}),))]),
         ("args passed on", NEXT, [replace(NEXT, arrived=(replace(STAGED, target="/b/a.jpg"),))]),
         ("no empty success", GOOD, [replace(GOOD, empty=("body",))]),

@@ -11,17 +11,17 @@ import yaml
 
 from tvetl.conformance.conditions import CONDITIONS
 
-__all__ = ["CASES", "Case", "Reply", "Request", "load"]
+__all__ = ["CASES", "Case", "CaseRequest", "PeerResponse", "load"]
 
 Severity = Literal["must", "should"]
-#: Objects that the kit has: the sample, no bytes, half of the sample, and something else entirely.
+#: The kit's objects: the sample, no bytes, half of the sample, and a text.
 Content = Literal["sample", "empty", "half", "text"]
-#: What a file name leads to: an object, nothing, a folder, or the sample outside the root, straight or through ``..``.
+#: The target of a file name: an object, nothing, a folder, or the sample outside the root, straight or through ``..``.
 File = Literal["sample", "empty", "half", "text", "missing", "folder", "outside", "parents"]
 
 
 @dataclass(frozen=True)
-class Request:
+class CaseRequest:
     """One request, or several alike. With neither ``body`` nor ``file`` it is an empty PUT."""
 
     method: str = "PUT"
@@ -49,8 +49,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the other target, or the next stage, answers."""
+class PeerResponse:
+    """The answer of the peer: another target, or the next stage."""
 
     status: int = 200
     body: str = ""
@@ -67,12 +67,12 @@ class Case:
     severity: Severity
     promise: str
     origin: str
-    send: tuple[Request, ...]
+    send: tuple[CaseRequest, ...]
     expect: tuple[str, ...]
     pipelined: bool = False
     kept: bool = False
     """The server may not close the connection in between; otherwise it may, if it says so."""
-    other: Reply = field(default_factory=Reply)
+    other: PeerResponse = field(default_factory=PeerResponse)
 
 
 def load() -> tuple[Case, ...]:
@@ -87,7 +87,7 @@ def _case(entry: Mapping[str, object]) -> Case:
     data["origin"] = data.pop("from", None)
     sent = data.pop("send")
     assert isinstance(sent, list), name
-    case = _build(Case, {**data, "send": tuple(_build(Request, request, name) for request in sent)}, name)
+    case = _build(Case, {**data, "send": tuple(_build(CaseRequest, request, name) for request in sent)}, name)
     if case.severity not in ("must", "should") or not case.promise or not case.origin:
         raise ValueError(f"case {name}: it needs a severity, a promise and an origin")
     for condition in (*case.expect, *(condition for request in case.send for condition in request.expect)):
@@ -96,7 +96,7 @@ def _case(entry: Mapping[str, object]) -> Case:
     return case
 
 
-_T = TypeVar("_T", Case, Request, Reply)
+_T = TypeVar("_T", Case, CaseRequest, PeerResponse)
 
 
 def _build(kind: type[_T], data: Mapping[str, object], name: str) -> _T:
@@ -105,9 +105,9 @@ def _build(kind: type[_T], data: Mapping[str, object], name: str) -> _T:
         raise ValueError(f"case {name}: {kind.__name__} has no {', '.join(sorted(unknown))}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     if isinstance(values.get("other"), dict):
-        values["other"] = _build(Reply, values["other"], name)  # type: ignore[arg-type]
+        values["other"] = _build(PeerResponse, values["other"], name)  # type: ignore[arg-type]
     return kind(**values)  # type: ignore[arg-type]
 
 
-#: All cases, in the order in which they are told.
+#: All cases, in the order of the report.
 CASES = load()

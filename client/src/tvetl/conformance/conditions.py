@@ -1,4 +1,4 @@
-"""What may be asked of an answer: each condition by its name in cases.yaml, with what is wrong in a few words."""
+"""The conditions of answers by their names in cases.yaml; each raises with what is wrong, in a few words."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tvetl.conformance.other import Arrived
-from tvetl.conformance.wire import Answer
+from tvetl.conformance.peer import Arrived
+from tvetl.conformance.wire import ServerResponse
 
 __all__ = ["CONDITIONS", "REPEATED", "Condition", "Exchange", "Failed", "Skipped"]
 
 NODE_URL = "ais-node-url"
 LENGTH = "ais-direct-put-length"
-#: What the SDK repeats five times over 93 seconds, and then loses the reason.
+#: Statuses that the SDK retries five times over 93 seconds, and then loses the reason.
 REPEATED = (429, 500, 502, 503, 504)
 #: Bytes of an error that a reader sees in one line.
 _LINE = 1000
 
 
 class Skipped(Exception):
-    """The case says nothing about this server; the message says why."""
+    """The case does not apply to this server; the message has the reason."""
 
 
 class Failed(Exception):
-    """The promise is broken; the message says how."""
+    """The promise is broken; the message tells how."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request with all that came of it."""
+    """One request with its answer, and with all that arrived at the peer."""
 
     path: str
     """As it was sent, without its query."""
     args: str | None
     node: str
     """Ais-Node-Url, as it was sent."""
-    answer: Answer | None
+    answer: ServerResponse | None
     """None: the connection ended without one."""
     reference: Callable[[], bytes | None]
-    """What the server answers to the sample in the body at that path; None where that is different each time.
-    May raise Skipped or Failed."""
+    """The server's answer to the sample in the body at that path; None where it differs each time. May raise Skipped
+    or Failed."""
     arrived: Sequence[Arrived] = ()
-    """What came to the other target, or the next stage."""
-    told: Answer = field(default_factory=lambda: Answer(200, {}, b"", closing=False))
-    """What the other target, or the next stage, answered."""
+    """The requests that arrived at the peer: another target, or the next stage."""
+    peer: ServerResponse = field(default_factory=lambda: ServerResponse(200, {}, b"", closing=False))
+    """The peer's answer."""
     target_path: str = ""
     """Of AIS_TARGET_URL."""
     empty: Sequence[str] = ()
     """The cases so far with an empty 200."""
 
-    def answered(self) -> Answer:
+    def answered(self) -> ServerResponse:
         if self.answer is None:
             raise Failed("no answer: the connection was closed")
         return self.answer
@@ -181,12 +181,12 @@ def _staged(exchange: Exchange) -> None:
 
 
 def _relayed(exchange: Exchange) -> None:
-    answer, told = exchange.answered(), exchange.told
-    _status(told.status)(exchange)
-    if told.status < 400 and answer.body != told.body:
-        raise Failed(f"answered {len(answer.body)} bytes, not the {len(told.body)} of the next stage")
-    if answer.headers.get(LENGTH) != told.headers.get(LENGTH):
-        raise Failed(f"Ais-Direct-Put-Length is {answer.headers.get(LENGTH)}, not {told.headers.get(LENGTH)}")
+    answer, peer = exchange.answered(), exchange.peer
+    _status(peer.status)(exchange)
+    if peer.status < 400 and answer.body != peer.body:
+        raise Failed(f"answered {len(answer.body)} bytes, not the {len(peer.body)} of the next stage")
+    if answer.headers.get(LENGTH) != peer.headers.get(LENGTH):
+        raise Failed(f"Ais-Direct-Put-Length is {answer.headers.get(LENGTH)}, not {peer.headers.get(LENGTH)}")
 
 
 def _rest(exchange: Exchange) -> None:

@@ -26,7 +26,7 @@ class Disk:
         self._outside = outside / "outside.jpg"
 
     def add(self, name: str, data: bytes) -> str:
-        """Put an object there; gives its file name as the server sees it."""
+        """Write an object; returns its file name as the server sees it."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -55,7 +55,7 @@ class Disk:
         return f"{self._seen}/{up}{self.outside(data)}"
 
     def _open(self) -> None:
-        """Whoever the server runs as may read it, whatever our umask."""
+        """Let every user read it, whatever our umask: the server may run as another."""
         for path in (self._folder.parent, *self._folder.parent.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
 

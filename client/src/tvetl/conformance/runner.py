@@ -1,8 +1,7 @@
-"""Runs the cases against one server, case by case over connections of their own."""
+"""Runs the cases against one server, each over a connection of its own."""
 
 from __future__ import annotations
 
-import io
 import socket
 import threading
 import time
@@ -10,23 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypeGuard
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from tvetl.conformance.cases import CASES, Case, Request
+from tvetl.conformance.cases import CASES, Case, CaseRequest
 from tvetl.conformance.conditions import CONDITIONS, Exchange, Failed, Skipped
 from tvetl.conformance.disk import Disk, laid_out, query_of
-from tvetl.conformance.other import Other, listening
-from tvetl.conformance.wire import Answer, Connection, NoAnswer, write
+from tvetl.conformance.peer import Peer, listening
+from tvetl.conformance.subject import Report, Subject, Verdict, sample
+from tvetl.conformance.wire import Connection, NoAnswer, ServerResponse, write
 from tvetl.errors import NotReachable, UsageError
 
-__all__ = ["ARGS", "READY", "Report", "Subject", "Verdict", "check", "sample"]
+__all__ = ["check"]
 
-#: Arguments of tvetl-server that change nothing of a pipeline without random steps.
-ARGS = '{"seed":7,"epoch":1}'
-#: The readiness path that AIStore's runtime form takes for granted.
-READY = "/health"
 #: 334 characters, 1,002 bytes in UTF-8; no part of it is too long for a file system (255 bytes).
 _CJK = "/".join(["猫" * 83] * 4)
 _TEXT = b"This is no image, and no archive either.\n"
@@ -34,87 +29,22 @@ _TEXT = b"This is no image, and no archive either.\n"
 _SETTLE = 0.2
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The server, and what may be asked of it. Raises UsageError where this cannot work."""
-
-    url: str
-    """``http://<host>:<port>``."""
-    root: Path | None = None
-    """A folder that the server may read by file name, and the kit may write; None skips those cases."""
-    seen_as: str = ""
-    """That folder's name in the server's own file system, where it has another."""
-    target_url: str = ""
-    """What the server got as AIS_TARGET_URL, its host an address of ours; "" skips the cases with other targets."""
-    sample: bytes | None = None
-    """An object that the server transforms; None is :func:`sample`."""
-    args: str = ARGS
-    """``etl_args`` that it takes."""
-    ready: str = READY
-    seconds: float = 30.0
-    """How long to wait for an answer's next byte."""
-
-    def __post_init__(self) -> None:
-        split = _url(self.url, "URL", "http://127.0.0.1:8000")
-        if split.path.strip("/") or split.query:
-            raise UsageError(f"{self.url!r} has a path", hint="It is host and port alone: http://127.0.0.1:8000")
-        if self.target_url:
-            target = _url(self.target_url, "--target-url", "http://127.0.0.1:8080/v1/etl/_object/name/secret")
-            if not target.path.strip("/"):
-                raise UsageError("--target-url has no path", hint="A real one: http://.../v1/etl/_object/name/secret")
-        if not self.ready.startswith("/") or not self.ready.isascii() or " " in self.ready:
-            raise UsageError(f"{self.ready!r} is no path", hint="It begins with a slash.")
-        if self.sample == b"":
-            raise UsageError("the sample object is empty")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What came of one case, and why where it did not pass."""
-
-    name: str
-    severity: Literal["must", "should"]
-    promise: str
-    result: Literal["passed", "failed", "skipped"]
-    reason: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """All cases. ``comparable`` is false where the server answered the same request differently: its bytes were not
-    compared then, only that there are some."""
-
-    verdicts: tuple[Verdict, ...]
-    comparable: bool
-
-    def count(self, result: Literal["passed", "failed", "skipped"]) -> int:
-        return sum(verdict.result == result for verdict in self.verdicts)
-
-
-def sample() -> bytes:
-    """A JPEG of 64 x 48 with something in it, RGB, under a kilobyte."""
-    from PIL import Image
-
-    ramp = Image.linear_gradient("L").resize((64, 48))
-    file = io.BytesIO()
-    Image.merge("RGB", (ramp, ramp.rotate(180), ramp)).save(file, "JPEG", quality=50)
-    return file.getvalue()
-
-
 def check(subject: Subject, cases: Sequence[Case] = CASES, advance: Callable[[int], None] | None = None) -> Report:
-    """Run the cases; ``advance`` hears how many are done. Raises NotReachable where nothing listens, and UsageError
-    where the root cannot be written or the target's host is not ours."""
+    """Run the cases; ``advance`` is called with the number of those done.
+
+    Raises NotReachable where nothing listens, UsageError where the root cannot be written or the target's host is not
+    ours.
+    """
     with ExitStack() as stack:
         disk = stack.enter_context(laid_out(subject.root, subject.seen_as)) if subject.root is not None else None
-        run = _Run(subject, disk)
+        session = _Session(subject, disk)
         verdicts: dict[str, Verdict] = {}
         waiting = [case for case in cases if any(request.pause for request in case.send)]
         last = [case for case in cases if not case.send]  # they ask about all others
 
         def do(some: Sequence[Case]) -> None:
             for case in some:
-                verdicts[case.name] = run.case(case)
+                verdicts[case.name] = session.case(case)
                 if advance is not None:
                     advance(len(verdicts))
 
@@ -123,11 +53,11 @@ def check(subject: Subject, cases: Sequence[Case] = CASES, advance: Callable[[in
         do([case for case in cases if case not in waiting and case not in last])
         aside.join()
         do(last)
-    return Report(tuple(verdicts[case.name] for case in cases), run.comparable)
+    return Report(tuple(verdicts[case.name] for case in cases), session.comparable)
 
 
-class _Run:
-    """One server under all cases."""
+class _Session:
+    """One server, and what is remembered of it from case to case."""
 
     def __init__(self, subject: Subject, disk: Disk | None) -> None:
         split = urlsplit(subject.url)
@@ -139,7 +69,7 @@ class _Run:
         self._contents = {"sample": subject.sample or sample(), "empty": b"", "text": _TEXT}
         self._contents["half"] = self._contents["sample"][: len(self._contents["sample"]) // 2]
         self._lock = threading.Lock()
-        self._references: dict[tuple[str, str | None], Answer | str] = {}
+        self._references: dict[tuple[str, str | None], ServerResponse | str] = {}
         self._empty: list[str] = []
         try:
             self._connect().close()
@@ -155,12 +85,12 @@ class _Run:
         return Connection(self._host, self._port, self._subject.seconds)
 
     def case(self, case: Case) -> Verdict:
-        """Send it, and look whether all its conditions hold."""
+        """Send its requests, and check all its conditions."""
         began = time.monotonic()
         result: Literal["passed", "failed", "skipped"] = "passed"
         reason = ""
         try:
-            self._try(case)
+            self._run_case(case)
         except Skipped as error:
             result, reason = "skipped", str(error)
         except (Failed, NoAnswer) as error:
@@ -169,30 +99,30 @@ class _Run:
             result, reason = "failed", f"no connection: {error}"
         return Verdict(case.name, case.severity, case.promise, result, reason, round(time.monotonic() - began, 3))
 
-    def _try(self, case: Case) -> None:
+    def _run_case(self, case: Case) -> None:
         requests = [request for request in case.send for _ in range(request.times)]
-        self._ask_whether_possible(requests)
+        self._skip_impossible(requests)
         if not requests:
             whole = Exchange("", None, "", None, lambda: None, empty=tuple(self._empty))
             for name in case.expect:
                 CONDITIONS[name](whole)
             return
         with ExitStack() as stack:
-            other = None
+            peer = None
             if any(request.node for request in requests):
-                other = stack.enter_context(_playing(case, self._own))
-            sent = [_Sent(request, *self._target(request), self._node(request, other)) for request in requests]
+                peer = stack.enter_context(_peer(case, self._own))
+            sent = [_Sent(request, *self._target(request), self._node(request, peer)) for request in requests]
             answers = self._pipelined(sent) if case.pipelined else self._in_turn(sent, kept=case.kept)
             for at, (one, answer) in enumerate(answers, 1):
                 if answer is not None and answer.status == 200 and not answer.body and _must_be_filled(one.request):
                     self._empty.append(case.name)
                 try:
-                    self._look(case, one, answer, other)
+                    self._check_conditions(case, one, answer, peer)
                 except Failed as error:
                     raise Failed(f"request {at} of {len(sent)}: {error}" if len(sent) > 1 else str(error)) from error
 
-    def _ask_whether_possible(self, requests: Sequence[Request]) -> None:
-        """Raises Skipped where the server, or who started the kit, has not what the case needs."""
+    def _skip_impossible(self, requests: Sequence[CaseRequest]) -> None:
+        """Raises Skipped where the server or the options lack what the case needs."""
         if any(request.file for request in requests) and self._disk is None:
             raise Skipped("needs a folder that the server reads: --root")
         if any(request.node for request in requests) and not self._own:
@@ -202,26 +132,26 @@ class _Run:
             if not _good(answer):
                 raise Skipped(f"needs arguments that the server takes: --args ({answer})")
 
-    def _look(self, case: Case, sent: _Sent, answer: Answer | None, other: Other | None) -> None:
+    def _check_conditions(self, case: Case, sent: _Sent, answer: ServerResponse | None, peer: Peer | None) -> None:
         exchange = Exchange(
             sent.path,
             sent.args,
             sent.node,
             answer,
             partial(self._reference, sent.path, sent.args),
-            arrived=tuple(other.arrived) if other else (),
-            told=_told(other),
+            arrived=tuple(peer.arrived) if peer else (),
+            peer=_peer_response(peer),
             target_path=urlsplit(self._subject.target_url).path.rstrip("/"),
         )
         for name in sent.request.expect or case.expect:
             CONDITIONS[name](exchange)
 
-    def _in_turn(self, sent: Sequence[_Sent], *, kept: bool) -> Iterator[tuple[_Sent, Answer | None]]:
+    def _in_turn(self, sent: Sequence[_Sent], *, kept: bool) -> Iterator[tuple[_Sent, ServerResponse | None]]:
         connection = self._connect()
         try:
             for at, one in enumerate(sent, 1):
                 time.sleep(one.request.pause)
-                answer: Answer | None = None
+                answer: ServerResponse | None = None
                 if one.request.cut:
                     with suppress(NoAnswer):
                         connection.send(one.data(self._headers, self._contents))
@@ -240,7 +170,7 @@ class _Run:
         finally:
             connection.close()
 
-    def _pipelined(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, Answer | None]]:
+    def _pipelined(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, ServerResponse | None]]:
         connection = self._connect()
         try:
             connection.send(b"".join(one.data(self._headers, self._contents) for one in sent))
@@ -252,8 +182,8 @@ class _Run:
         finally:
             connection.close()
 
-    def _target(self, request: Request) -> tuple[str, str | None, str]:
-        """Path, arguments and query of a request; what it names is laid out."""
+    def _target(self, request: CaseRequest) -> tuple[str, str | None, str]:
+        """Path, arguments and query of a request. Writes the file that it names."""
         if request.whole_path:
             return request.whole_path.replace("{ready}", self._subject.ready), None, ""
         name = (request.name or unquote(request.path.removeprefix("/"))).replace("{cjk}", _CJK)
@@ -266,8 +196,8 @@ class _Run:
             query.append(query_of(self._lay_out(request, name)))
         return path, args, "&".join(query)
 
-    def _lay_out(self, request: Request, name: str) -> str:
-        """Gives the file name that the request names."""
+    def _lay_out(self, request: CaseRequest, name: str) -> str:
+        """Write the file that the request names; returns its name as the server sees it."""
         disk = self._disk
         assert disk is not None
         if request.decoy:
@@ -283,11 +213,11 @@ class _Run:
         assert request.file is not None
         return disk.add(name, self._contents[request.file])
 
-    def _node(self, request: Request, other: Other | None) -> str:
-        return request.node.replace("{other}", other.url) if other else ""
+    def _node(self, request: CaseRequest, peer: Peer | None) -> str:
+        return request.node.replace("{other}", peer.url) if peer else ""
 
     def _reference(self, path: str, args: str | None) -> bytes | None:
-        """What the sample in the body at that path gives, asked once; None where it is different each time."""
+        """The answer to the sample in the body at that path, requested once; None where it differs each time."""
         if not _good(self._first):
             raise Skipped(f"the server does not transform the sample ({self._first}); name one that it does: --object")
         answer = self._by_body(path, args)
@@ -295,15 +225,17 @@ class _Run:
             raise Failed(f"with the sample in the body: {answer}")
         return answer.body if self.comparable else None
 
-    def _by_body(self, path: str, args: str | None) -> Answer | str:
-        """The answer to the sample in the body, on a connection of its own, or why there is none. The first counts,
-        but for the very first path: asked twice, it tells whether answers can be compared."""
+    def _by_body(self, path: str, args: str | None) -> ServerResponse | str:
+        """The answer to the sample in the body, on a connection of its own, or why there is none.
+
+        It is kept, but for ``first.jpg``: requested twice, that shows whether answers can be compared.
+        """
         with self._lock:
             known = self._references.get((path, args))
             if known is not None and not path.endswith("/first.jpg"):
                 return known
             target = path + ("" if args is None else f"?{_args_query(args)}")
-            answer: Answer | str
+            answer: ServerResponse | str
             try:
                 connection = self._connect()
                 try:
@@ -321,7 +253,7 @@ class _Run:
 class _Sent:
     """A request as it goes out."""
 
-    request: Request
+    request: CaseRequest
     path: str
     args: str | None
     query: str
@@ -336,45 +268,34 @@ class _Sent:
 
 
 @contextmanager
-def _playing(case: Case, host: str) -> Iterator[Other]:
-    """The other target, or next stage, of a case."""
+def _peer(case: Case, host: str) -> Iterator[Peer]:
+    """The peer of a case: another target, or the next stage."""
     reply = case.other
     headers = {"Location": reply.location} if reply.location else {}
     if reply.length is not None:
         headers["Ais-Direct-Put-Length"] = str(reply.length)
-    with listening(Other(reply.status, headers, reply.body.encode()), host) as other:
-        yield other
+    with listening(Peer(reply.status, headers, reply.body.encode()), host) as peer:
+        yield peer
 
 
-def _told(other: Other | None) -> Answer:
-    if other is None:
-        return Answer(200, {}, b"", closing=False)
-    headers = {name.lower(): value for name, value in other.headers.items()}
-    return Answer(other.status, headers, other.body, closing=False)
+def _peer_response(peer: Peer | None) -> ServerResponse:
+    if peer is None:
+        return ServerResponse(200, {}, b"", closing=False)
+    headers = {name.lower(): value for name, value in peer.headers.items()}
+    return ServerResponse(peer.status, headers, peer.body, closing=False)
 
 
-def _good(answer: Answer | str) -> TypeGuard[Answer]:
-    return isinstance(answer, Answer) and answer.status == 200 and bool(answer.body)
+def _good(answer: ServerResponse | str) -> TypeGuard[ServerResponse]:
+    return isinstance(answer, ServerResponse) and answer.status == 200 and bool(answer.body)
 
 
-def _must_be_filled(request: Request) -> bool:
+def _must_be_filled(request: CaseRequest) -> bool:
     return (request.body or request.file or "empty") != "empty"
 
 
 def _args_query(args: str) -> str:
     """``etl_args`` as a target writes it, which is Go's QueryEscape."""
     return f"etl_args={quote(args, safe=' ').replace(' ', '+')}"
-
-
-def _url(text: str, what: str, example: str) -> SplitResult:
-    try:
-        split = urlsplit(text)
-        port = split.port
-    except ValueError:
-        port, split = None, urlsplit("")
-    if split.scheme != "http" or not split.hostname or (port is None and split.netloc.endswith(":")):
-        raise UsageError(f"{what} {text!r} is no http://host:port", hint=f"It looks like {example}")
-    return split
 
 
 def _address(target_url: str) -> str:

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import cast
 
-__all__ = ["Answer", "Connection", "NoAnswer", "write"]
+__all__ = ["Connection", "NoAnswer", "ServerResponse", "write"]
 
 
 class NoAnswer(Exception):
-    """The connection ended, or the time did, before an answer was complete."""
+    """The connection or the time ended before an answer was complete."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServerResponse:
     """Status, headers (names in lower case) and body of an answer."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     closing: bool
-    """The server said that the connection ends with it."""
+    """The server announced that the connection ends with it."""
 
     def __str__(self) -> str:
         text = " ".join(self.body[:200].decode("utf-8", "replace").split()) if self.status >= 400 else ""
@@ -42,7 +42,7 @@ def write(
     chunked: bool = False,
     cut: bool = False,
 ) -> bytes:
-    """A request's bytes; ``cut`` leaves out the second half of the body, whatever its length says."""
+    """A request's bytes; ``cut`` leaves out the second half of the body, which Content-Length still counts."""
     framing = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(body))}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in {**headers, **framing}.items())]
     head = "\r\n".join([*lines, "", ""]).encode("ascii")
@@ -61,7 +61,7 @@ class _Kept(io.BufferedReader):
 
 
 class _Readable:
-    """All that HTTPResponse asks of a socket."""
+    """The one method of a socket that HTTPResponse calls."""
 
     def __init__(self, reader: io.BufferedReader) -> None:
         self._reader = reader
@@ -82,29 +82,29 @@ class Connection:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise NoAnswer(_words(error)) from error
+            raise NoAnswer(_reason(error)) from error
 
     def finish(self) -> None:
-        """Say that nothing more will come."""
+        """Send the end of the stream."""
         with suppress(OSError):  # it is closed already
             self._socket.shutdown(socket.SHUT_WR)
 
-    def receive(self, method: str) -> Answer:
+    def receive(self, method: str) -> ServerResponse:
         """The next answer, to a request of that method. Raises NoAnswer."""
         response = HTTPResponse(cast(socket.socket, _Readable(self._reader)), method=method)
         try:
             response.begin()
             body = response.read()
         except (OSError, HTTPException, ValueError) as error:
-            raise NoAnswer(_words(error)) from error
+            raise NoAnswer(_reason(error)) from error
         headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, body, closing=response.will_close)
+        return ServerResponse(response.status, headers, body, closing=response.will_close)
 
     def close(self) -> None:
         self._socket.close()
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return f"no answer: {str(error) or type(error).__name__}"

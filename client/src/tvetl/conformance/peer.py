@@ -1,4 +1,4 @@
-"""The kit as another target, or as the next stage: a listener that keeps what arrives and answers as it is told."""
+"""The peer of a case, another target or the next stage: a listener that keeps requests and sends one given answer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-__all__ = ["Arrived", "Other", "listening"]
+__all__ = ["Arrived", "Peer", "listening"]
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """A request that came: its target as it was sent, its headers (names in lower case), its body."""
+    """A request that arrived: its target as it was sent, its headers (names in lower case), its body."""
 
     target: str
     headers: Mapping[str, str]
@@ -21,8 +21,8 @@ class Arrived:
 
 
 @dataclass
-class Other:
-    """Where it listens, what came, and what it answers: once, and then 200 with nothing."""
+class Peer:
+    """A listener: its address, the requests that arrived, and its answer to the first; to others an empty 200."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,8 +32,8 @@ class Other:
 
 
 @contextmanager
-def listening(other: Other, host: str) -> Iterator[Other]:
-    """Listen at a free port of this address of ours; ``other.url`` is ``http://<host>:<port>``."""
+def listening(peer: Peer, host: str) -> Iterator[Peer]:
+    """Listen at a free port of this address of ours; ``peer.url`` is ``http://<host>:<port>``."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -41,18 +41,16 @@ def listening(other: Other, host: str) -> Iterator[Other]:
 
         def do_PUT(self) -> None:
             body = _body(self)
-            other.arrived.append(
-                Arrived(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            )
-            first = len(other.arrived) == 1
-            self.send_response(other.status if first else 200)
-            for name, value in (other.headers if first else {}).items():
-                self.send_header(name, value.replace("{other}", other.url))
-            if not first or other.status != 204:
-                self.send_header("Content-Length", str(len(other.body) if first else 0))
+            peer.arrived.append(Arrived(self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+            first = len(peer.arrived) == 1
+            self.send_response(peer.status if first else 200)
+            for name, value in (peer.headers if first else {}).items():
+                self.send_header(name, value.replace("{other}", peer.url))
+            if not first or peer.status != 204:
+                self.send_header("Content-Length", str(len(peer.body) if first else 0))
             self.end_headers()
             if first:
-                self.wfile.write(other.body)
+                self.wfile.write(peer.body)
 
         do_POST = do_GET = do_PUT
 
@@ -66,10 +64,10 @@ def listening(other: Other, host: str) -> Iterator[Other]:
             pass  # a request that broke off did not arrive; the case will say so
 
     server = Server((host, 0), Handler)
-    other.url = f"http://{host}:{server.server_address[1]}"
+    peer.url = f"http://{host}:{server.server_address[1]}"
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield other
+        yield peer
     finally:
         server.shutdown()
         server.server_close()
