@@ -1,7 +1,7 @@
-"""What the container was told, read once from the environment: frozen, checked, all errors together.
+"""The server's settings, read once from the environment: frozen, checked, all errors together.
 
-This module looks at the mapping it is given (and at how many CPUs the container may use); only
-:mod:`tvetl_server.wsgi` looks at ``os.environ`` itself.
+This module reads the mapping that it is given, and the number of CPUs that the container may use. Only
+:mod:`tvetl_server.wsgi` reads ``os.environ`` itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Without = Literal["refuse", "stop", "cpu"]
 
 
 class SettingsError(TvetlError):
-    """Settings that cannot work: ``problems`` has one line each, ``NAME: got ..., expected ...``."""
+    """Invalid settings: ``problems`` has a line for each, ``NAME: got ..., expected ...``."""
 
     exit_code = 2
 
@@ -40,7 +40,7 @@ class SettingsError(TvetlError):
 
 @dataclass(frozen=True)
 class TargetUrl:
-    """AIS_TARGET_URL: where our own target takes results. The last part of its path is a write secret."""
+    """AIS_TARGET_URL: the URL of our own target for results. The last part of its path is a write secret."""
 
     scheme: str
     host: str
@@ -49,7 +49,7 @@ class TargetUrl:
 
     @property
     def secret(self) -> str:
-        """The last component of the path; what must never reach a log, an answer or a foreign host."""
+        """The last component of the path. It must never reach a log, a response or a foreign host."""
         return self.path.rstrip("/").rpartition("/")[2]
 
     def __str__(self) -> str:
@@ -58,73 +58,74 @@ class TargetUrl:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the server was told. ``repr`` shows no secret."""
+    """All settings of the server. ``repr`` shows no secret."""
 
     pipeline: str
-    """The pipeline's text, JSON or YAML (TVETL_PIPELINE, or the file it names after ``@``)."""
+    """The pipeline's text, JSON or YAML: TVETL_PIPELINE, or the file that it names after ``@``."""
 
     roots: tuple[Path, ...] | None = None
-    """Folders that may be read by file name. None: the target's mounts, found from /proc/self/mountinfo,
-    and there only files of the shape ``@<provider>/<bucket>/%ob/<object>``."""
+    """Folders that may be read by file name. None: the target's mounts, found in /proc/self/mountinfo, and there only
+    files of the shape ``@<provider>/<bucket>/%ob/<object>``."""
 
     workers: int = 1
-    """Processes; the CPUs this container may use. Decoding is CPU-bound, and Python runs one thread at a time."""
+    """Worker processes; the CPUs of this container. Decoding is CPU-bound, and Python runs one thread at a time."""
 
     decoders: int = 1
-    """Decoding processes of a worker; 1, and a spare while one object takes long. More than there are CPUs take their
-    time from each other: with 2 an object cost 0 to 10 % more. With a device, which they mostly wait for, as many as
-    two batches in all workers together: one gathers while the other runs."""
+    """Decoders of a worker; 1, and a spare one while an object takes long. More decoders than CPUs only compete: with
+    2, an object cost 0 to 10 % more. With a device the default is two batches over all workers, as decoders mostly wait
+    for it: one batch gathers while the other runs."""
 
     threads: int = 64
-    """Threads of a worker; 64. Each is a peer that is being talked to, slow ones too; at work are the decoders."""
+    """Threads of a worker; 64. Each serves one client at a time; the decoders do the work."""
 
     device: Where = "none"
-    """What decodes and transforms beside the CPU: nothing; ``cuda``, the first GPU that is seen; or ``host``, the GPU's
-    code on the CPU, to try it where there is none."""
+    """The device that transforms images beside the CPU. ``none``; ``cuda``: the first visible GPU; ``host``: the GPU's
+    code on the CPU, to try it without a GPU."""
 
     without_device: Without = "refuse"
-    """What to do without the device. ``refuse`` to start, so that registering fails with the reason, but where it is
-    lost later serve on by the CPU, slower and exact; ``stop`` then, too, with status 1, though AIStore then ends the
-    ETL and every bucket job of its target; ``cpu``: serve by the CPU from the start."""
+    """What happens where the device is missing at the start, or lost later. ``refuse``: the server does not start, so
+    registering fails with the reason; after a loss it continues by the CPU, slower and exact. ``stop``: also after a
+    loss it ends, with status 1; AIStore then ends the ETL and every bucket job of its target. ``cpu``: in both cases it
+    works by the CPU."""
 
     visible: str | None = None
-    """CUDA_VISIBLE_DEVICES: which of the container's GPUs there are for us, the first of which is used."""
+    """CUDA_VISIBLE_DEVICES: the container's GPUs that are visible to the server; the first of them is used."""
 
     batch: int = 32
-    """Images that go through the device together, at most; 32."""
+    """Largest batch on the device, in images; 32."""
 
     host: str = "0.0.0.0"
-    """Address to listen at; all IPv4 addresses, as the target comes through the node. ``::`` for IPv6."""
+    """Address to listen at; all IPv4 addresses, as the target's requests come through the node. ``::`` for IPv6."""
 
     port: int = 8000
-    """TCP port; 8000, which AIStore's runtime form takes for granted."""
+    """TCP port; 8000, as AIStore's runtime form requires."""
 
     limits: Limits = field(default_factory=Limits)
-    """What one object may cost."""
+    """The limits of one object."""
 
     delivery_seconds: float = 10.0
-    """Seconds for handing a result on, repeats included; 10, see :attr:`Limits.seconds`. The next stage of a
+    """Seconds for the delivery of a result, retries included; 10, see :attr:`Limits.seconds`. The next stage of a
     pipeline of ETLs does its own work in this time."""
 
     allow_hosts: tuple[str, ...] = ()
-    """Further hosts (``name``, ``.domain`` or address; any port) that results may be sent to; none."""
+    """Further hosts that may receive results: ``name``, ``.domain`` or address, at any port; none."""
 
     node_ip: str | None = None
     """Address of the node, from the downward API (status.hostIP). Next stages are reached through it."""
 
     access_log: bool = False
-    """One line of JSON on stderr a request; off, as at 500 objects a second it costs more than it tells."""
+    """Whether each request writes a line of JSON to stderr; off, as at 500 objects a second it costs too much."""
 
     target_url: TargetUrl | None = None
-    """Where results of direct put go. None: no direct put, results are answered."""
+    """The URL for results of direct put. None: no direct put, so results go into the response."""
 
     direct_put: bool = False
-    """Whether the ETL was registered for direct put. AIStore asks for it even where not; then it gets bytes."""
+    """Whether the ETL was registered for direct put. AIStore asks for it in any case, and accepts the bytes instead."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable, as ``--help`` and the documentation show it."""
+    """An environment variable, as ``--help`` and the documentation show it."""
 
     name: str
     unit: str
@@ -140,18 +141,18 @@ def _table() -> tuple[Variable, ...]:
     return (
         Variable("TVETL_PIPELINE", "JSON, YAML or @file", "(required)", "the transforms to run"),
         Variable("TVETL_ROOTS", "folders, with :", "(the target's mounts)", "where objects may be read by file name"),
-        Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that speak HTTP"),
-        Variable("TVETL_DECODERS", "processes", "1, or as a device needs", "processes that decode, for each worker"),
-        Variable("TVETL_DEVICE", "none, cuda or host", _DEFAULT.device, "what transforms beside the CPU (docs/gpu.md)"),
+        Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that serve HTTP"),
+        Variable("TVETL_DECODERS", "processes", "1, or as a device needs", "processes of each worker that decode"),
+        Variable("TVETL_DEVICE", "none, cuda or host", _DEFAULT.device, "device beside the CPU (docs/gpu.md)"),
         Variable(
             "TVETL_WITHOUT_DEVICE",
             "refuse, stop or cpu",
             _DEFAULT.without_device,
-            "what to do where it is missing or lost",
+            "reaction to a missing or lost device",
         ),
-        Variable("TVETL_BATCH", "images", str(_DEFAULT.batch), "most images that go through the device together"),
-        Variable("CUDA_VISIBLE_DEVICES", "GPUs, with ,", "(all)", "of the container's GPUs; the first of them is used"),
-        Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "peers that each worker talks to at a time"),
+        Variable("TVETL_BATCH", "images", str(_DEFAULT.batch), "largest batch on the device"),
+        Variable("CUDA_VISIBLE_DEVICES", "GPUs, with ,", "(all)", "the container's GPUs; the first one is used"),
+        Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "clients that each worker serves at a time"),
         Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
         Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
         Variable("TVETL_MAX_BYTES", "bytes", str(limits.max_bytes), "largest source"),
@@ -160,12 +161,12 @@ def _table() -> tuple[Variable, ...]:
         Variable("TVETL_MAX_FRAMES", "frames", str(limits.max_frames), "longest animation"),
         Variable("TVETL_MAX_MEMBERS", "members", str(limits.max_members), "longest shard (.tar)"),
         Variable("TVETL_MAX_OUTPUT_PIXELS", "pixels", str(limits.max_output_pixels), "largest result"),
-        Variable("TVETL_SECONDS", "seconds", f"{limits.seconds:g}", "longest time for an object"),
-        Variable("TVETL_DELIVERY_SECONDS", "seconds", f"{_DEFAULT.delivery_seconds:g}", "longest time to hand it on"),
-        Variable("TVETL_ALLOW_HOSTS", "hosts, with ,", "(none)", "further hosts that results may be sent to"),
+        Variable("TVETL_SECONDS", "seconds", f"{limits.seconds:g}", "time limit of an object, without delivery"),
+        Variable("TVETL_DELIVERY_SECONDS", "seconds", f"{_DEFAULT.delivery_seconds:g}", "time limit of delivery"),
+        Variable("TVETL_ALLOW_HOSTS", "hosts, with ,", "(none)", "further hosts that may receive results"),
         Variable("TVETL_NODE_IP", "address", "(none)", "the node's address (downward API, status.hostIP)"),
-        Variable("TVETL_ACCESS_LOG", "off or json", "off", "one line a request on stderr"),
-        Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: where direct put goes; a secret"),
+        Variable("TVETL_ACCESS_LOG", "off or json", "off", "a line for each request on stderr"),
+        Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: the URL for direct put; a secret"),
         Variable("direct_put", "true or false", "false", "set by AIStore: whether direct put was registered"),
     )
 
@@ -183,8 +184,8 @@ _HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | None = None) -> Settings:
     """Read every variable of SETTINGS from ``env``.
 
-    Unset and empty are the same: a pod YAML cannot always leave a variable out.
-    Raises SettingsError with *all* problems, unknown TVETL_* variables among them.
+    An empty variable counts as unset: a pod YAML cannot always leave one out. Raises SettingsError with *all* problems,
+    unknown TVETL_* variables among them.
     """
     reader = _Reader(env)
     limits = Limits(
@@ -228,7 +229,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
 
 
 class _Reader:
-    """Takes values out of the environment and keeps what is wrong with them."""
+    """Reads values from the environment, and collects the problems with them."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
@@ -318,7 +319,7 @@ class _Reader:
         return TargetUrl(url.scheme, url.netloc, url.path.rstrip("/"))
 
     def unknown(self) -> None:
-        """Refuse TVETL_* variables that mean nothing: silence would let a typing error change a job."""
+        """Refuse unknown TVETL_* variables: ignoring a misspelled one would change a job silently."""
         known = [variable.name for variable in SETTINGS]
         for name in sorted(self.env):
             if name.startswith("TVETL_") and name not in known and not _KUBERNETES.fullmatch(name):
@@ -346,7 +347,7 @@ def _split(text: str) -> SplitResult | None:
 
 
 def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs this container may use, at least 1: its affinity, and its quota (cgroup v2, then v1) rounded up."""
+    """CPUs of this container, at least 1: by affinity, and by the quota of cgroup v2, else v1, rounded up."""
     # macOS has no affinity; there the server runs only for `tvetl local`.
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = _quota(cgroup)
@@ -354,7 +355,7 @@ def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """CPUs by quota; None without one. v2 writes "<quota|max> <period>" in one file, v1 two files, -1 for none."""
+    """CPUs by quota; None without one. v2 has one file, "<quota|max> <period>"; v1 has two, with -1 for no quota."""
     try:
         parts = (cgroup / "cpu.max").read_text().split()
     except OSError:
