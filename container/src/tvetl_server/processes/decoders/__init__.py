@@ -7,6 +7,7 @@ between them. Not here: HTTP, what the engine does, and the device's process.
 
 from __future__ import annotations
 
+from tvetl_server.processes.decoders.connection import Answer
 from tvetl_server.processes.decoders.pool import Decoders
 
-__all__ = ["Decoders"]
+__all__ = ["Answer", "Decoders"]

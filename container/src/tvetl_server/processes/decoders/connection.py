@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvetl.spec import Arguments
 from tvetl_server.problems import Refused
-from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Request, unpack_reply
+from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Request, Success, unpack_reply
 from tvetl_server.processes.ipc import Buffer, memory, receive, send, take
 from tvetl_server.processes.result_body import Body, FileBody
 
@@ -31,19 +31,11 @@ class DecoderDied(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Success):
     """A result, as the worker has it."""
 
     body: Body
     """For the caller to close, where it is an open file."""
-    content_type: str
-    bytes_in: int
-    read: float
-    """Seconds."""
-    transformed: float
-    """Seconds."""
-    ways: Mapping[str, int]
-    """Where there is a device: how many images it did, and how many the CPU did, by reason (metrics.WAYS)."""
 
 
 class Connection:
@@ -97,8 +89,7 @@ class Connection:
         except BaseException:
             os.ftruncate(self.outbox, 0)
             raise
-        body = file or take(self.outbox, reply.length)
-        return Answer(body, reply.content_type, reply.bytes_in, reply.read, reply.transformed, reply.ways)
+        return Answer(**vars(reply), body=file or take(self.outbox, reply.length))
 
     def close(self) -> None:
         """The decoder ends at the end of its connection."""

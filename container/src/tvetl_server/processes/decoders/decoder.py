@@ -8,46 +8,23 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
-from tvetl.spec import Arguments
 from tvetl_server import problems
+from tvetl_server.engine import Engine
 from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Request, Success
 from tvetl_server.processes.ipc import read, receive, send, write
 
-__all__ = ["Decoder", "Engine", "Files"]
+__all__ = ["Decoder", "Files"]
 
 _log = logging.getLogger(__name__)
 
 #: oom_score_adj: where memory is short the kernel ends a decoder before its parents. This is the highest value, as
 #: Kubernetes gives all processes of a pod with small requests up to 999.
 _OOM_SCORE = 1000
-
-
-class Result(Protocol):
-    """What an engine makes of an object."""
-
-    @property
-    def body(self) -> bytes | IO[bytes]: ...
-
-    @property
-    def content_type(self) -> str: ...
-
-    @property
-    def ways(self) -> Mapping[str, int]: ...
-
-
-class Engine(Protocol):
-    """Bytes to bytes; :class:`tvetl_server.engine.Engine` is the one."""
-
-    def transform(
-        self, data: bytes | IO[bytes], name: str, arguments: Arguments, deadline: float | None = None
-    ) -> Result: ...
-
-    def self_test(self) -> None: ...
 
 
 class Files(Protocol):
@@ -107,13 +84,11 @@ class Decoder:
         with contextlib.nullcontext() if isinstance(data, bytes) else data:
             result = self.engine.transform(data, request.name, request.arguments, request.deadline)
             size = len(data) if isinstance(data, bytes) else os.fstat(data.fileno()).st_size
-        file: IO[bytes] | None = None
         if isinstance(result.body, bytes):
             write(self.outbox, result.body)
-            length = len(result.body)
+            length, file = len(result.body), None
         else:
-            file = result.body
-            length = os.fstat(file.fileno()).st_size
+            length, file = os.fstat(result.body.fileno()).st_size, result.body
         seconds = then - start, time.perf_counter() - then
         return Success(length, result.content_type, size, *seconds, result.ways), file
 

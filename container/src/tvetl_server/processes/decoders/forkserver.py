@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
-from tvetl_server.processes.decoders.decoder import Decoder, Engine, Files
+from tvetl_server.engine import Engine
+from tvetl_server.processes.decoders.decoder import Decoder, Files
 from tvetl_server.processes.decoders.messages import Process
 from tvetl_server.processes.ipc import receive, send
 

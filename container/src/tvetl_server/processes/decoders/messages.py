@@ -67,6 +67,7 @@ class Success:
     transformed: float
     """Seconds."""
     ways: Mapping[str, int]
+    """Where there is a device: how many images it did, and how many the CPU did, by reason (metrics.WAYS)."""
 
     def pack(self) -> bytes:
         fields = (self.length, self.content_type, self.bytes_in, self.read, self.transformed, dict(self.ways))

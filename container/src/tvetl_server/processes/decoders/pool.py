@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from tvetl.spec import Arguments
+from tvetl_server.engine import Engine
 from tvetl_server.errors import DamagedImage, OutOfTime
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.decoders.connection import Admit, Answer, Connection, DecoderDied
-from tvetl_server.processes.decoders.decoder import Engine, Files
+from tvetl_server.processes.decoders.decoder import Files
 from tvetl_server.processes.decoders.forkserver import ForkServer
 from tvetl_server.processes.ipc import Buffer
 

@@ -107,30 +107,25 @@ class _Waiting:
         return len(self.order.programs)
 
 
+@dataclass
 class BatchServer:
     """What runs in the process."""
 
-    def __init__(
-        self,
-        registrations: socket.socket,
-        make: Callable[[], Runner],
-        batch: int,
-        counts: Metrics,
-        row: int,
-        status: SharedStatus,
-        first: int | None,
-    ) -> None:
-        """Decoders register at ``registrations``. ``first`` is the process to end where the supervisor was killed."""
-        self._registrations = registrations
-        self._make = make
-        self._batch = batch
-        self._counts = counts
-        self._row = row
-        self._status = status
-        self._first = first
+    registrations: socket.socket
+    """Where decoders connect: each sends a connection, and shared memory for files and for results."""
+    make: Callable[[], Runner]
+    batch: int
+    """Images, at most."""
+    counts: Metrics
+    row: int
+    status: SharedStatus
+    first: int | None
+    """The process to end where the supervisor was killed."""
+
+    def __post_init__(self) -> None:
         self._clients: set[_Client] = set()
         self._waiting: list[_Waiting] = []
-        self._batching = Batching(batch)
+        self._batching = Batching(self.batch)
         self._work: queue.SimpleQueue[list[_Waiting]] = queue.SimpleQueue()
         #: The batch that runs, and clients in it that have ended meanwhile.
         self._running: list[_Waiting] = []
@@ -140,31 +135,31 @@ class BatchServer:
         """Report READY or Unavailable to ``pipe``, then serve until the supervisor ends."""
         supervisor = os.getppid()
         runner = self._start(pipe)
-        self._counts.use_row(self._row)
+        self.counts.use_row(self.row)
         done, wake = socket.socketpair()
         threading.Thread(target=self._run_batches, args=(runner, wake), name="the device", daemon=True).start()
         self._pixels = runner.pixels
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._registrations, selectors.EVENT_READ, self._accept)
+        self._selector.register(self.registrations, selectors.EVENT_READ, self._accept)
         self._selector.register(done, selectors.EVENT_READ, partial(self._batch_done, done))
-        self._status.busy_since = 0.0
-        self._status.set(State.UP, runner.about)
+        self.status.busy_since = 0.0
+        self.status.set(State.UP, runner.about)
         _log.info("The device is ready: %s", runner.about)
         os.write(pipe, READY)
         while os.getppid() == supervisor:
             self._step()
         # It was killed: where it ends by itself it ends this process first. Nobody would start this one again.
-        self._counts.device_is(up=False)
-        self._status.set(State.LOST, "the device is not there: its supervisor was killed")
+        self.counts.device_is(up=False)
+        self.status.set(State.LOST, "the device is not there: its supervisor was killed")
         _log.error("The supervisor of the device's process was killed, so this ends, too")
-        if self._first:
+        if self.first:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._first, signal.SIGTERM)
+                os.kill(self.first, signal.SIGTERM)
         os._exit(1)
 
     def _start(self, pipe: int) -> Runner:
         try:
-            return self._make()
+            return self.make()
         except DeviceError as error:
             why = Unavailable(str(error), error.hint or "")
         except Exception as error:  # noqa: BLE001  a library that is missing, or broken
@@ -187,7 +182,7 @@ class BatchServer:
 
     def _accept(self) -> None:
         """A decoder registers."""
-        _, descriptors, _, _ = socket.recv_fds(self._registrations, 1, 3)
+        _, descriptors, _, _ = socket.recv_fds(self.registrations, 1, 3)
         if len(descriptors) == 3:
             client = _Client(*descriptors)
             self._clients.add(client)
@@ -220,22 +215,22 @@ class BatchServer:
         """As many as there is room for, in the order of their arrival."""
         batch: list[_Waiting] = []
         images = pixels = 0
-        while self._waiting and images < self._batch:
+        while self._waiting and images < self.batch:
             waiting = self._waiting[0]
-            if batch and (images + waiting.images > self._batch or pixels + waiting.pixels > self._pixels):
+            if batch and (images + waiting.images > self.batch or pixels + waiting.pixels > self._pixels):
                 break
             batch.append(self._waiting.pop(0))
             images += waiting.images
             pixels += waiting.pixels
-            self._counts.spent("gather", now - waiting.arrived)
+            self.counts.spent("gather", now - waiting.arrived)
         self._batching.removed(images)
-        self._running, self._status.busy_since = batch, now
+        self._running, self.status.busy_since = batch, now
         self._work.put(batch)
 
     def _batch_done(self, done: socket.socket) -> None:
         done.recv(1)
         self._running = []
-        self._status.busy_since = 0.0
+        self.status.busy_since = 0.0
         self._batching.finished(time.monotonic())
         for client in self._ended:
             client.close()
@@ -260,4 +255,4 @@ class BatchServer:
             waiting.client.answer(done.get(waiting))  # one too large was not run: the device refuses it
         images = sum(waiting.images for waiting in batch)
         self._batching.measured(images, seconds)
-        self._counts.batch(images, seconds)
+        self.counts.batch(images, seconds)

@@ -61,7 +61,7 @@ class DeviceProcess:
             self._connection.close()
             try:
                 counts.use_row(row)
-                Supervisor(theirs, server, counts, self._status, needed=needed, stops=stops).run()
+                Supervisor(theirs, server, counts, self._status, needed, stops).run()
             except BaseException:  # noqa: BLE001
                 _log.exception("The supervisor of the device's process ended by itself")
             os._exit(1)

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from typing import NoReturn
 
 from tvetl_server.metrics import Metrics
@@ -23,26 +24,21 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger(__name__)
 
 
+@dataclass
 class Supervisor:
     """What runs in the process. It loads none of the device's libraries."""
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        server: BatchServer,
-        counts: Metrics,
-        status: SharedStatus,
-        *,
-        needed: bool,
-        stops: bool,
-    ) -> None:
-        """``connection`` leads to the server's first process, the parent."""
-        self._connection = connection
-        self._server = server
-        self._counts = counts
-        self._status = status
-        self._needed = needed
-        self._stops = stops
+    connection: socket.socket
+    """To its parent, the server's first process."""
+    server: BatchServer
+    counts: Metrics
+    status: SharedStatus
+    needed: bool
+    """Whether a device that is missing at the start ends the server."""
+    stops: bool
+    """Whether a device that is lost later does."""
+
+    def __post_init__(self) -> None:
         self._parent = os.getppid()
         self._has_reported = False
 
@@ -53,13 +49,13 @@ class Supervisor:
         ends: list[float] = []
         while True:
             end = self._run_once()
-            self._counts.device_is(up=False)
+            self.counts.device_is(up=False)
             now = time.monotonic()
             ends = [*(before for before in ends if before > now - timing.DEATHS_WITHIN), now]
             if isinstance(end, str):
-                self._counts.device_died()
+                self.counts.device_died()
                 if len(ends) < timing.DEATHS:
-                    self._status.set(State.DOWN, "the device's process has died and is started again")
+                    self.status.set(State.DOWN, "the device's process has died and is started again")
                     _log.error("The device's process has died (%s) and is started again", end)
                     continue
                 end = Unavailable(f"its process died {timing.DEATHS} times")
@@ -68,13 +64,13 @@ class Supervisor:
 
     def _is_lost(self, why: Unavailable) -> None:
         """End the server, or do without the device for a while, as is set."""
-        self._status.set(State.LOST, f"the device is not there: {why.reason}")
+        self.status.set(State.LOST, f"the device is not there: {why.reason}")
         was_up = self._has_reported
         self._report(why.pack())
-        if was_up and self._stops:
+        if was_up and self.stops:
             _log.error("The device is lost: %s", why.reason)
             os.kill(self._parent, signal.SIGTERM)
-        if self._stops if was_up else self._needed:
+        if self.stops if was_up else self.needed:
             self._wait(math.inf)
         _log.warning("There is no device: %s. The CPU does all; next try in %g s", why.reason, timing.RETRY)
         self._wait(timing.RETRY)
@@ -82,7 +78,7 @@ class Supervisor:
     def _report(self, message: bytes) -> None:
         """Tell the first process what became of the start; once."""
         if not self._has_reported:
-            send(self._connection, message)
+            send(self.connection, message)
             self._has_reported = True
 
     def _run_once(self) -> Unavailable | str:
@@ -92,8 +88,8 @@ class Supervisor:
         if child == 0:
             try:
                 os.close(pipe)
-                self._connection.close()
-                self._server.run(write_end)
+                self.connection.close()
+                self.server.run(write_end)
             except BaseException:  # noqa: BLE001
                 _log.exception("The device's process ended by itself")
             os._exit(1)
@@ -109,10 +105,10 @@ class Supervisor:
         """What the process reports, when it has ended. Kills it where it hangs."""
         message = b""
         limit = timing.START
-        self._status.busy_since = time.monotonic()
+        self.status.busy_since = time.monotonic()
         while True:
             while not self._wait(timing.POLL, pipe, child):
-                if (since := self._status.busy_since) and time.monotonic() - since > limit:
+                if (since := self.status.busy_since) and time.monotonic() - since > limit:
                     _log.error("The device's process hangs: it has been busy for %g s, and is ended", limit)
                     os.kill(child, signal.SIGKILL)
             part = os.read(pipe, 4096)
@@ -121,16 +117,16 @@ class Supervisor:
             message += part
             if message == READY:
                 limit = timing.HANG
-                self._counts.device_is(up=True)
+                self.counts.device_is(up=True)
                 self._report(READY)
 
     def _wait(self, seconds: float, pipe: int | None = None, child: int = 0) -> bool:
         """Until ``pipe`` can be read; whether it can. Exits, and kills ``child``, where the first process has ended."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            watched = [self._connection.fileno()] if pipe is None else [self._connection.fileno(), pipe]
+            watched = [self.connection.fileno()] if pipe is None else [self.connection.fileno(), pipe]
             ready, _, _ = select.select(watched, [], [], min(left, timing.POLL))
-            if self._connection.fileno() in ready or os.getppid() != self._parent:
+            if self.connection.fileno() in ready or os.getppid() != self._parent:
                 if child:
                     os.kill(child, signal.SIGKILL)
                 os._exit(0)
