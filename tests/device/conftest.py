@@ -1,6 +1,7 @@
-"""The fixtures of ../serving.py, and processes of a test's own."""
+"""The fixtures of ../serving.py, processes of a test's own, and a scripted device."""
 
 from device.forks import fork
+from device.scripted import start
 from serving import disk, image, recorder, run_server
 
-__all__ = ["disk", "fork", "image", "recorder", "run_server"]
+__all__ = ["disk", "fork", "image", "recorder", "run_server", "start"]

@@ -1,0 +1,209 @@
+"""The link of a decoder to the device: what goes over it arrives, and who gets no answer is told why."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+import resource
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from alone import alone, descriptors
+from device.looking import PATIENCE, until
+from device.scripted import Scripted, Started, made, order, reason, together
+from PIL import Image
+
+from tvetl.spec import Arguments, parse
+from tvetl_server.engine import Engine, Order
+from tvetl_server.limits import Limits
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float16", "float32"])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1, 1), (1, 40, 3)])
+def test_tensors_arrive_as_they_were(start: Callable[..., Started], kind: str, shape: tuple[int, ...]) -> None:
+    link = start().link()
+    for views in (1, 3):
+        told = {"do": "array", "shape": list(shape), "kind": kind}
+        found = link.transform(order(views=views, **told))
+        assert len(found) == views
+        for view, tensor in enumerate(found):
+            assert isinstance(tensor, np.ndarray)
+            assert (tensor.dtype, tensor.shape) == (np.dtype(kind), shape)
+            assert np.array_equal(tensor, made(told, view))
+
+
+def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[..., Started], image: bytes) -> None:
+    link = start().link()
+
+    class Linked:
+        turn = staticmethod(contextlib.nullcontext)
+
+        def transform(self, given: Order) -> Sequence[Any]:
+            return link.transform(order(views=len(given.programs), **told))
+
+    pipeline = parse({"steps": [{"op": "CenterCrop", "size": 5}], "output": {"format": "png"}})
+    engine = Engine(pipeline, Limits(), device=Linked())
+    for shape, mode in (((5, 7, 3), "RGB"), ((5, 7), "L")):
+        told = {"do": "array", "shape": list(shape), "kind": "uint8"}
+        body = engine.transform(image, "a/b", Arguments(views=2, given=frozenset(["views"]))).body
+        assert isinstance(body, bytes)
+        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+            files = [file for member in tar if (file := tar.extractfile(member))]
+            images = [Image.open(io.BytesIO(file.read())) for file in files]
+        assert len(images) == 2
+        for view, found in enumerate(images):
+            assert (found.mode, found.size) == (mode, (7, 5))
+            assert np.array_equal(np.asarray(found), made(told, view))
+    assert link.transform(order("echo", views=2)) == [order("echo").data[::-1]] * 2
+
+
+def test_pixels_that_lie_in_another_order_arrive_in_theirs(start: Callable[..., Started]) -> None:
+    told = {"do": "array", "shape": [4, 6, 3], "kind": "uint8", "turned": [2, 0, 1]}
+    (found,) = start().link().transform(order(**told))
+    assert np.array_equal(found, made(told).transpose(2, 0, 1))
+
+
+def test_the_largest_are_handed_over_and_give_their_memory_back(start: Callable[..., Started]) -> None:
+    """8 MiB are kept; 60 MB come and go."""
+    link = start().link()
+    told = {"do": "array", "shape": [3, 5000, 4000], "kind": "uint8"}
+    (found,) = link.transform(order(**told))
+    assert np.array_equal(found, made(told))
+    large = "x" * 30_000_000
+    (back,) = link.transform(order("echo", text=large))
+    assert back == order("echo", text=large).data[::-1]
+    assert os.fstat(link._inbox).st_size == os.fstat(link._outbox).st_size == 0
+    (back,) = link.transform(order("echo"))
+    assert back == order("echo").data[::-1]
+
+
+@pytest.mark.parametrize("resized", [None, 5, (6, 7)])
+def test_an_order_arrives_as_it_was(start: Callable[..., Started], resized: int | tuple[int, int] | None) -> None:
+    programs = [[["crop", 1, 2, 3, 4], ["resize", (5, 6), "bilinear", (0, 0, 5, 6), True, -1]], [["pad", None, 0.25]]]
+    given = Order(b'{"do": "order"}', (20, 10), programs, (75, "4:2:0"), resized)
+    found = [json.loads(each) for each in start().link().transform(given)]
+    expected = [[(20, 10), (75, "4:2:0"), resized, program] for program in programs]
+    assert found == json.loads(json.dumps(expected))
+
+
+def test_none_of_thousands_gets_what_is_anothers_and_batches_form(start: Callable[..., Started]) -> None:
+    started = start()
+    wrong: list[str] = []
+
+    def decoder(place: int) -> None:
+        link = started.link()
+        for number in range(150):
+            if number % 3:
+                told = {"do": "array", "shape": [place + 1, number + 1, 3], "kind": "uint8", "n": [place, number]}
+                for view, found in enumerate(link.transform(order(views=1 + number % 2, **told))):
+                    if not np.array_equal(np.asarray(found), made(told, view)):
+                        wrong.append(f"{place}: {number}")
+            else:
+                what = order("echo", n=[place, number])
+                if link.transform(what) != [what.data[::-1]]:
+                    wrong.append(f"{place}: {number}")
+
+    threads = [threading.Thread(target=decoder, args=(place,)) for place in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert wrong == []
+    images = 16 * (50 + 50 + 2 * 50)
+    until(lambda: started.number("tvetl_device_batch_sum") == images)  # counted behind the answers
+    batches = started.number("tvetl_device_batch_count")
+    assert images / batches > 1.5
+    assert started.number('tvetl_device_seconds_count{stage="gather"}') == 16 * 150
+    until(lambda: started.number('tvetl_device_seconds_count{stage="run"}') == batches)
+
+
+def test_nothing_is_left_of_decoders_that_come_and_go() -> None:
+    alone(_come_and_go)
+
+
+def _come_and_go() -> None:
+    started = Started(Scripted)
+    device, kept = started.process, started.link()
+
+    def many(count: int) -> None:
+        for number in range(count):
+            link = started.device.link()
+            link.transform(order("echo"))
+            if number % 3 == 0:
+                assert reason(link, order("sleep", seconds=0.05, left=0.02)) == "late"
+            link._disconnect()
+        kept.transform(order("echo"))
+
+    many(3)
+    until(lambda: _settled(device))
+    here, there = descriptors(), descriptors(device)
+    many(30)
+    assert descriptors() == here
+    until(lambda: descriptors(device) == there)
+    started.close()
+
+
+def _settled(process: int) -> bool:
+    first = descriptors(process)
+    time.sleep(0.3)
+    return descriptors(process) == first
+
+
+def test_where_descriptors_are_short_none_is_lost(start: Callable[..., Started]) -> None:
+    """For a connection and one piece of memory there are enough, and not for the other."""
+    started = start()
+
+    def promise() -> None:
+        link = started.device.link()
+        highest = max(number for number, *_ in descriptors())
+        while (last := os.dup(0)) <= highest:
+            pass
+        before = descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + 3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        for _ in range(5):
+            assert reason(link, order("echo")) == "lost"
+        gc.collect()  # the errors hold the sockets
+        assert descriptors() == before
+
+    alone(promise)
+    assert started.ask(do="echo") == [order("echo").data[::-1]]
+
+
+def test_what_it_refuses_alone_is_refused(start: Callable[..., Started]) -> None:
+    started = start()
+    found = together(started, [order("echo"), order("refuse"), order("echo")])
+    assert found == [[order("echo").data[::-1]], "refused", [order("echo").data[::-1]]]
+    link = started.link()
+    for _ in range(3):
+        assert reason(link, order("refuse")) == "refused"
+        assert link.transform(order("echo")) == [order("echo").data[::-1]]
+
+
+def test_who_gives_up_is_not_handed_the_late_answer(start: Callable[..., Started]) -> None:
+    """Half of the time that an object has is the device's."""
+    link = start().link()
+    link.transform(order("echo"))
+    began = time.monotonic()
+    assert reason(link, order("sleep", seconds=1.5, left=1.0)) == "late"
+    assert 0.4 < time.monotonic() - began < 1.4
+    assert link.transform(order("echo", n=2)) == [order("echo", n=2).data[::-1]]
+
+
+def test_who_has_no_time_left_does_not_ask(start: Callable[..., Started]) -> None:
+    """However fast the answer would be."""
+    started = start()
+    link = started.link()
+    for _ in range(100):
+        assert reason(link, order("echo", left=-1.0)) == "late"
+    assert link.transform(order("echo")) == [order("echo").data[::-1]]
+    until(lambda: started.number("tvetl_device_batch_sum") > 0)  # counted behind the answer
+    assert started.number("tvetl_device_batch_sum") == 1

@@ -1,0 +1,266 @@
+"""The supervisor of the device's process: starts, deaths and hangs, and what the shared status says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from device.looking import PATIENCE, children, runs, until
+from device.scripted import Scripted, Started, order, reason, together
+
+from tvetl_server.engine import NotByDevice, Order
+from tvetl_server.engine.driver import DeviceError
+from tvetl_server.processes.device import timing
+
+
+@pytest.mark.parametrize("how", ["die", "raise"])
+def test_its_death_costs_what_was_on_it_and_it_is_started_again(start: Callable[..., Started], how: str) -> None:
+    started = start()
+    assert started.up
+    before = started.process
+    found = together(started, [order("echo"), order(how), order("echo")])
+    assert found == ["lost"] * 3
+    started.is_back(deaths=1)
+    assert not started.device.lost
+    assert started.ask(do="echo") == [order("echo").data[::-1]]
+    assert not runs(before)
+
+
+def test_one_that_died_is_said_to_be_down_until_it_is_ready(start: Callable[..., Started], tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+
+    def make() -> Scripted:
+        while slow.exists():
+            time.sleep(0.01)
+        return Scripted()
+
+    started = start(make)
+    assert (started.up, started.device.state) == (True, Scripted.about)
+    slow.touch()
+    os.kill(started.process, signal.SIGKILL)
+    until(lambda: not started.up)
+    until(lambda: "started again" in started.device.state)
+    assert not started.device.lost
+    link = started.link()
+    assert reason(link, order("echo")) == "lost"
+    slow.unlink()
+    until(lambda: started.up)
+    assert link.transform(order("echo"))
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times for a test; the processes get them as they are forked."""
+    monkeypatch.setattr(timing, "HANG", 1.0)
+    monkeypatch.setattr(timing, "RETRY", 0.5)
+    monkeypatch.setattr(timing, "POLL", 0.1)
+    monkeypatch.setattr(timing, "START", 2.0)
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("how", [{"do": "sleep", "seconds": 1000}, {"do": "hang"}])
+def test_one_that_hangs_is_ended_even_where_it_keeps_the_interpreter(
+    start: Callable[..., Started], how: dict[str, Any]
+) -> None:
+    started = start()
+    before = started.process
+    began = time.monotonic()
+    assert reason(started.link(), Order(json.dumps(how).encode(), (1, 1), [[]], None, None)) == "lost"
+    assert 0.9 < time.monotonic() - began < 10
+    until(lambda: not runs(before))
+    started.is_back(deaths=1)
+    assert started.ask(do="echo")
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_batch_after_a_long_silence_does_not_hang(start: Callable[..., Started]) -> None:
+    started = start()
+    before = started.process
+    assert started.ask(do="echo")
+    time.sleep(1.5)
+    assert started.ask(do="sleep", seconds=0.5)
+    assert started.process == before
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_start_that_hangs_is_no_start(start: Callable[..., Started]) -> None:
+    started = start(lambda: time.sleep(1000))
+    assert not started.up
+    before = started.process
+    until(lambda: not runs(before))
+    with pytest.raises(NotByDevice, match="lost"):
+        started.ask(do="echo")
+
+
+@pytest.mark.usefixtures("brief")
+def test_five_deaths_in_a_minute_are_no_accident_and_it_is_looked_for_again(start: Callable[..., Started]) -> None:
+    started = start()
+    for deaths in range(5):
+        until(lambda: started.up)
+        assert not started.device.lost
+        link = started.link()
+        assert reason(link, order("die")) == "lost"
+        until(lambda deaths=deaths: started.number("tvetl_device_deaths_total") == deaths + 1)
+    assert "died 5 times" in started.device.state
+    assert started.device.lost
+    assert not started.up
+    began = time.monotonic()
+    assert reason(link, order("echo")) == "lost"
+    assert time.monotonic() - began < 0.4, "nobody waits for what is not there"
+    until(lambda: started.up)
+    assert time.monotonic() - began > 0.3
+    assert started.device.state == Scripted.about
+    assert link.transform(order("echo"))
+
+
+def killed() -> Scripted:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Scripted()
+
+
+def absent() -> Scripted:
+    raise DeviceError("there is none", hint="Buy one.")
+
+
+def broken() -> Scripted:
+    raise ImportError("no module named so\nand more")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(killed, "its process died 5 times"), (absent, "there is none"), (broken, "ImportError: no module named so")],
+)
+def test_where_there_is_none_at_start_it_is_said_why_and_nothing_is_left(make: Callable[[], Any], words: str) -> None:
+    before = set(children(os.getpid()))
+    with pytest.raises(DeviceError) as error:
+        Started(make, needed=True)
+    assert words in str(error.value)
+    assert error.value.hint == ("Buy one." if make is absent else "")
+    assert set(children(os.getpid())) == before
+
+
+@pytest.mark.usefixtures("brief")
+def test_one_that_was_needed_at_the_start_and_is_lost_later_is_done_without(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+
+    def make() -> Scripted:
+        return absent() if taken.exists() else Scripted()
+
+    started = start(make, needed=True)
+    taken.touch()
+    os.kill(started.process, signal.SIGKILL)
+    until(lambda: "there is none" in started.device.state)
+    assert reason(started.link(), order("echo")) == "lost"
+    taken.unlink()
+    until(lambda: started.up)
+
+
+@pytest.mark.usefixtures("brief")
+def test_or_it_is_done_without_until_it_comes(start: Callable[..., Started], tmp_path: Path) -> None:
+    there = tmp_path / "there"
+
+    def make() -> Scripted:
+        return Scripted() if there.exists() else absent()
+
+    started = start(make)
+    assert "there is none" in started.device.state
+    assert not started.up
+    link = started.link()
+    assert reason(link, order("echo")) == "lost"
+    there.touch()
+    until(lambda: started.up)
+    assert link.transform(order("echo"))
+    assert started.number("tvetl_device_deaths_total") == 0
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("both", [False, True])
+def test_without_its_supervisor_it_ends_and_nobody_waits_for_it(start: Callable[..., Started], both: bool) -> None:
+    started = start()
+    link, process = started.link(), started.process
+    assert link.transform(order("echo"))
+    if both:
+        os.kill(started.supervisor, signal.SIGSTOP)  # it shall not see the other's end
+        os.kill(process, signal.SIGKILL)
+    os.kill(started.supervisor, signal.SIGKILL)
+    until(lambda: not runs(started.supervisor) and not runs(process))
+    began = time.monotonic()
+    for _ in range(3):
+        assert reason(link, order("echo")) == "lost"
+    assert time.monotonic() - began < 1
+    assert "not there" in started.device.state
+    if not both:
+        assert not started.up
+        assert started.device.lost
+
+
+def test_at_the_end_both_processes_are_gone(start: Callable[..., Started]) -> None:
+    started = start()
+    process = started.process
+    started.device.close()
+    until(lambda: not runs(started.supervisor) and not runs(process))
+    assert not started.device.lost, "an end is no loss"
+
+
+def test_killed_again_and_again_under_load_nothing_is_wrong_and_nobody_waits(
+    start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "DEATHS", 1000)
+    started = start()
+    outcomes: Counter[str] = Counter()
+    longest = [0.0]
+    over = threading.Event()
+
+    def decoder(place: int) -> None:
+        link = started.link()
+        number = 0
+        while not over.is_set():
+            number += 1
+            what = order("echo", left=20.0, n=[place, number])
+            began = time.monotonic()
+            try:
+                outcomes["right" if link.transform(what) == [what.data[::-1]] else "wrong"] += 1
+            except NotByDevice as error:
+                outcomes[str(error)] += 1
+                time.sleep(0.005)  # as the CPU takes its time
+            longest[0] = max(longest[0], time.monotonic() - began)
+
+    threads = [threading.Thread(target=decoder, args=(place,)) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    kills = 0
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        until(lambda: started.up)
+        os.kill(started.process, signal.SIGKILL)
+        kills += 1
+        until(lambda kills=kills: started.number("tvetl_device_deaths_total") == kills)
+    until(lambda: started.up)
+    time.sleep(0.2)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert set(outcomes) <= {"right", "lost"}
+    assert outcomes["right"] > 20 * kills > 100
+    assert longest[0] < 5
+
+
+def test_words_of_any_length_are_kept(start: Callable[..., Started]) -> None:
+    class Long(Scripted):
+        about = "Gerät " * 1000
+
+    state = start(Long).device.state
+    assert Long.about.startswith(state[:-1])
+    assert len(state) > 500
