@@ -21,7 +21,7 @@ from PIL import Image
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
-from tvetl.command import cli
+from tvetl.command import terminal
 from tvetl.errors import TvetlError, UsageError
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
@@ -66,7 +66,7 @@ def put(cluster: Cluster, paths: Sequence[Path]) -> list[str]:
     """Store the photographs as photo_0.jpg, photo_1.jpg, ... in the bucket ``photos``."""
     names = [f"photo_{at}.jpg" for at in range(len(paths))]
     cluster.create_bucket("photos")
-    with cli.progress("photographs stored", len(paths)) as advance:
+    with terminal.progress("photographs stored", len(paths)) as advance:
         for done, (name, path) in enumerate(zip(names, paths, strict=True), start=1):
             cluster.put("photos", name, as_jpeg(path))
             advance(done)
@@ -86,9 +86,9 @@ def register(cluster: Cluster, pipeline: str) -> str:
 
 def transform(cluster: Cluster, job: jobs.Job) -> None:
     """Wait for a job and say what became of it."""
-    with cli.progress("objects transformed", len(job.wanted)) as advance:
-        report = jobs.wait(cluster, job, cli.told(advance))
-    cli.tell(report)
+    with terminal.progress("objects transformed", len(job.wanted)) as advance:
+        report = jobs.wait(cluster, job, advance.job)
+    terminal.print_report(report)
 
 
 def train(cluster: Cluster, etl: str) -> None:
@@ -148,21 +148,21 @@ def demo(folder: str) -> None:
 
 
 def step(title: str) -> None:
-    cli.out.print(f"\n[bold]{title}[/bold]")
+    terminal.out.print(f"\n[bold]{title}[/bold]")
 
 
 def say(line: str) -> None:
-    cli.out.print(line, markup=False)
+    terminal.out.print(line, markup=False)
 
 
 def main() -> int:
     try:
         demo(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("DATA", ""))
     except TvetlError as error:
-        cli.complain(error)
+        terminal.print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        cli.err.print("interrupted; the cluster has ended")
+        terminal.err.print("interrupted; the cluster has ended")
         return 130
     return 0
 

@@ -32,7 +32,7 @@ from tvetl.bench.apart import apart
 from tvetl.bench.compare import TITLES, Comparison, Way, bench
 from tvetl.bench.sides import Epochs, Task
 from tvetl.cluster import Cluster
-from tvetl.command import cli
+from tvetl.command import terminal
 from tvetl.errors import UsageError
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
@@ -111,7 +111,7 @@ def by_the_sdk(task: Task, workers: int) -> Epochs:
 def main() -> None:
     sources = photographs(sys.argv[1] if len(sys.argv) > 1 else "")
     size = sum(map(len, sources)) / len(sources) / 1000
-    cli.out.print(f"{IMAGES} images, {len(sources)} different ones, {size:.0f} kB each on average")
+    terminal.out.print(f"{IMAGES} images, {len(sources)} different ones, {size:.0f} kB each on average")
     with cluster_of(sources, direct=True) as cluster, cluster_of(sources, direct=False) as refusing:
 
         def more(task: Task) -> Mapping[str, Way]:
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def show(name: str, done: Comparison) -> None:
-    cli.out.print(
+    terminal.out.print(
         f"\n{name} (3, 224, 224), batches of {done.batch}, median (range) of {done.rounds} rounds in turns; "
         f"{done.equal} of {done.images} images equal on all sides\n"
     )
@@ -146,14 +146,14 @@ def show(name: str, done: Comparison) -> None:
 
 def show_accelerators(cluster: Cluster, bucket: str, name: str, etl: str) -> None:
     batch, computing = accelerators.BATCH, accelerators.COMPUTING
-    cli.out.print(
+    terminal.out.print(
         f"\nEmulated accelerators on one core, each {batch} canned images every {computing} s: MLPerf Storage's "
         "resnet50_h100.\nThis is no MLPerf result: it measures no storage.\n"
     )
     try:
         tried = accelerators.feed(cluster, bucket, name, etl)
     except UsageError as error:
-        cli.out.print(f"left out: {error.message}")
+        terminal.out.print(f"left out: {error.message}")
         return
     titles = ("accelerators", "busy, the least", "images/s", "consumers' core, CPU s/s", "server's core, CPU s/s")
     rows = [
@@ -163,7 +163,7 @@ def show_accelerators(cluster: Cluster, bucket: str, name: str, etl: str) -> Non
     ]  # fmt: skip
     show_table(titles, rows)
     fed = max((t.accelerators for t in tried if t.enough), default=0)
-    cli.out.print(f"\n{fed} of them at {accelerators.BUSY:.0%} or more")
+    terminal.out.print(f"\n{fed} of them at {accelerators.BUSY:.0%} or more")
 
 
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -171,7 +171,7 @@ def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     for row in (titles, ["-" * width for width in widths], *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        cli.out.print(f"| {' | '.join(cells)} |", markup=False)
+        terminal.out.print(f"| {' | '.join(cells)} |", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an ETL answered, as numpy arrays and PIL images. It says by itself which it is, so nobody need be asked."""
+"""Decoding of an ETL's answers to numpy arrays and PIL images. An answer shows by itself what it is."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from PIL import Image
 from tvetl.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[np.generic]
-#: A tensor (or several views of one shape, stacked), an image, or the images of several views.
-Answer: TypeAlias = "Array | Image.Image | list[Image.Image]"
+#: A tensor (several views of one shape are stacked), an image, or the images of several views.
+Decoded: TypeAlias = "Array | Image.Image | list[Image.Image]"
 
-_BLOCK = 512  # bytes of a tar archive's
+_BLOCK = 512  # bytes of a block of a tar archive
 #: What Pillow raises for a damaged file, and for one of more pixels than any pipeline makes.
 _DAMAGED = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error, Image.DecompressionBombError,
@@ -32,7 +32,7 @@ _NPY = b"\x93NUMPY"
 _SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
 
 
-def read_answer(data: bytes | bytearray) -> Answer:
+def read_answer(data: bytes | bytearray) -> Decoded:
     """Decode npy and safetensors to arrays, image files to PIL images (RGB or L), a tar of views to a list of them.
 
     Arrays are writable, in the shape and dtype that were sent; of a bytearray they are its own memory. Raises
@@ -59,7 +59,7 @@ def members(data: bytes | bytearray) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 if member.isfile() and (file := tar.extractfile(member)):
                     yield member.name, file.read()
-            # tarfile ends without a word where a header is cut off; the end mark is a block of zeros.
+            # tarfile ends without an error where a header is cut off; the end mark is a block of zeros.
             if data[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):
                 raise UsageError("this tar archive is cut short: it ends without its end mark")
     except (tarfile.TarError, OverflowError, *_DAMAGED) as error:  # tarfile lets some of these through
@@ -80,7 +80,7 @@ def _npy(data: bytes | bytearray) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def npy_header(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[np.generic]]:
-    """Shape, order and dtype that an npy file's header tells. Raises UsageError where it is damaged, or of objects."""
+    """Shape, order and dtype that an npy file's header gives. Raises UsageError where it is damaged, or of objects."""
     file = io.BytesIO(header)
     try:
         version = np.lib.format.read_magic(file)

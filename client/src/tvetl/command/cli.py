@@ -1,8 +1,7 @@
-"""The command: read the arguments, call one thing, print what came of it.
+"""The commands: each reads its arguments, calls one function and prints the result.
 
-What a command needs is imported inside it: ``tvetl --help`` waits for neither the SDK nor torch.
-Exit statuses are the errors' own (see docs/command.md); every error is a sentence and a hint, without a traceback.
-How an option gets its value is config.py's affair, how things are written terminal.py's.
+A command imports what it needs inside its function: ``tvetl --help`` waits for neither the SDK nor torch. Exit
+statuses are the errors' own (see docs/command.md); every error is a sentence and a hint, without a traceback.
 """
 
 from __future__ import annotations
@@ -18,27 +17,26 @@ import typer
 
 from tvetl.command import config
 from tvetl.command.terminal import (
-    complain,
     err,
-    out,
+    print_conformance,
+    print_error,
+    print_estimate,
+    print_json,
+    print_line,
+    print_report,
+    print_table,
     progress,
-    say,
-    say_json,
-    say_table,
-    tell,
-    tell_conformance,
-    tell_estimate,
-    told,
 )
 from tvetl.errors import NotReachable, TvetlError, UsageError
 from tvetl.files import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tvetl.cluster import Cluster
+    from tvetl.conformance import Case, Subject
     from tvetl.jobs import Request
     from tvetl.spec import Pipeline
-
-__all__ = ["app", "complain", "err", "main", "out", "progress", "tell", "told"]
 
 app = config.App(
     no_args_is_help=True,
@@ -54,7 +52,7 @@ Form = Literal["auto", "spec", "runtime"]
 
 
 def _etl_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """What a shell offers for an ETL's name: those of the cluster, if it answers."""
+    """Completions of an ETL's name: those of the cluster, if it answers."""
     try:
         etls = _cluster(str(ctx.params.get("endpoint") or LOCAL)).etls()
     except TvetlError:
@@ -75,21 +73,21 @@ EtlOption = Annotated[str, typer.Option("--etl", help="The ETL to read through."
 def _settings(
     ctx: typer.Context,
     show_config: Annotated[
-        bool, typer.Option("--show-config", help="Tell all options and their origins.", allow_from_autoenv=False)
+        bool, typer.Option("--show-config", help="Print all options and their origins.", allow_from_autoenv=False)
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Tell the version.", allow_from_autoenv=False)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", allow_from_autoenv=False)] = False,
 ) -> None:
     try:
         config.load(ctx)
     except UsageError as error:
-        complain(error)
+        print_error(error)
         raise typer.Exit(error.exit_code) from error
     if version:
         from tvetl import __version__
 
-        say(__version__)
+        print_line(__version__)
     elif show_config and ctx.invoked_subcommand is None:
-        config.tell_all(ctx)
+        config.print_all(ctx)
 
 
 @app.command()
@@ -102,15 +100,15 @@ def validate(
     from tvetl import spec
 
     if schema:
-        say(json.dumps(spec.schema(), indent=None if as_json else 2))
+        print_line(json.dumps(spec.schema(), indent=None if as_json else 2))
         return
     if not pipeline:
         raise UsageError("name a pipeline, or ask for the --schema")
     parsed = _pipeline(pipeline)
     if as_json:
-        say_json({"pipeline": json.loads(spec.canonical(parsed)), "digest": spec.digest(parsed)})
+        print_json({"pipeline": json.loads(spec.canonical(parsed)), "digest": spec.digest(parsed)})
     else:
-        say(spec.canonical(parsed))
+        print_line(spec.canonical(parsed))
         err.print(f"{len(parsed.steps)} steps to {parsed.output.format}, digest {spec.digest(parsed)[:12]}")
 
 
@@ -161,12 +159,12 @@ def register(
         start_timeout=timeout,
     )
     if show_pod:
-        say_json(pod.to_data()) if as_json else say(pod.to_yaml().rstrip())
+        print_json(pod.to_data()) if as_json else print_line(pod.to_yaml().rstrip())
         return
     with err.status(f"Starting {name}"):
         done = _cluster(endpoint).register(pod, form=form, replace=replace)
-    said = "runs already, unchanged" if done.reused else f"is ready after {done.seconds:.1f} s ({done.form})"
-    say_json(asdict(done)) if as_json else say(f"{name} {said}")
+    state = "runs already, unchanged" if done.reused else f"is ready after {done.seconds:.1f} s ({done.form})"
+    print_json(asdict(done)) if as_json else print_line(f"{name} {state}")
 
 
 @app.command("list")
@@ -174,9 +172,9 @@ def list_etls(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """All ETLs of the cluster."""
     etls = _cluster(endpoint).etls()
     if as_json:
-        say_json([asdict(etl) for etl in etls])
+        print_json([asdict(etl) for etl in etls])
     else:
-        say_table(("name", "stage", "objects read"), [(etl.name, etl.stage, str(etl.objects)) for etl in etls])
+        print_table(("name", "stage", "objects read"), [(etl.name, etl.stage, str(etl.objects)) for etl in etls])
 
 
 @app.command()
@@ -188,15 +186,15 @@ def show(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
     container = cluster.show(name)
     errors = cluster.errors(name)
     if as_json:
-        say_json({"name": name, "container": container and asdict(container), "errors": list(map(asdict, errors))})
+        print_json({"name": name, "container": container and asdict(container), "errors": list(map(asdict, errors))})
         return
     if container:
         env = {key: value for key, value in container.env.items() if key != PIPELINE_VARIABLE}
         settings = " ".join(f"{key}={value}" for key, value in env.items())
         rows = [("image", container.image), ("pipeline", container.env.get(PIPELINE_VARIABLE, "")), ("env", settings)]
-        say_table((name, ""), [row for row in rows if row[1]])
+        print_table((name, ""), [row for row in rows if row[1]])
     if errors:
-        say_table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
+        print_table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
 
 
 @app.command()
@@ -204,11 +202,11 @@ def logs(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
     """What an ETL's pods wrote, target by target."""
     written = _cluster(endpoint).logs(name)
     if as_json:
-        say_json(written)
+        print_json(written)
         return
     for target, text in sorted(written.items()):
         err.print(f"--- {target}")
-        say(text.rstrip())
+        print_line(text.rstrip())
 
 
 @app.command()
@@ -216,7 +214,7 @@ def stop(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
     """Stop an ETL with its jobs; its errors and logs are gone then."""
     _cluster(endpoint).stop(name)
     if as_json:
-        say_json({"name": name, "stage": "Aborted"})
+        print_json({"name": name, "stage": "Aborted"})
 
 
 @app.command()
@@ -225,7 +223,7 @@ def start(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> No
     with err.status(f"Starting {name}"):
         _cluster(endpoint).start(name)
     if as_json:
-        say_json({"name": name, "stage": "Running"})
+        print_json({"name": name, "stage": "Running"})
 
 
 @app.command("rm")
@@ -233,7 +231,7 @@ def remove(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> N
     """Stop an ETL and free its name."""
     _cluster(endpoint).unregister(name)
     if as_json:
-        say_json({"name": name, "stage": None})
+        print_json({"name": name, "stage": None})
 
 
 @app.command()
@@ -250,7 +248,7 @@ def get(
     from tvetl.spec import parse_arguments
 
     if args:
-        parse_arguments(args)  # refused here, with its place, before anything is sent
+        parse_arguments(args)  # refused with its place, before anything is sent
     if output == "-" and (as_json or sys.stdout.isatty()):
         raise UsageError("an image does not belong on a terminal, or into JSON", hint="Name a file with --output.")
     bucket, name = _object(path)
@@ -263,14 +261,14 @@ def get(
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # whoever reads has had enough, as `head`
+        except BrokenPipeError:  # the reader has had enough, as `head`
             raise
         except OSError as error:
             raise TvetlError(f"standard output takes no more: {error.strerror}") from error
     else:
         write_whole(Path(output), data)
     if as_json:
-        say_json({"object": name, "bytes": len(data), "output": output})
+        print_json({"object": name, "bytes": len(data), "output": output})
 
 
 @app.command()
@@ -323,12 +321,12 @@ def transform(
     )
     if dry_run:
         found = jobs.estimate(cluster, request, sample)
-        say_json(found.to_data()) if as_json else tell_estimate(found)
+        print_json(found.to_data()) if as_json else print_estimate(found)
     else:
-        _run(cluster, request, Path(errors) if errors else None, reasons, timeout, on_interrupt, as_json)
+        _run_job(cluster, request, Path(errors) if errors else None, reasons, timeout, on_interrupt, as_json)
 
 
-def _run(
+def _run_job(
     cluster: Cluster,
     request: Request,
     errors: Path | None,
@@ -337,13 +335,13 @@ def _run(
     on_interrupt: Literal["stop", "leave"],
     as_json: bool,
 ) -> None:
-    """A job from its start to its exit status."""
+    """Run a job from its start to its exit status."""
     from tvetl import jobs
 
     try:
         job = jobs.begin(cluster, request)
         with progress("objects", job.total) as advance:
-            report = jobs.wait(cluster, job, told(advance), timeout=timeout, reasons=reasons, on_interrupt=on_interrupt)
+            report = jobs.wait(cluster, job, advance.job, timeout=timeout, reasons=reasons, on_interrupt=on_interrupt)
     except KeyboardInterrupt:
         if on_interrupt == "leave":
             err.print("The job runs on in the cluster; the same command again waits for it and does what is left.")
@@ -351,8 +349,8 @@ def _run(
     written = errors is not None and (bool(report.failed) or errors.exists())
     if errors is not None and written:
         report.write_errors(errors)
-    told_in = str(errors) if written and report.failed else ""
-    say_json({**report.to_data(), "errors": told_in}) if as_json else tell(report, told_in)
+    named_in = str(errors) if written and report.failed else ""
+    print_json({**report.to_data(), "errors": named_in}) if as_json else print_report(report, named_in)
     if report.aborted:
         raise typer.Exit(TvetlError.exit_code)
     if not report.ok:
@@ -379,10 +377,10 @@ def preview(
     made = look(_cluster(endpoint), bucket, name, etl, views=views, seed=seed, epoch=epoch)
     made.save(output)
     if as_json:
-        told = [{"view": v.view, "seed": v.seed, "drawn": v.drawn, "box": v.box, "equal": v.equal} for v in made.views]
-        say_json({"file": str(output), "seed": made.source.seed, "epoch": epoch, "views": told})
+        rows = [{"view": v.view, "seed": v.seed, "drawn": v.drawn, "box": v.box, "equal": v.equal} for v in made.views]
+        print_json({"file": str(output), "seed": made.source.seed, "epoch": epoch, "views": rows})
         return
-    say(f"{output}: {len(made.views)} views, seed {made.source.seed}, epoch {epoch}")
+    print_line(f"{output}: {len(made.views)} views, seed {made.source.seed}, epoch {epoch}")
     if any(view.equal is None for view in made.views):
         err.print("no crop boxes: torch is not installed here")
 
@@ -399,15 +397,17 @@ def replay(
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="A folder for what comes.")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
-    """Make the views of a contact sheet again, and say whether they are equal; status 1 where one is not."""
+    """Make the views of a contact sheet again, and print whether they are equal; status 1 where one is not."""
     from tvetl.preview import replay_sheet
 
     made = replay_sheet(_cluster(endpoint), sheet, view or (), way=way, original=original)
     rows = [(again.view, again.equal, str(again.save(output)) if output else "") for again in made]
     if as_json:
-        say_json([dict(zip(("view", "equal", "file"), row, strict=True)) for row in rows])
+        print_json([dict(zip(("view", "equal", "file"), row, strict=True)) for row in rows])
     else:
-        say_table(("view", "", "file"), [(str(n), "equal" if equal else "NOT equal", file) for n, equal, file in rows])
+        print_table(
+            ("view", "", "file"), [(str(n), "equal" if equal else "NOT equal", file) for n, equal, file in rows]
+        )
     if not all(again.equal for again in made):
         raise typer.Exit(TvetlError.exit_code)
 
@@ -436,12 +436,14 @@ def bench(
         _cluster(endpoint), bucket, etl, prefix=prefix, most=images, workers=workers, batch=batch, rounds=rounds
     )
     if as_json:
-        say_json(asdict(done))
+        print_json(asdict(done))
     else:
-        say_table(TITLES, done.rows())
-        say(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
-        say("CPU time is this machine's: of the process that trains and its workers. Left out, as they are examples'")
-        say("(`make training`): the SDK's own dataset, and how many emulated accelerators one core feeds.")
+        print_table(TITLES, done.rows())
+        print_line(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
+        print_line(
+            "CPU time is this machine's: of the process that trains and its workers. Left out, as they are examples'"
+        )
+        print_line("(`make training`): the SDK's own dataset, and how many emulated accelerators one core feeds.")
     if done.equal != done.images:
         raise typer.Exit(TvetlError.exit_code)
 
@@ -453,9 +455,9 @@ def doctor(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
 
     findings = examine(endpoint)
     if as_json:
-        say_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
-        say_table(("", "", ""), [(finding.level, finding.check, finding.message) for finding in findings])
+        print_table(("", "", ""), [(finding.level, finding.check, finding.message) for finding in findings])
         for finding in findings:
             if finding.hint:
                 err.print(f"{finding.check}: {finding.hint}", markup=False)
@@ -502,19 +504,14 @@ def conformance(
 
     unknown = set(case or ()) - {each.name for each in kit.CASES}
     if unknown:
-        raise UsageError(f"no such case: {', '.join(sorted(unknown))}", hint="--list tells their names.")
+        raise UsageError(f"no such case: {', '.join(sorted(unknown))}", hint="--list prints their names.")
     cases = [each for each in kit.CASES if (not case or each.name in case) and (not must or each.severity == "must")]
     if show:
-        rows = [(each.name, each.severity, each.promise) for each in cases]
-        if as_json:
-            say_json([dict(zip(("name", "severity", "promise"), row, strict=True)) for row in rows])
-        else:
-            say_table(("case", "severity", "promise"), rows)
+        _print_cases(cases, as_json)
         return
     if not url:
-        raise UsageError(
-            "name the server to check, or ask for the --list", hint="tvetl conformance http://127.0.0.1:8000"
-        )
+        hint = "tvetl conformance http://127.0.0.1:8000"
+        raise UsageError("name the server to check, or ask for the --list", hint=hint)
     subject = kit.Subject(
         url,
         root=root,
@@ -525,14 +522,29 @@ def conformance(
         ready=ready,
         seconds=timeout,
     )
+    _check(subject, cases, as_json)
+
+
+def _check(subject: Subject, cases: Sequence[Case], as_json: bool) -> None:
+    from tvetl import conformance as kit
+
     with progress("cases", len(cases)) as advance:
         report = kit.check(subject, cases, advance)
     if as_json:
-        say_json(asdict(report))
+        print_json(asdict(report))
     else:
-        tell_conformance(report)
+        print_conformance(report)
     if report.count("failed"):
         raise typer.Exit(TvetlError.exit_code)
+
+
+def _print_cases(cases: Sequence[Case], as_json: bool) -> None:
+    titles = ("case", "severity", "promise")
+    rows = [(case.name, case.severity, case.promise) for case in cases]
+    if as_json:
+        print_json([dict(zip(("name", *titles[1:]), row, strict=True)) for row in rows])
+    else:
+        print_table(titles, rows)
 
 
 @app.command()
@@ -547,7 +559,7 @@ def local(
     from tvetl.local import serve
 
     allowed = {image: shlex.split(command) for image, command in (_pair(item, "--allow") for item in allow or ())}
-    log = (lambda line: say_json({"said": line})) if as_json else say
+    log = (lambda line: print_json({"said": line})) if as_json else print_line
     serve(root, port=port, targets=targets, allow=allowed, log=log)
 
 
@@ -578,7 +590,7 @@ def _pipeline(path: str) -> Pipeline:
 
 
 def _names(path: str) -> list[str]:
-    """The lines of a list file; empty ones do not count."""
+    """The lines of a list file, without empty ones."""
     names = [line for line in _read(path).splitlines() if line.strip()]
     if not names:
         raise UsageError(f"{path!r} names no object")

@@ -1,44 +1,42 @@
 """Where an option's value comes from: a flag, the environment, a file, or its default, in this order.
 
-Every option of every command can be set in all four ways: ``--image`` of ``tvetl register`` is TVETL_REGISTER_IMAGE in
-the environment, and ``register: {image: ...}`` in ``tvetl.yaml`` of the working folder or of the user's own folder.
-An option outside of a command's section (``endpoint: ...``) is meant for every command that has it.
+``--image`` of ``tvetl register`` is TVETL_REGISTER_IMAGE in the environment, and ``register: {image: ...}`` in the
+``tvetl.yaml`` of the working folder or of the user's own folder. An option outside of a command's section
+(``endpoint: ...``) is for every command that has it. ``--show-config`` prints all of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 import yaml
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from tvetl.command.terminal import complain, say_json, say_table
+from tvetl.command.terminal import print_error, print_json, print_table
 from tvetl.errors import TvetlError, UsageError
 
 FILE = "tvetl.yaml"
 _FLAG = "--show-config"
-_HELP = "Only tell every option's value, and where it comes from."
+#: The key of a context's ``meta``, which all commands share: (command, parameter) -> the file that set it.
+_ORIGINS = "tvetl.config"
 
-#: What a file says: command -> parameter -> value.
+#: Command -> parameter -> value.
 Values = dict[str, dict[str, object]]
+#: Command, option, value and origin.
+Row = tuple[str, str, str, str]
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
-def files() -> list[Path]:
-    """Where settings may lie, the first winning: the working folder, then the user's own (``~/.config/tvetl``)."""
-    return [Path(FILE), Path(typer.get_app_dir("tvetl")) / FILE]
-
-
 class Command(TyperCommand):
-    """A command that can say where its options' values come from, and that turns our errors into words and a status."""
+    """A command with ``--show-config``, whose errors of ours become a message and an exit status."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.params.extend(_show_config_option())
+        self.params.append(_show_config_option())
         for param in self.params:
             # Every option has a variable of its own; to name them all would double the length of --help.
             if not getattr(param, "envvar", None):
@@ -47,16 +45,16 @@ class Command(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if _FLAG not in args:
             return super().parse_args(ctx, args)
-        ctx.resilient_parsing = True  # an argument that is missing is no error now
+        ctx.resilient_parsing = True  # a missing argument is no error now
         super().parse_args(ctx, [arg for arg in args if arg != _FLAG])
-        _tell({str(ctx.info_name): self}, {str(ctx.info_name): ctx}, as_json=bool(ctx.params.get("as_json")))
+        _print(_rows(ctx), as_json=bool(ctx.params.get("as_json")))
         raise typer.Exit
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
             return super().invoke(ctx)
         except TvetlError as error:
-            complain(error, as_json=bool(ctx.params.get("as_json")))
+            print_error(error, as_json=bool(ctx.params.get("as_json")))
             raise typer.Exit(error.exit_code) from error
 
 
@@ -68,31 +66,40 @@ class App(typer.Typer):
 
 
 def load(ctx: typer.Context) -> None:
-    """Give every command its options from the files. Raises UsageError for a file that cannot be meant so."""
+    """Give every command its options from the files. Raises UsageError for a file with other keys."""
     commands = _commands(ctx)
-    merged: Values = {}
-    _Origin.of.clear()
-    for path in reversed(files()):
+    merged: Values = {name: {} for name in commands}
+    origins = ctx.meta[_ORIGINS] = {}
+    for path in (Path(typer.get_app_dir("tvetl")) / FILE, Path(FILE)):  # the working folder's wins
         for command, options in _read(path, commands).items():
-            merged.setdefault(command, {}).update(options)
-            _Origin.of.update({(command, option): path for option in options})
-    ctx.default_map = {command: dict(options) for command, options in merged.items()}
+            merged[command].update(options)
+            origins.update({(command, option): path for option in options})
+    ctx.default_map = {**merged}
 
 
-def tell_all(ctx: typer.Context, *, as_json: bool = False) -> None:
-    """Every option of every command: its value, and where it comes from."""
-    commands = _commands(ctx)
-    contexts = {}
-    for name, command in commands.items():
-        contexts[name] = typer.Context(command, info_name=name, parent=ctx, resilient_parsing=True)
-        TyperCommand.parse_args(command, contexts[name], [])
-    _tell(commands, contexts, as_json=as_json)
+def print_all(ctx: typer.Context) -> None:
+    """Print every option of every command: its value and origin."""
+    rows: list[Row] = []
+    for name, command in _commands(ctx).items():
+        of_command = typer.Context(command, info_name=name, parent=ctx, resilient_parsing=True)
+        command.parse_args(of_command, [])
+        rows += _rows(of_command)
+    _print(rows, as_json=False)
 
 
-class _Origin:
-    """Which file a value came from, by command and parameter; filled by :func:`load`, for :func:`_source`."""
+def _show_config_option() -> TyperOption:
+    """The option as typer makes it from a function: what its class takes differs from version to version."""
+    probe = typer.Typer(add_completion=False)
 
-    of: ClassVar[dict[tuple[str, str], Path]] = {}
+    @probe.command()
+    def command(
+        show_config: Annotated[bool, typer.Option(_FLAG, help="Only print every option's value and origin.")] = False,
+    ) -> None: ...
+
+    (option,) = typer.main.get_command(probe).params
+    assert isinstance(option, TyperOption)
+    option.expose_value = False
+    return option
 
 
 def _commands(ctx: typer.Context) -> Mapping[str, TyperCommand]:
@@ -103,12 +110,8 @@ def _commands(ctx: typer.Context) -> Mapping[str, TyperCommand]:
 
 def _options(command: TyperCommand) -> dict[str, str]:
     """Its options as a file names them (``on-interrupt``), with the parameters' names (``on_interrupt``)."""
-    found = {}
-    for param in command.params:
-        flags = [flag for flag in param.opts if flag.startswith("--")]
-        if flags and _FLAG not in flags:
-            found[flags[0].removeprefix("--")] = str(param.name)
-    return found
+    long = ((param, next((flag for flag in param.opts if flag.startswith("--")), _FLAG)) for param in command.params)
+    return {flag.removeprefix("--"): str(param.name) for param, flag in long if flag != _FLAG}
 
 
 def _read(path: Path, commands: Mapping[str, TyperCommand]) -> Values:
@@ -122,36 +125,34 @@ def _read(path: Path, commands: Mapping[str, TyperCommand]) -> Values:
         return {}
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected options and commands, like `endpoint: http://127.0.0.1:8080`")
+    options = {name: _options(command) for name, command in commands.items()}
     found: Values = {name: {} for name in commands}
-    everywhere = {str(key): value for key, value in data.items() if key not in commands}
-    for key, value in everywhere.items():
-        having = [name for name, command in commands.items() if key in _options(command)]
+    for key in data.keys() - commands.keys():
+        having = [name for name in commands if key in options[name]]
         if not having:
             raise UsageError(f"{path}: no command has the option {key!r}")
         for name in having:
-            found[name][_options(commands[name])[key]] = value
+            found[name][options[name][key]] = data[key]
     for name in data.keys() & commands.keys():
         for key, value in (data[name] or {}).items():
-            if key not in _options(commands[name]):
+            if key not in options[name]:
                 raise UsageError(f"{path}: {name} has no option {key!r}")
-            found[name][_options(commands[name])[key]] = value
+            found[name][options[name][key]] = value
     return found
 
 
-def _tell(commands: Mapping[str, TyperCommand], contexts: Mapping[str, typer.Context], *, as_json: bool) -> None:
+def _rows(ctx: typer.Context) -> list[Row]:
+    """The options of a parsed command."""
+    name = str(ctx.info_name)
     rows = []
-    for name, command in commands.items():
-        for option, parameter in _options(command).items():
-            value = contexts[name].params.get(parameter)
-            shown = "" if value is None else re.sub(r"//[^/\s]*@", "//***@", str(value))  # no password is shown
-            rows.append((name, f"--{option}", shown, _source(contexts[name], name, parameter)))
-    if as_json:
-        say_json([dict(zip(("command", "option", "value", "from"), row, strict=True)) for row in rows])
-    else:
-        say_table(("command", "option", "value", "from"), rows)
+    for option, parameter in _options(ctx.command).items():  # type: ignore[arg-type]
+        value = ctx.params.get(parameter)
+        shown = "" if value is None else re.sub(r"//[^/\s]*@", "//***@", str(value))  # without a password
+        rows.append((name, f"--{option}", shown, _origin(ctx, name, parameter)))
+    return rows
 
 
-def _source(ctx: typer.Context, command: str, parameter: str) -> str:
+def _origin(ctx: typer.Context, command: str, parameter: str) -> str:
     source = ctx.get_parameter_source(parameter)
     match source.name if source else "":
         case "COMMANDLINE":
@@ -160,18 +161,13 @@ def _source(ctx: typer.Context, command: str, parameter: str) -> str:
             param = next(param for param in ctx.command.params if param.name == parameter)
             return f"environment {getattr(param, 'envvar', None) or f'{ctx.auto_envvar_prefix}_{parameter.upper()}'}"
         case "DEFAULT_MAP":
-            return f"file {_Origin.of[command, parameter]}"
+            return f"file {ctx.meta[_ORIGINS][command, parameter]}"
     return "default"
 
 
-def _show_config_option() -> list[TyperOption]:
-    """The option as typer makes it from a function, in a list."""
-    probe = typer.Typer(add_completion=False)
-
-    @probe.command()
-    def command(show_config: Annotated[bool, typer.Option(_FLAG, help=_HELP)] = False) -> None: ...
-
-    options = [option for option in typer.main.get_command(probe).params if isinstance(option, TyperOption)]
-    for option in options:
-        option.expose_value = False
-    return options
+def _print(rows: Iterable[Row], *, as_json: bool) -> None:
+    titles = ("command", "option", "value", "from")
+    if as_json:
+        print_json([dict(zip(titles, row, strict=True)) for row in rows])
+    else:
+        print_table(titles, [*rows])

@@ -1,8 +1,8 @@
-"""What is wrong with an endpoint: look at what ETLs need, one thing after the other, and say what to do about each.
+"""Checks of an endpoint: each thing that ETLs need, with what to do where it is missing.
 
-Asks and changes nothing: its one PUT registers a pod without containers, which every AIStore refuses, and the words of
-the refusal tell what it would have taken. Speaks to AIStore's API itself, so that an SDK that does not fit is a finding
-and not a failure of ours.
+Changes nothing: its one PUT registers a pod without containers, which every AIStore refuses. The refusal shows which
+form the cluster takes. Requests go to AIStore's API directly, so that an SDK that does not fit is a finding and not a
+failure of ours.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from tvetl.pod import DEFAULT_IMAGE
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Level = Literal["ok", "warn", "fail"]
 
-#: Seconds to connect and to wait for an answer: more is as good as none.
+#: Seconds to connect and to wait for an answer; a later one counts as none.
 _TIMEOUT = (3.0, 15.0)
 #: A pod that nothing can start: AIStore wants exactly one container.
 _NO_POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: tvetl-doctor}\nspec: {containers: []}\n"
 #: AIStore's own defaults, in percent of a disk: from the first on it evicts, from the second on it stores nothing.
 _HIGH_WATER, _FULL = 90, 95
-#: As Go words it that a target did not get through to a pod: "dial tcp 10.0.0.2:31234: connect: connection refused".
+#: Go's message where a target could not connect to a pod: "dial tcp 10.0.0.2:31234: connect: connection refused".
 _DIAL = re.compile(r"dial tcp (\S+?): (?:connect: )?([\w /]+)")
 _STAND_IN = "tvetl-local"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ``hint`` says what to do where ``level`` is not ok."""
+    """The result of one check: ``hint`` is what to do where ``level`` is not ok."""
 
     check: str
     level: Level
@@ -43,8 +43,8 @@ class Finding:
 
 
 def examine(endpoint: str) -> list[Finding]:
-    """All findings about the cluster at ``endpoint``, in the order in which they matter. Raises nothing of its own."""
-    return list(_Look(endpoint.rstrip("/")).findings())
+    """All findings about the cluster at ``endpoint``, in order of importance. Raises nothing of its own."""
+    return list(_Examination(endpoint.rstrip("/")).findings())
 
 
 def _no_aistore(what: str) -> Finding:
@@ -52,8 +52,8 @@ def _no_aistore(what: str) -> Finding:
     return Finding("reachable", "fail", what, hint)
 
 
-class _Look:
-    """What was learned on the way is kept for the checks that follow."""
+class _Examination:
+    """The checks, with what the later ones need to know from the earlier ones."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -98,34 +98,33 @@ class _Look:
         return _no_aistore(f"what answers at {self.endpoint} is no AIStore: HTTP {status} to /v1/health")
 
     def _node(self, url: str) -> dict[str, Json] | None:
-        """What the target tells of itself; None where nobody answers at its address, empty where it tells nothing."""
+        """A target's own status; None where nobody answers at its address, empty where it refuses."""
         status, body = self._get("daemon?what=node_status", url)
         return None if not status else _mapping(body) if status == 200 else {}
 
     def _version(self, state: Mapping[str, dict[str, Json] | None]) -> Finding:
-        said = {str(told["ais_version"]) for told in state.values() if told and "ais_version" in told}
         if self.is_stand_in:
             return Finding("version", "ok", "tvetl's stand-in for AIStore 5.0")
-        if not said:
-            return Finding(
-                "version", "warn", "no target tells its version", "Are there targets, and can they be reached?"
-            )
-        told = max(said)
-        if len(said) > 1:
-            return Finding(
-                "version", "warn", f"the targets differ: {', '.join(sorted(said))}", "Bring all to one version."
-            )
-        if _number(told) != (5, 0):
+        versions = sorted(
+            {str(status["ais_version"]) for status in state.values() if status and "ais_version" in status}
+        )
+        if not versions:
+            hint = "Are there targets, and can they be reached?"
+            return Finding("version", "warn", "no target tells its version", hint)
+        if len(versions) > 1:
+            hint = "Bring all to one version."
+            return Finding("version", "warn", f"the targets differ: {', '.join(versions)}", hint)
+        if _number(versions[0]) != (5, 0):
             hint = (
                 "tvetl was tried with AIStore 5.0; the end-to-end tests (`make e2e`) tell whether this one works too."
             )
-            return Finding("version", "warn", f"AIStore {told}", hint)
-        return Finding("version", "ok", f"AIStore {told}")
+            return Finding("version", "warn", f"AIStore {versions[0]}", hint)
+        return Finding("version", "ok", f"AIStore {versions[0]}")
 
     def _etl(self, state: Mapping[str, dict[str, Json] | None]) -> Finding:
         status, body = self._get("etl")
         if status == 200:
-            deployed = {str(told["deployment"]) for told in state.values() if told and "deployment" in told}
+            deployed = {str(node["deployment"]) for node in state.values() if node and "deployment" in node}
             if deployed and deployed != {"K8s"}:
                 hint = "AIStore starts ETLs as pods: see k8s/README.md; `tvetl local` needs no Kubernetes."
                 return Finding("etl", "fail", f"AIStore runs without Kubernetes ({', '.join(sorted(deployed))})", hint)
@@ -154,7 +153,7 @@ class _Look:
             return Finding("disks", "ok", "the stand-in stores into a folder")
         space = _mapping(_mapping(self._get("cluster?what=cluster_config")[1]).get("space"))
         high, full = _whole(space.get("highwm"), _HIGH_WATER), _whole(space.get("out_of_space"), _FULL)
-        disks = [_mapping(told.get("capacity")) for told in state.values() if told]
+        disks = [_mapping(node.get("capacity")) for node in state.values() if node]
         if not disks:
             return Finding("disks", "warn", "no target tells how full its disks are")
         used = max(_whole(disk.get("pct_max"), 0) for disk in disks)
@@ -168,28 +167,28 @@ class _Look:
         return Finding("disks", "ok", words)
 
     def _form(self) -> Iterator[Finding]:
-        """How an ETL can be registered here, and what that asks of the image."""
+        """The form of registering that the cluster takes, and what it means for the image."""
         spec = base64.b64encode(_NO_POD.encode()).decode()
-        message = {"name": "tvetl-doctor", "communication": "hpush://", "spec": spec}
-        status, body = self._ask("PUT", f"{self.endpoint}/v1/etl", message)
-        said = _message(body)
+        pod = {"name": "tvetl-doctor", "communication": "hpush://", "spec": spec}
+        status, body = self._request("PUT", f"{self.endpoint}/v1/etl", pod)
+        message = _message(body)
         sdk = version("aistore")
         how = "init_spec" if _number(sdk) < (2, 0) else "PUT /v1/etl, as its SDK has no init_spec"
-        if status == 400 and "number of containers" in said:
+        if status == 400 and "number of containers" in message:
             yield Finding("form", "ok", f"takes a pod YAML (aistore {sdk}: {how})")
             yield Finding(
                 "image", "ok", f"{DEFAULT_IMAGE} need only be on every node, as `minikube image load` brings it"
             )
-        elif status == 400 and "runtime.image" in said:
+        elif status == 400 and "runtime.image" in message:
             yield Finding("form", "warn", "takes the runtime form alone: no resources, no security settings")
             hint = "Push the image, and name it so: `tvetl register --image REGISTRY/tvetl-server:VERSION`."
             yield Finding("image", "warn", "the runtime form pulls at every start (imagePullPolicy Always)", hint)
         else:
             hint = "Registering asks for an administrator's rights." if status in (401, 403) else ""
-            yield Finding("form", "warn", f"does not tell which form it takes: {said} (HTTP {status})", hint)
+            yield Finding("form", "warn", f"does not tell which form it takes: {message} (HTTP {status})", hint)
 
     def _pods(self) -> Iterator[Finding]:
-        """Each ETL that is there: whether its pods run, and whether its targets reached them."""
+        """For each ETL: whether its pods run, and whether its targets reach them."""
         for row in _rows(self._get("etl")[1]):
             name, stage = str(row.get("id")), str(row.get("stage"))
             if stage != "Running":
@@ -221,16 +220,16 @@ class _Look:
     # How
 
     def _get(self, path: str, at: str = "") -> tuple[int, Json]:
-        return self._ask("GET", f"{at or self.endpoint}/v1/{path}")
+        return self._request("GET", f"{at or self.endpoint}/v1/{path}")
 
     @staticmethod
-    def _ask(method: str, url: str, message: dict[str, str] | None = None) -> tuple[int, Json]:
+    def _request(method: str, url: str, message: dict[str, str] | None = None) -> tuple[int, Json]:
         """Status and answer; status 0 and the reason where nobody answered."""
         try:
             answer = requests.request(method, url, json=message, timeout=_TIMEOUT, allow_redirects=False)
         except requests.RequestException as error:
-            words = "does not answer in time" if isinstance(error, requests.Timeout) else "nobody answers"
-            return 0, f"{words} at {url.partition('/v1/')[0]}"
+            why = "does not answer in time" if isinstance(error, requests.Timeout) else "nobody answers"
+            return 0, f"{why} at {url.partition('/v1/')[0]}"
         try:
             body: Json = answer.json()
         except ValueError:

@@ -1,4 +1,4 @@
-"""What the command writes: answers to standard output; progress, hints and errors to standard error.
+"""The command's output: answers to standard output; progress, hints and errors to standard error.
 
 Progress is a bar on a terminal, and elsewhere lines of JSON for programs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ from tvetl.errors import ArgumentsError, PipelineError, TvetlError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
+    from tvetl.cluster import ObjectError
     from tvetl.conformance import Report as Conformance
-    from tvetl.jobs.report import Estimate, JobProgress, Report
+    from tvetl.jobs import Estimate, JobProgress, Report
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -33,21 +34,21 @@ _SHOWN = 10
 
 
 class Progress:
-    """How far something is: call it with how many are done, or give a job's own progress to :meth:`job`."""
+    """Progress of something: call it with the number done, or pass :meth:`job` to :func:`tvetl.jobs.wait`."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what = what
         self._total = total
 
     def __call__(self, done: int) -> None:
-        self._tell({"doing": self._what, "done": done, "total": self._total})
+        self._show({"doing": self._what, "done": done, "total": self._total})
 
     def job(self, now: JobProgress) -> None:
         figures = {"seconds": round(now.seconds, 1), "rate": round(now.rate, 1), "bytes": now.bytes}
         left = {} if now.left is None or now.done == now.total else {"left": round(now.left, 1)}
-        self._tell({"doing": now.stage, "done": now.done, "total": now.total, **figures, **left})
+        self._show({"doing": now.stage, "done": now.done, "total": now.total, **figures, **left})
 
-    def _tell(self, state: dict[str, str | int | float]) -> None:
+    def _show(self, state: dict[str, str | int | float]) -> None:
         raise NotImplementedError
 
 
@@ -56,17 +57,17 @@ class _Lines(Progress):
 
     def __init__(self, what: str, total: int) -> None:
         super().__init__(what, total)
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         self._last: dict[str, str | int | float] = {}
 
-    def _tell(self, state: dict[str, str | int | float]) -> None:
+    def _show(self, state: dict[str, str | int | float]) -> None:
         self._last = state
-        if time.monotonic() - self._said > _LINES_EVERY:
-            self.say()
+        if time.monotonic() - self._printed > _LINES_EVERY:
+            self.flush()
 
-    def say(self) -> None:
+    def flush(self) -> None:
         if self._last:
-            self._said = time.monotonic()
+            self._printed = time.monotonic()
             err.print(json.dumps(self._last), markup=False)
             self._last = {}
 
@@ -79,7 +80,7 @@ class _Bar(Progress):
         self._bars = bars
         self._task = bars.add_task(what, total=total, detail="")
 
-    def _tell(self, state: dict[str, str | int | float]) -> None:
+    def _show(self, state: dict[str, str | int | float]) -> None:
         parts = []
         if state.get("rate"):
             parts.append(f"{state['rate']:.0f}/s")
@@ -98,11 +99,11 @@ class _Bar(Progress):
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Progress]:
-    """Something to call with how many are done: a bar on a terminal, elsewhere lines of JSON."""
+    """To be called with the number done: a bar on a terminal, elsewhere lines of JSON."""
     if not err.is_terminal:
         lines = _Lines(what, total)
         yield lines
-        lines.say()
+        lines.flush()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -112,54 +113,54 @@ def progress(what: str, total: int) -> Iterator[Progress]:
         yield _Bar(what, total, bars)
 
 
-def told(advance: Progress) -> Callable[[JobProgress], None]:
-    """What :func:`tvetl.jobs.wait` calls, to show its progress through :func:`progress`."""
-    return advance.job
-
-
-def tell(report: Report, errors: str = "") -> None:
-    """A job in a few lines: how many, how fast, and the first of what failed; ``errors`` is the file with all."""
-    # We look several times a second: of a shorter job than this the speed would be our own.
+def print_report(report: Report, errors: str = "") -> None:
+    """Print a job in a few lines: objects, speed, and the first that failed; ``errors`` is the file with all."""
+    # The speed of a shorter job would be that of our own polling.
     rate = f" ({report.done / report.seconds:.0f} a second)" if report.seconds > 3 else ""
-    say(f"{report.done} of {report.wanted} objects in {report.seconds:.1f} s{rate}")
+    print_line(f"{report.done} of {report.wanted} objects in {report.seconds:.1f} s{rate}")
     if report.kept:
-        say(f"{report.kept} were there already, made by the same pipeline")
+        print_line(f"{report.kept} were there already, made by the same pipeline")
     if report.absent:
-        say(f"{len(report.absent)} names of the template are not in the source")
+        print_line(f"{len(report.absent)} names of the template are not in the source")
     if report.aborted:
         err.print(f"the job was aborted: {report.aborted}", markup=False)
     if report.failed:
         err.print(f"{len(report.failed)} failed{f'; {errors} names all of them' if errors else ''}:", markup=False)
-        for error in report.failed[:_SHOWN]:
-            err.print(f"  {error.object}: {error.message} ({error.code})", markup=False)
+        _print_failed(report.failed)
         if len(report.failed) > _SHOWN:
             err.print(f"  and {len(report.failed) - _SHOWN} more")
 
 
-def tell_estimate(found: Estimate) -> None:
-    """A dry run in a few lines."""
-    say(f"{found.objects} objects to transform" + (f", {found.kept} are there already" if found.kept else ""))
+def _print_failed(failed: Sequence[ObjectError]) -> None:
+    for error in failed[:_SHOWN]:
+        err.print(f"  {error.object}: {error.message} ({error.code})", markup=False)
+
+
+def print_estimate(found: Estimate) -> None:
+    """Print a dry run in a few lines."""
+    print_line(f"{found.objects} objects to transform" + (f", {found.kept} are there already" if found.kept else ""))
     if not found.sample:
         return
-    say(f"{found.sample} of them transformed now, none of it stored: {len(found.failed)} failed")
-    for error in found.failed[:_SHOWN]:
-        err.print(f"  {error.object}: {error.message} ({error.code})", markup=False)
+    print_line(f"{found.sample} of them transformed now, none of it stored: {len(found.failed)} failed")
+    _print_failed(found.failed)
     if found.seconds is not None and found.bytes is not None:
-        say(f"all of them: about {duration(found.seconds)} at the speed seen here, {size_of(found.bytes)} of results")
+        print_line(
+            f"all of them: about {duration(found.seconds)} at the speed seen here, {size_of(found.bytes)} of results"
+        )
 
 
-def tell_conformance(report: Conformance) -> None:
-    """A table of all cases, and their count."""
+def print_conformance(report: Conformance) -> None:
+    """Print a table of all cases, and their counts."""
     cases = report.verdicts
-    say_table(("case", "severity", "", "why"), [(c.name, c.severity, c.result, c.reason) for c in cases])
+    print_table(("case", "severity", "", "why"), [(c.name, c.severity, c.result, c.reason) for c in cases])
     counts = [f"{report.count(result)} {result}" for result in ("passed", "failed", "skipped")]
     err.print(f"{len(cases)} cases: {', '.join(counts)}")
     if not report.comparable:
         err.print("The server answers the same request differently each time, so its bytes were not compared.")
 
 
-def complain(error: TvetlError, *, as_json: bool = False) -> None:
-    """An error as people read it: what happened, every place of it, and what to try; or one line of JSON."""
+def print_error(error: TvetlError, *, as_json: bool = False) -> None:
+    """Print an error: its message, every place of it, and the hint; or one line of JSON."""
     problems = error.problems if isinstance(error, (PipelineError, ArgumentsError)) else ()
     if as_json:
         data = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -175,18 +176,18 @@ def complain(error: TvetlError, *, as_json: bool = False) -> None:
         err.print(f"  {error.hint}", markup=False)
 
 
-def say(text: str) -> None:
-    """A line of the answer."""
+def print_line(text: str) -> None:
+    """Print a line of the answer."""
     out.print(text, markup=False)
 
 
-def say_json(data: object) -> None:
-    """The answer as one JSON value."""
-    say(json.dumps(data, ensure_ascii=False))
+def print_json(data: object) -> None:
+    """Print the answer as one JSON value."""
+    print_line(json.dumps(data, ensure_ascii=False))
 
 
-def say_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns on a terminal; elsewhere lines with tabs, for ``cut`` and ``awk``."""
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns on a terminal; elsewhere lines with tabs, for ``cut`` and ``awk``."""
     if not out.is_terminal:
         for row in rows:
             out.file.write("\t".join(row) + "\n")  # rich would make spaces of the tabs

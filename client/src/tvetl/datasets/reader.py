@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from tvetl.answers import Answer, read_answer
+from tvetl.answers import Decoded, read_answer
 from tvetl.cluster import Cluster, Json
 from tvetl.datasets.lookup import look_up
 from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
@@ -384,7 +384,7 @@ def to_tensor(data: bytearray | bytes) -> torch.Tensor:
     return _tensor(read_answer(data))
 
 
-def _tensor(answer: Answer) -> torch.Tensor:
+def _tensor(answer: Decoded) -> torch.Tensor:
     if isinstance(answer, np.ndarray):
         return torch.from_numpy(answer)
     if isinstance(answer, Image.Image):
