@@ -1,6 +1,6 @@
-"""tvetl-server with a device that has no torch and fails as images tell it to: ``python -m device.launch``.
+"""tvetl-server with a pretended device, without torch, that fails on demand: ``python -m device.launch``.
 
-It decodes with Pillow, so its answers are the CPU's own. What fails is told by an image's width. The server around it,
+It decodes with Pillow, so its answers are the CPU's own. An image's width says what fails. The server around it,
 its processes and its sockets are the real ones.
 """
 
@@ -21,7 +21,7 @@ from tvetl_server.engine import Order
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.processes.device import timing
 
-#: Widths, in pixels, of images that are not for it.
+#: Widths, in pixels, of the images that make it fail.
 DIES, HANGS, FAILS, REFUSES, SLOW = 201, 202, 203, 204, 205
 
 

@@ -1,4 +1,4 @@
-"""What can be seen of a device's processes from outside."""
+"""Looks at a device's processes from outside: /proc and metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATIENCE = 60.0
 
 
 def children(process: int) -> list[int]:
-    """Processes that it has started and that run."""
+    """The ids of its children that run."""
     try:
         started = [
             int(child)
@@ -24,7 +24,7 @@ def children(process: int) -> list[int]:
 
 
 def runs(process: int) -> bool:
-    """Whether it is there, and no zombie."""
+    """Whether it exists and is no zombie."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
@@ -33,14 +33,14 @@ def runs(process: int) -> bool:
 
 
 def counted(metrics: str, name: str) -> float:
-    """One of the numbers that Prometheus is told."""
+    """The value of one series of the metrics."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", metrics, re.MULTILINE)
     assert found, f"{name} is not in {metrics}"
     return float(found[1])
 
 
 def until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for something that must come."""
+    """Wait for a condition that must come true."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it does not come"

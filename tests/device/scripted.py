@@ -48,7 +48,7 @@ class Scripted:
             raise RuntimeError("the device is lost")
         if do == "sleep":
             time.sleep(told["seconds"])
-        if do == "hang":  # PyDLL keeps the interpreter's lock
+        if do == "hang":  # PyDLL holds the interpreter lock
             ctypes.PyDLL(None).sleep(1000)
         if do == "refuse":
             return None
@@ -66,7 +66,7 @@ class Scripted:
 
 
 def made(told: dict[str, Any], view: int = 0) -> np.ndarray[Any, Any]:
-    """Other numbers for each order and view."""
+    """Random numbers, different for each order and view."""
     seed = int.from_bytes(sha256(json.dumps([told, view]).encode()).digest()[:4], "big")
     numbers = np.random.default_rng(seed).integers(0, 256, told["shape"], np.uint8)
     return numbers.astype(told["kind"])
@@ -84,7 +84,7 @@ def _deadline(left: float | None) -> float | None:
 
 
 class Started:
-    """A device's process, and what there is to see of it."""
+    """A device's process with its supervisor, and what can be seen of them."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Started:
 
     @property
     def process(self) -> int:
-        """The id of the process that owns the device, when it is there."""
+        """Wait for the process that owns the device; its id."""
         until(lambda: children(self.supervisor))
         return children(self.supervisor)[0]
 
@@ -130,7 +130,7 @@ class Started:
         return bool(self.number("tvetl_device_up"))
 
     def is_back(self, deaths: int) -> None:
-        """Wait until it has died so often and is there again."""
+        """Wait until it has died so many times and is up again."""
         until(lambda: self.number("tvetl_device_deaths_total") == deaths and self.up)
 
     def ask(self, **told: Any) -> Result:
@@ -150,14 +150,14 @@ def start() -> Iterator[Callable[..., Started]]:
 
 
 def reason(link: Link, what: Order) -> str:
-    """Why it is not done by the device."""
+    """Why the device does not do it."""
     with pytest.raises(NotByDevice) as error:
         link.transform(what)
     return str(error.value)
 
 
 def together(started: Started, orders: Sequence[Order]) -> list[str | list[Result]]:
-    """Their results, all asked for while the device is busy, so that they are there at once when it is free."""
+    """Their results or reasons. All are sent while the device is busy, so that they wait when it is free."""
     found: list[str | list[Result]] = [""] * len(orders)
     busy = threading.Thread(target=lambda: started.ask(do="sleep", seconds=0.4))
     busy.start()

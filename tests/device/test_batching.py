@@ -1,4 +1,4 @@
-"""When a batch begins: by a clock of our own, and simulated, against never waiting and always waiting."""
+"""When a batch begins: on a test's own clock, and in simulation, beside never waiting and always waiting."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from tvetl_server.processes.device.batching import PATIENCE, Batching
 
 MANY = 64
-#: Seconds that the simulated device takes for a batch, and for each image in it.
+#: Seconds of the simulated device: for a batch, and for each image in it.
 START, EACH = 0.003, 0.0001
 
 
 def learnt(most: int = 32, start: float = START, each: float = EACH) -> Batching:
-    """One that knows its device."""
+    """Batching that has learnt the times of its device."""
     some, chance = Batching(most), Random(1)
     for _ in range(200):
         images = chance.randint(1, most)
@@ -28,7 +28,7 @@ def learnt(most: int = 32, start: float = START, each: float = EACH) -> Batching
 
 
 def dense(some: Batching, gap: float, count: int = 100) -> float:
-    """So many came one by one, each ``gap`` seconds after the one before; gives the time."""
+    """``count`` images arrive one by one, ``gap`` seconds apart; returns the time."""
     now = 100.0
     for _ in range(count):
         now += gap
@@ -37,7 +37,7 @@ def dense(some: Batching, gap: float, count: int = 100) -> float:
     return now
 
 
-def test_nobody_waits_for_a_batch_of_none() -> None:
+def test_an_empty_batch_never_begins() -> None:
     some = Batching(4)
     assert some.begins(MANY) == math.inf
     some.arrived(1.0)
@@ -57,7 +57,7 @@ def test_a_full_batch_begins_at_once() -> None:
     assert some.begins(MANY) == -math.inf, "more than full is full"
 
 
-def test_nobody_waits_for_decoders_that_are_not_there() -> None:
+def test_a_batch_does_not_wait_for_decoders_that_do_not_exist() -> None:
     some = learnt()
     now = dense(some, 0.0001)
     some.arrived(now)
@@ -75,7 +75,7 @@ def test_a_lone_image_with_rare_traffic_is_not_kept_waiting() -> None:
     assert fresh.begins(MANY) == -math.inf, "nor the very first"
 
 
-def test_traffic_that_becomes_dense_and_rare_again_is_noticed() -> None:
+def test_batching_follows_traffic_that_becomes_dense_and_rare_again() -> None:
     some = learnt()
     for gap, waits in ((0.1, False), (0.0001, True), (0.1, False)):
         now = dense(some, gap)
@@ -96,8 +96,8 @@ def test_with_dense_traffic_a_batch_fills() -> None:
     assert some.begins(MANY) == -math.inf
 
 
-def test_who_was_answered_may_come_again_so_a_batch_that_waits_does_not_go_at_once() -> None:
-    """Else two halves of the clients take turns for ever, each in batches of its own."""
+def test_a_waiting_batch_waits_for_the_decoders_that_were_just_answered() -> None:
+    """Else the clients split into two halves for ever, each in batches of its own."""
     some = learnt(32)
     now = dense(some, 0.00005)
     some.arrived(now, 16)
@@ -109,7 +109,7 @@ def test_who_was_answered_may_come_again_so_a_batch_that_waits_does_not_go_at_on
 
 @pytest.mark.parametrize("start", [0.1, 1.0, 1e9])
 def test_patience_bounds_the_wait(start: float) -> None:
-    """However much a batch costs, and however dense they come: from the first, or where it could run only later."""
+    """Whatever a batch costs and however dense the traffic: from the first image, or from when the device is free."""
     some = learnt(256, start)
     now = first = dense(some, 0.0001)
     while some.begins(MANY) > now and now < first + 1:
@@ -120,7 +120,7 @@ def test_patience_bounds_the_wait(start: float) -> None:
     assert first + 2 <= some.begins(MANY) <= first + 2 + PATIENCE
 
 
-def test_who_goes_and_who_gives_up_are_counted() -> None:
+def test_images_that_start_and_images_that_give_up_are_counted() -> None:
     some = learnt(32)
     now = dense(some, 0.0001)
     some.arrived(now, 5)
@@ -133,25 +133,25 @@ def test_who_goes_and_who_gives_up_are_counted() -> None:
 
 @pytest.mark.parametrize(("start", "each"), [(0.003, 0.0001), (0.0005, 0.002), (0.02, 0.0)])
 @pytest.mark.parametrize("sizes", [(1, 32), (1, 2), (30, 32)])
-def test_the_line_is_learnt_from_noisy_times(start: float, each: float, sizes: tuple[int, int]) -> None:
+def test_the_time_of_a_batch_is_learnt_from_noisy_times(start: float, each: float, sizes: tuple[int, int]) -> None:
     some, chance = Batching(32), Random(3)
     for _ in range(300):
         images = chance.randint(*sizes)
         some.measured(images, (start + each * images) * chance.uniform(0.95, 1.05))
-    for images in sizes:  # beyond what was seen a line by noise may lie anywhere
+    for images in sizes:  # beyond the measured sizes noise may put the line anywhere
         assert some.estimate(images) == pytest.approx(start + each * images, rel=0.1)
     if sizes == (1, 32):
         assert some.estimate(0) == pytest.approx(start, rel=0.4, abs=0.002)
 
 
-def test_another_device_is_learnt_anew() -> None:
+def test_a_device_that_becomes_faster_is_learnt_again() -> None:
     some = learnt(start=1.0)
     for _ in range(200):
         some.measured(8, 0.004)
     assert some.estimate(8) == pytest.approx(0.004, rel=0.02)
 
 
-def test_batches_of_one_size_alone_make_no_line_of_noise() -> None:
+def test_batches_of_one_size_give_a_sensible_estimate() -> None:
     some = Batching(32)
     for _ in range(1000):
         some.measured(32, 0.006)
@@ -162,7 +162,7 @@ def test_batches_of_one_size_alone_make_no_line_of_noise() -> None:
 @pytest.mark.parametrize("absurd", [-5.0, -1e300, 0.0, 1e300, math.inf, math.nan])
 @pytest.mark.parametrize("images", [0, 1, 10**9])
 def test_absurd_times_do_no_harm(absurd: float, images: int) -> None:
-    """Whatever a broken clock says: a batch begins within its patience, and full at once."""
+    """Whatever a broken clock says, a batch begins within its patience, and a full one at once."""
     some = learnt(4)
     now = dense(some, 0.0001)
     some.measured(images, absurd)
@@ -175,7 +175,7 @@ def test_absurd_times_do_no_harm(absurd: float, images: int) -> None:
     assert some.begins(MANY) == -math.inf
 
 
-# --- simulation ---------------------------------------------------------------------------------------------------
+# --- simulation --------------------------------------------------------------------------------------------------------
 
 
 class Rule(Protocol):
@@ -187,7 +187,7 @@ class Rule(Protocol):
 
 
 class Always:
-    """Waits so long from the first on, or until the batch is full."""
+    """Waits a fixed time from the first image, or until the batch is full."""
 
     def __init__(self, patience: float, most: int = 32) -> None:
         self._patience, self._most = patience, most
@@ -218,13 +218,13 @@ class Found:
     rate: float
     """Images a second."""
     wait: float
-    """Milliseconds from coming to being answered, on average."""
+    """Milliseconds from an image's arrival to its answer, on average."""
     batch: float
 
 
 @dataclass(frozen=True)
 class Load:
-    """``rate`` images a second, whenever they like; or ``clients`` that send the next ``think`` seconds afterwards."""
+    """``rate`` images a second at random, or ``clients`` that send the next ``think`` seconds after an answer."""
 
     name: str
     rate: float = 0.0
@@ -285,8 +285,8 @@ CLOSED = [
 
 
 @pytest.mark.parametrize("load", [*OPEN, *CLOSED], ids=lambda load: load.name)
-def test_it_is_about_as_good_as_the_better_of_never_and_always_waiting(load: Load) -> None:
-    """At most 10 % less throughput, 12 % longer; found: 6 % and 7 %."""
+def test_batching_is_about_as_good_as_the_better_of_never_and_always_waiting(load: Load) -> None:
+    """At most 10 % less throughput and 12 % more wait; measured: 6 % and 7 %."""
     found = simulate(Batching(32), load)
     never, always = simulate(Always(0.0), load), simulate(Always(0.005), load)
     assert found.rate >= 0.90 * max(never.rate, always.rate)
@@ -294,8 +294,8 @@ def test_it_is_about_as_good_as_the_better_of_never_and_always_waiting(load: Loa
 
 
 @pytest.mark.parametrize("clients", [4, 8])
-def test_a_few_clients_go_together_and_not_in_turns(clients: int) -> None:
-    """Better than both: without waiting they fall into two halves that wait for each other."""
+def test_a_few_clients_form_one_batch_and_not_two_halves(clients: int) -> None:
+    """Better than both: without waiting the clients split into two halves that wait for each other."""
     load = Load("", clients=clients, think=lambda chance: chance.uniform(0.0005, 0.0015))
     found = simulate(Batching(32), load)
     others = [simulate(Always(patience), load) for patience in (0.0, 0.005)]
@@ -305,8 +305,8 @@ def test_a_few_clients_go_together_and_not_in_turns(clients: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_happens_nobody_waits_for_ever(seed: int) -> None:
-    """simulate() fails where one does: bursts, silence, and times that are lies."""
+def test_no_image_waits_for_ever(seed: int) -> None:
+    """simulate() fails where one does: under bursts, silence, and wrong times."""
     chance = Random(seed)
 
     class Confused(Batching):

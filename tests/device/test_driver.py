@@ -75,7 +75,7 @@ def test_gpus_are_counted(check: Check, count: int) -> None:
 
 @pytest.mark.parametrize("error", [*_MEANING, 1, 35])
 @pytest.mark.parametrize("call", ["CU_INIT", "CU_COUNT_ERROR"])
-def test_each_of_cudas_errors_is_said_in_words(check: Check, call: str, error: int) -> None:
+def test_each_cuda_error_is_explained(check: Check, call: str, error: int) -> None:
     problem, hint = check(**{call: error})
     assert f"(CUDA error {error})" in problem
     assert _MEANING.get(error, "CUDA says no") in problem
@@ -95,26 +95,26 @@ def test_an_older_major_version_is_refused(check: Check, version: int, said: str
 
 
 @pytest.mark.parametrize("version", [13000, 13020, 13050, 14010])
-def test_within_a_major_version_any_will_do_and_newer_ones_too(check: Check, version: int) -> None:
+def test_the_same_major_version_and_newer_ones_are_accepted(check: Check, version: int) -> None:
     assert check(CU_VERSION=version) == [1, ""]
 
 
 @pytest.mark.parametrize("visible", ["", " ", "-1"])
-def test_who_hides_every_gpu_is_told_so(check: Check, visible: str) -> None:
+def test_a_setting_that_hides_every_gpu_is_reported(check: Check, visible: str) -> None:
     problem, hint = check(visible)
     assert problem == f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU"
     assert hint
 
 
 @pytest.mark.parametrize("visible", ["0", "1,0", "GPU-8932f937-d72c", "MIG-7d2d1f4e-0a4b-5b43-9a3c-1f1b5d5f1f3a"])
-def test_what_it_names_is_the_drivers_to_judge(check: Check, visible: str) -> None:
+def test_the_driver_decides_about_the_gpus_that_the_setting_names(check: Check, visible: str) -> None:
     assert check(visible) == [1, ""]
     for answers in ({"CU_INIT": 101}, {"CU_COUNT": 0}, {"CU_INIT": 100}):
         problem, _ = check(visible, **answers)
         assert problem.endswith(f"(CUDA_VISIBLE_DEVICES={visible})")
 
 
-def test_without_a_driver_that_is_said() -> None:
+def test_a_missing_driver_is_reported() -> None:
     if _has_driver():
         pytest.skip("this machine has a driver")
     words = [sys.executable, "-c", _CHECK, "null"]
@@ -130,7 +130,7 @@ def _has_driver() -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
-# --- the server -----------------------------------------------------------------------------------------------------
+# --- the server --------------------------------------------------------------------------------------------------------
 
 
 def server(**settings: str) -> subprocess.CompletedProcess[str]:
@@ -188,7 +188,7 @@ def test_a_server_without_a_gpu_ends_and_its_last_line_says_why(
     assert "Traceback" not in done.stderr
 
 
-def test_a_torch_that_is_not_for_cuda_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_torch_without_cuda_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="without torch nothing else is said")
     done = server(PYTHONPATH=torch_without(None, tmp_path))
     assert done.returncode == 2
@@ -196,7 +196,7 @@ def test_a_torch_that_is_not_for_cuda_is_said_to_be_none(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("missing", ["torch", "nvidia.nvimgcodec"])
-def test_without_its_libraries_the_image_is_the_wrong_one(missing: str, tmp_path: Path) -> None:
+def test_missing_libraries_name_the_image_that_has_them(missing: str, tmp_path: Path) -> None:
     """As slim is, and cpu."""
     code = f"import sys; sys.modules[{missing!r}] = None"  # Python's own way to say that there is none
     (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
@@ -208,7 +208,9 @@ def test_without_its_libraries_the_image_is_the_wrong_one(missing: str, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_or_the_cpu_serves_and_says_so(run_server: Callable[..., Any], image: bytes) -> None:
+def test_without_a_gpu_the_cpu_serves_where_that_is_set_and_reports_it(
+    run_server: Callable[..., Any], image: bytes
+) -> None:
     if _has_driver():
         pytest.skip("this machine has a driver")
     plain = run_server(TVETL_PIPELINE=_PIPELINE)

@@ -99,7 +99,7 @@ def expected(name: str, data: bytes, arguments: Arguments | None = None) -> tupl
         return problem.status, problems.body(problem, str(error), f"src/{name}")
 
 
-def test_in_batches_of_all_kinds_each_answer_is_the_cpus(server: Server, given: dict[str, bytes], mount: Disk) -> None:
+def test_each_answer_from_mixed_batches_equals_the_cpus(server: Server, given: dict[str, bytes], mount: Disk) -> None:
     """By body and by name, eight at a time; moved pixels are the same pixels, so every byte is."""
     right = {name: expected(name, data) for name, data in given.items()}
     assert len(set(right.values())) > 40
@@ -138,7 +138,7 @@ def test_in_batches_of_all_kinds_each_answer_is_the_cpus(server: Server, given: 
     assert counted(text, "tvetl_device_deaths_total") == 0
 
 
-def test_views_arguments_and_shards_too(server: Server, given: dict[str, bytes]) -> None:
+def test_views_arguments_and_shards_equal_the_cpus(server: Server, given: dict[str, bytes]) -> None:
     name, data = "1-plain.jpg", given["1-plain.jpg"]
     for asked in ('{"views": 9}', '{"size": 50}', '{"epoch": 2, "view": 3}', '{"format": "webp", "quality": 30}'):
         target = f"/src/{name}?etl_args={asked.replace(' ', '').replace(chr(34), '%22')}"
@@ -157,13 +157,13 @@ def test_views_arguments_and_shards_too(server: Server, given: dict[str, bytes])
     assert (after["device"] - before["device"], after["format"] - before["format"]) == (2, 2)
 
 
-def test_it_says_what_it_is(server: Server) -> None:
+def test_health_and_metrics_report_the_device(server: Server) -> None:
     assert "the CPU in place of a GPU" in server.get("/health").body.decode()
     assert "nvjpeg" not in server.log.lower(), "nobody asked for libraries that are not there"
     assert number(server, "tvetl_device_up") == 1
 
 
-def test_nothing_grows_over_a_thousand(server: Server, given: dict[str, bytes]) -> None:
+def test_no_memory_or_descriptor_is_leaked_over_a_thousand_objects(server: Server, given: dict[str, bytes]) -> None:
     data = {name: given[name] for name in ("0-plain.jpg", "1-gray.jpg", "2-full.jpg", "3-codes.jpg")}
 
     def load(count: int) -> None:
@@ -191,7 +191,7 @@ def test_nothing_grows_over_a_thousand(server: Server, given: dict[str, bytes]) 
     assert processes(server) == everyone
 
 
-def test_killed_it_is_back_and_meanwhile_the_cpu_answers(server: Server, given: dict[str, bytes]) -> None:
+def test_a_killed_device_process_returns_and_the_cpu_answers_meanwhile(server: Server, given: dict[str, bytes]) -> None:
     name, data = "0-plain.jpg", given["0-plain.jpg"]
     victim = device_of(server)
     os.kill(victim, signal.SIGKILL)

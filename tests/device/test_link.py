@@ -1,4 +1,4 @@
-"""The link of a decoder to the device: what goes over it arrives, and who gets no answer is told why."""
+"""The link of a decoder to the device: orders and results arrive, and a missing result has a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_tensors_arrive_as_they_were(start: Callable[..., Started], kind: str, s
             assert np.array_equal(tensor, made(told, view))
 
 
-def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[..., Started], image: bytes) -> None:
+def test_images_gray_images_and_files_arrive_as_what_they_are(start: Callable[..., Started], image: bytes) -> None:
     link = start().link()
 
     class Linked:
@@ -65,14 +65,14 @@ def test_images_are_images_gray_ones_too_and_files_are_files(start: Callable[...
     assert link.transform(order("echo", views=2)) == [order("echo").data[::-1]] * 2
 
 
-def test_pixels_that_lie_in_another_order_arrive_in_theirs(start: Callable[..., Started]) -> None:
+def test_a_transposed_array_arrives_in_its_own_order(start: Callable[..., Started]) -> None:
     told = {"do": "array", "shape": [4, 6, 3], "kind": "uint8", "turned": [2, 0, 1]}
     (found,) = start().link().transform(order(**told))
     assert np.array_equal(found, made(told).transpose(2, 0, 1))
 
 
-def test_the_largest_are_handed_over_and_give_their_memory_back(start: Callable[..., Started]) -> None:
-    """8 MiB are kept; 60 MB come and go."""
+def test_the_largest_objects_arrive_and_their_memory_is_freed(start: Callable[..., Started]) -> None:
+    """8 MiB of shared memory are kept; 60 MB are freed."""
     link = start().link()
     told = {"do": "array", "shape": [3, 5000, 4000], "kind": "uint8"}
     (found,) = link.transform(order(**told))
@@ -94,7 +94,7 @@ def test_an_order_arrives_as_it_was(start: Callable[..., Started], resized: int 
     assert found == json.loads(json.dumps(expected))
 
 
-def test_none_of_thousands_gets_what_is_anothers_and_batches_form(start: Callable[..., Started]) -> None:
+def test_each_of_thousands_gets_its_own_result_and_batches_form(start: Callable[..., Started]) -> None:
     started = start()
     wrong: list[str] = []
 
@@ -119,14 +119,14 @@ def test_none_of_thousands_gets_what_is_anothers_and_batches_form(start: Callabl
         assert not thread.is_alive()
     assert wrong == []
     images = 16 * (50 + 50 + 2 * 50)
-    until(lambda: started.number("tvetl_device_batch_sum") == images)  # counted behind the answers
+    until(lambda: started.number("tvetl_device_batch_sum") == images)  # counted after the answers
     batches = started.number("tvetl_device_batch_count")
     assert images / batches > 1.5
     assert started.number('tvetl_device_seconds_count{stage="gather"}') == 16 * 150
     until(lambda: started.number('tvetl_device_seconds_count{stage="run"}') == batches)
 
 
-def test_nothing_is_left_of_decoders_that_come_and_go() -> None:
+def test_no_descriptor_is_leaked_by_decoders_that_come_and_go() -> None:
     alone(_come_and_go)
 
 
@@ -158,8 +158,8 @@ def _settled(process: int) -> bool:
     return descriptors(process) == first
 
 
-def test_where_descriptors_are_short_none_is_lost(start: Callable[..., Started]) -> None:
-    """For a connection and one piece of memory there are enough, and not for the other."""
+def test_no_descriptor_is_leaked_where_they_run_out(start: Callable[..., Started]) -> None:
+    """Enough for a connection and one piece of memory, not for the second."""
     started = start()
 
     def promise() -> None:
@@ -178,7 +178,7 @@ def test_where_descriptors_are_short_none_is_lost(start: Callable[..., Started])
     assert started.ask(do="echo") == [order("echo").data[::-1]]
 
 
-def test_what_it_refuses_alone_is_refused(start: Callable[..., Started]) -> None:
+def test_a_refused_order_harms_no_other(start: Callable[..., Started]) -> None:
     started = start()
     found = together(started, [order("echo"), order("refuse"), order("echo")])
     assert found == [[order("echo").data[::-1]], "refused", [order("echo").data[::-1]]]
@@ -188,8 +188,8 @@ def test_what_it_refuses_alone_is_refused(start: Callable[..., Started]) -> None
         assert link.transform(order("echo")) == [order("echo").data[::-1]]
 
 
-def test_who_gives_up_is_not_handed_the_late_answer(start: Callable[..., Started]) -> None:
-    """Half of the time that an object has is the device's."""
+def test_an_answer_that_comes_after_the_deadline_is_dropped(start: Callable[..., Started]) -> None:
+    """The device gets half of an object's time."""
     link = start().link()
     link.transform(order("echo"))
     began = time.monotonic()
@@ -198,12 +198,12 @@ def test_who_gives_up_is_not_handed_the_late_answer(start: Callable[..., Started
     assert link.transform(order("echo", n=2)) == [order("echo", n=2).data[::-1]]
 
 
-def test_who_has_no_time_left_does_not_ask(start: Callable[..., Started]) -> None:
-    """However fast the answer would be."""
+def test_an_order_without_time_left_is_not_sent(start: Callable[..., Started]) -> None:
+    """Even if the answer would come at once."""
     started = start()
     link = started.link()
     for _ in range(100):
         assert reason(link, order("echo", left=-1.0)) == "late"
     assert link.transform(order("echo")) == [order("echo").data[::-1]]
-    until(lambda: started.number("tvetl_device_batch_sum") > 0)  # counted behind the answer
+    until(lambda: started.number("tvetl_device_batch_sum") > 0)  # counted after the answer
     assert started.number("tvetl_device_batch_sum") == 1

@@ -86,7 +86,7 @@ MOVES: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("steps", MOVES.values(), ids=MOVES)
-def test_what_only_moves_pixels_gives_the_same_bytes(steps: list[dict[str, Any]], taken: dict[str, bytes]) -> None:
+def test_ops_that_only_move_pixels_give_the_same_bytes(steps: list[dict[str, Any]], taken: dict[str, bytes]) -> None:
     both = Both(steps)
     for name, data in taken.items():
         for seed in (1, 2, 3):
@@ -218,12 +218,14 @@ def test_other_draws_would_be_far_off(taken: dict[str, bytes]) -> None:
         assert distance(one[0], other[0])[1] < 26
 
 
-# --- what comes out -------------------------------------------------------------------------------------------------
+# --- what comes out ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
 @pytest.mark.parametrize("subsampling", [None, "4:2:0", "4:2:2", "4:4:4"])
-def test_its_jpegs_are_as_asked_and_close(quality: int, subsampling: str | None, taken: dict[str, bytes]) -> None:
+def test_jpegs_have_the_quality_asked_for_and_are_close(
+    quality: int, subsampling: str | None, taken: dict[str, bytes]
+) -> None:
     both = Both(
         [{"op": "RandomCrop", "size": 128}], output={"format": "jpeg", "quality": quality, "subsampling": subsampling}
     )
@@ -249,12 +251,12 @@ def test_gray_results_are_gray(taken: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     "output", [{"format": "jpeg", "progressive": True}, {"format": "jpeg", "optimize": True}, {"format": "webp"}]
 )
-def test_what_its_encoder_has_not_the_cpu_encodes(output: dict[str, Any], taken: dict[str, bytes]) -> None:
+def test_formats_that_its_encoder_lacks_are_encoded_by_the_cpu(output: dict[str, Any], taken: dict[str, bytes]) -> None:
     device, cpu, ways = Both([{"op": "RandomCrop", "size": 128}], output=output).ask(taken["0.jpg"], "a")
     assert (device, ways) == (cpu, {"device": 1})
 
 
-def test_arguments_are_heard_there_too(taken: dict[str, bytes]) -> None:
+def test_arguments_apply_on_the_device(taken: dict[str, bytes]) -> None:
     crops = Both([{"op": "RandomHorizontalFlip"}, {"op": "RandomCrop", "size": 100}])
     for asked in (
         '{"size": 64}',
@@ -288,7 +290,7 @@ def test_views_in_one_request_are_the_views_one_by_one(taken: dict[str, bytes]) 
     assert whole[0] == whole[1]
 
 
-def test_a_shard_goes_there_image_by_image(taken: dict[str, bytes], images: Sequence[Image.Image]) -> None:
+def test_a_shard_is_sent_image_by_image(taken: dict[str, bytes], images: Sequence[Image.Image]) -> None:
     buffer = io.BytesIO()
     files = {**taken, "progressive.jpg": jpeg(images[0], progressive=True), "notes.txt": b"text"}
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -310,7 +312,7 @@ def test_fast_is_the_devices_own_way(taken: dict[str, bytes]) -> None:
     assert distance(device[0], exact[0])[0] <= 1
 
 
-# --- what is not for it -----------------------------------------------------------------------------------------------
+# --- what is not for it ------------------------------------------------------------------------------------------------
 
 
 def file(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -319,7 +321,7 @@ def file(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_what_it_does_not_take_the_cpu_does_and_no_byte_is_another(
+def test_formats_that_it_does_not_take_give_the_cpus_bytes(
     images: Sequence[Image.Image], taken: dict[str, bytes]
 ) -> None:
     image = images[0]
@@ -375,7 +377,7 @@ def test_damage_inside_a_jpeg_changes_no_answer(taken: dict[str, bytes]) -> None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_only_what_lies_upright_goes_there(orientation: int, images: Sequence[Image.Image]) -> None:
+def test_only_upright_images_are_sent(orientation: int, images: Sequence[Image.Image]) -> None:
     data = jpeg(images[0], exif=_turned(orientation))
     device, cpu, ways = Both([{"op": "RandomCrop", "size": 60}], orientation="apply").ask(data, "a")
     assert device == cpu
@@ -384,7 +386,7 @@ def test_only_what_lies_upright_goes_there(orientation: int, images: Sequence[Im
     assert (device, ways) == (cpu, {"device": 1})
 
 
-def test_errors_of_the_pipeline_are_the_cpus(taken: dict[str, bytes]) -> None:
+def test_errors_of_the_pipeline_equal_the_cpus(taken: dict[str, bytes]) -> None:
     for steps, format in (
         ([{"op": "RandomCrop", "size": 600}], "png"),
         ([{"op": "Resize", "size": 4000, "max_size": None}, {"op": "Pad", "padding": 5000}], "png"),
@@ -395,13 +397,13 @@ def test_errors_of_the_pipeline_are_the_cpus(taken: dict[str, bytes]) -> None:
         assert device[0] in ("TransformFailed", "TooManyPixels"), device
 
 
-def test_what_only_the_cpu_can_it_does(taken: dict[str, bytes]) -> None:
+def test_steps_that_only_the_cpu_has_are_done_there(taken: dict[str, bytes]) -> None:
     """A border wider than the image, mirrored: numpy has it, torch has not."""
     device, cpu, ways = Both([{"op": "Pad", "padding": 400, "padding_mode": "reflect"}]).ask(taken["0.jpg"], "a")
     assert (device, ways) == (cpu, {"refused": 1})
 
 
-# --- a batch ----------------------------------------------------------------------------------------------------------
+# --- a batch -----------------------------------------------------------------------------------------------------------
 
 
 def order(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None = None) -> Order:
@@ -431,7 +433,7 @@ def test_a_batch_gives_what_each_gives_alone(taken: dict[str, bytes]) -> None:
     assert gpu.run([]) == []
 
 
-def test_a_size_that_is_not_the_headers_is_not_believed(taken: dict[str, bytes]) -> None:
+def test_a_size_other_than_the_headers_is_refused(taken: dict[str, bytes]) -> None:
     gpu = Gpu("host", Both([]).pipeline)
     width, height = Image.open(io.BytesIO(taken["0.jpg"])).size
     for size in ((width + 1, height), (height, width + 5)):
@@ -457,7 +459,7 @@ class Faulty(Gpu):
         super()._probe(error)
 
 
-def test_of_a_batch_that_fails_only_the_culprits_do(taken: dict[str, bytes]) -> None:
+def test_in_a_batch_that_fails_only_the_bad_images_do(taken: dict[str, bytes]) -> None:
     gpu = Faulty("host", Both([]).pipeline)
     gpu.batches = []
     orders = [order(data) for data in taken.values()]

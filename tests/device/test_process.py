@@ -1,4 +1,4 @@
-"""The device's process: how it forms batches, and what it makes of decoders that die."""
+"""The device's process: how it forms batches, and how it treats decoders that die or send nonsense."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = Any
 
 
 def batches(found: Sequence[str | list[Result]]) -> list[int]:
-    """How many orders each batch had, in the order of the batches."""
+    """Orders in each batch, in the order of the batches."""
     by_number = {json.loads(each[0])[1]: json.loads(each[0])[2] for each in found if not isinstance(each, str)}
     return [len(by_number[number]) for number in sorted(by_number)]
 
@@ -28,13 +28,13 @@ def test_a_batch_has_at_most_so_many_images(start: Callable[..., Started]) -> No
     assert batches(together(start(batch=4), [order("who") for _ in range(10)])) == [4, 4, 2]
 
 
-def test_views_are_images_of_a_batch_and_more_than_a_batch_are_one_of_their_own(start: Callable[..., Started]) -> None:
+def test_each_view_counts_as_an_image_and_too_many_are_a_batch_of_their_own(start: Callable[..., Started]) -> None:
     views = [2, 3, 9, 1, 1]
     assert batches(together(start(batch=4), [order("who", views=count) for count in views])) == [1, 1, 1, 2]
 
 
-def test_the_pixels_that_go_together_are_bounded(start: Callable[..., Started]) -> None:
-    """1,000 here. What alone has more is not for the device, and the others of its batch are not harmed."""
+def test_the_pixels_of_a_batch_are_limited(start: Callable[..., Started]) -> None:
+    """1,000 here. An order that has more is refused, and harms no other of its batch."""
     sizes = [(10, 40), (10, 60), (1, 1), (50, 20), (40, 26), (1, 1)]
     found = together(start(), [order("who", size=size) for size in sizes])
     assert found[4] == "refused"
@@ -42,10 +42,10 @@ def test_the_pixels_that_go_together_are_bounded(start: Callable[..., Started]) 
     assert together(start(), [order("who", size=(10, 40), views=3)]) == ["refused"], "each view is decoded by itself"
 
 
-def test_of_a_decoder_that_dies_nothing_is_written_into_anothers_memory(
+def test_the_result_of_a_dead_decoder_is_not_written_into_anothers_memory(
     start: Callable[..., Started], fork: Fork
 ) -> None:
-    """The numbers of its descriptors would be given to the next that comes, while its order still runs."""
+    """The next decoder would get the same numbers of descriptors while the order still runs."""
     started = start()
     long = {"do": "sleep", "seconds": 1.0, "text": "x" * 5000}
     running = fork(lambda: started.link().transform(Order(json.dumps(long).encode(), (1, 1), [[]], None, None)))
@@ -64,11 +64,11 @@ def test_of_a_decoder_that_dies_nothing_is_written_into_anothers_memory(
         assert not thread.is_alive()
     assert [os.fstat(link._outbox).st_size for link in links] == [len(order("echo").data)] * 4
     assert started.number("tvetl_device_deaths_total") == 0
-    images = 1 + 4  # that of the one that waited was taken out
+    images = 1 + 4  # the waiting order of the second was removed
     until(lambda: started.number("tvetl_device_batch_sum") == images)
 
 
-def test_what_is_no_order_ends_the_connection_alone(start: Callable[..., Started]) -> None:
+def test_a_message_that_is_no_order_ends_its_connection_alone(start: Callable[..., Started]) -> None:
     started = start()
     good, bad = started.link(), started.link()
     messages = [b"\0\0\0\1{", b"\0\0\0\2[]", b"\0\0\0\x12[99, [1, 1], [], 0]"[:20], b"\0\0\0\1"]

@@ -1,4 +1,4 @@
-"""So many at a time, over processes: what the CPU does for the device never takes more than there are processors."""
+"""The semaphore over processes: never more holders than slots, and a killed holder frees its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[[int], Semaphore]
 
 
 class Seen:
-    """How many are in a turn, over processes; each writes only its own byte."""
+    """Counts the holders in all processes; each writes only its own byte."""
 
     def __init__(self, count: int) -> None:
         self.cells = mmap.mmap(-1, count)
@@ -30,7 +30,7 @@ class Seen:
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Turns for so many, closed with the test."""
+    """Semaphores that are closed with the test."""
     with ExitStack() as stack:
 
         def some(count: int) -> Semaphore:
@@ -41,7 +41,7 @@ def make() -> Iterator[Make]:
         yield some
 
 
-def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(make: Make, fork: Fork) -> None:
+def test_all_slots_are_used_and_never_more(make: Make, fork: Fork) -> None:
     semaphore, seen, most = make(3), Seen(12), mmap.mmap(-1, 12)
 
     def work(place: int) -> None:
@@ -60,7 +60,7 @@ def test_never_more_than_so_many_have_a_turn_and_all_places_are_used(make: Make,
     assert time.monotonic() - began > 12 * 30 * 0.002 / 3 * 0.9
 
 
-def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_free(make: Make, fork: Fork) -> None:
+def test_a_waiter_gets_the_first_free_slot_and_a_killed_holder_frees_its_own(make: Make, fork: Fork) -> None:
     semaphore, seen = make(2), Seen(8)
 
     def hold(place: int) -> None:
@@ -70,7 +70,7 @@ def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_
 
     processes = [fork(lambda place=place: hold(place)) for place in range(2)]
     until(lambda: seen.now == 2)
-    # Whichever of the two ends first, and whatever the ids of those who wait.
+    # Kill either holder in turn, so that neither slot nor process id matters.
     for kills in range(6):
         processes.append(fork(lambda place=kills + 2: hold(place)))
         time.sleep(0.15)
@@ -82,7 +82,7 @@ def test_who_waits_gets_the_place_that_is_free_first_and_a_killed_ones_place_is_
         until(lambda: seen.now == 2, 5)
 
 
-def test_a_turn_ends_with_an_error_too(make: Make, fork: Fork) -> None:
+def test_an_error_releases_the_slot(make: Make, fork: Fork) -> None:
     semaphore = make(1)
     with pytest.raises(ZeroDivisionError), semaphore.hold():
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""A server with a device that fails: no object is lost, none is wrong, and whatever is gone is said to be.
+"""A server with a device that fails: no object is lost or wrong, and metrics and /health report the failure.
 
 The device is launch.py's, which has no torch; all else is the real server.
 """
@@ -47,7 +47,7 @@ def pretend(run_server: Callable[..., Server]) -> Run:
 
 @cache
 def picture(number: int, width: int = 64) -> bytes:
-    """A JPEG that is no other number's."""
+    """A JPEG, different for each number."""
     values = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(values).resize((width, 48)).save(file, "JPEG", quality=90)
@@ -83,7 +83,7 @@ def ways(server: Server) -> dict[str, float]:
 
 
 def device_of(server: Server) -> int:
-    """The id of the process that owns the device, as it said itself."""
+    """The id of the process that owns the device, from the log."""
     return int(re.findall(r"\[(\d+)\] \[INFO\] The device is ready", server.log)[-1])
 
 
@@ -105,18 +105,18 @@ def is_up(server: Server) -> bool:
 
 
 def comes_through(server: Server, data: bytes) -> None:
-    """It is answered, and rightly, whoever did it."""
+    """The answer is the right one, from the device or the CPU."""
     reply = server.put("/src/a.jpg", data)
     assert (reply.status, reply.body == expected(data)) == (200, True)
 
 
-# --- as it should be --------------------------------------------------------------------------------------------------
+# --- normal operation --------------------------------------------------------------------------------------------------
 
 
-def test_thousands_by_body_and_by_name_are_each_their_own_and_nothing_grows(pretend: Run, disk: Disk) -> None:
+def test_thousands_of_objects_each_get_their_own_result_and_nothing_is_leaked(pretend: Run, disk: Disk) -> None:
     server = pretend(TVETL_WORKERS="2", TVETL_DECODERS="6", TVETL_ROOTS=str(disk.root))
     named = {n: disk.add(f"{n}.jpg", picture(n)) for n in range(100)}
-    # The second worker may still be starting; its decoders shall meet the device before what they hold is looked at.
+    # The second worker may still be starting; its decoders must connect to the device before they are measured.
     until(lambda: len(decoders(server)) == 12)
     time.sleep(0.5)
     wrong: list[str] = []
@@ -152,7 +152,7 @@ def test_thousands_by_body_and_by_name_are_each_their_own_and_nothing_grows(pret
     assert number(server, "tvetl_device_batch_sum") / batches > 1.5
     time.sleep(0.5)
     assert set(held()) == set(before), "nobody died"
-    before[device_of(server)] = 12 + 3 * len(decoders(server))  # with those that have not met it before
+    before[device_of(server)] = 12 + 3 * len(decoders(server))  # with those that were not connected before
     for process, count in held().items():
         assert count <= before[process] + 5, f"descriptors of {process}, beside what is kept"
     assert memory(server).own < 1.1 * began + 10 * 2**20
@@ -162,7 +162,7 @@ def test_thousands_by_body_and_by_name_are_each_their_own_and_nothing_grows(pret
     assert "Traceback" not in server.log
 
 
-def test_who_goes_which_way_is_counted(pretend: Run, tmp_path: Path) -> None:
+def test_the_way_of_each_image_is_counted(pretend: Run, tmp_path: Path) -> None:
     server = pretend()
     png = io.BytesIO()
     Image.open(io.BytesIO(picture(1))).save(png, "PNG")
@@ -179,7 +179,7 @@ def test_who_goes_which_way_is_counted(pretend: Run, tmp_path: Path) -> None:
     assert ways(own) == {"step": 1}, "an own op is the CPU's"
 
 
-def test_bad_ones_fail_alone_and_in_the_cpus_own_words(pretend: Run, run_server: Run) -> None:
+def test_bad_images_fail_alone_and_with_the_cpus_own_errors(pretend: Run, run_server: Run) -> None:
     server, plain = pretend(), run_server()
     good = [source(n) for n in range(20)]
     bad = [picture(1)[:-30], picture(2)[:300], b"no image", picture(3)[:400] + b"\xff\xd9", picture(4, 20)]
@@ -201,11 +201,11 @@ def test_bad_ones_fail_alone_and_in_the_cpus_own_words(pretend: Run, run_server:
     assert number(server, "tvetl_device_deaths_total") == 0
 
 
-# --- as it should not -------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------------
 
 
-def test_killed_every_half_second_under_load_no_object_is_lost_and_none_is_wrong(pretend: Run) -> None:
-    # A fifth death in a minute would be no accident.
+def test_a_device_killed_every_half_second_under_load_loses_no_object(pretend: Run) -> None:
+    # Four times: a fifth death in a minute would make the device lost.
     server = pretend(TVETL_WORKERS="2")
     seen = set()
     with Peers(server, 12, source, right, pause=0.002) as peers:
@@ -228,11 +228,11 @@ def test_killed_every_half_second_under_load_no_object_is_lost_and_none_is_wrong
     assert server.stop() == 0
 
 
-def test_while_it_is_away_it_is_said_to_be_down(pretend: Run) -> None:
+def test_metrics_report_a_device_that_is_down(pretend: Run) -> None:
     server = pretend(PRETEND_RETRY="2")
     seen = [number(server, "tvetl_device_up")]
     for deaths in range(5):
-        # The death before is counted: until then it may still be said to be up, and this image would not reach it.
+        # Until the previous death is counted, the status may still be up, and this image would not reach the device.
         until(lambda deaths=deaths: number(server, "tvetl_device_deaths_total") == deaths and is_up(server))
         comes_through(server, picture(1, DIES))
     until(lambda: not is_up(server))
@@ -242,10 +242,10 @@ def test_while_it_is_away_it_is_said_to_be_down(pretend: Run) -> None:
     assert seen == [1, 0, 1]
 
 
-def test_one_that_dies_five_times_ends_a_server_that_must_stop_which_says_why(pretend: Run) -> None:
+def test_five_deaths_end_a_server_that_is_set_to_stop_and_it_says_why(pretend: Run) -> None:
     server = pretend(TVETL_WITHOUT_DEVICE="stop")
     for deaths in range(5):
-        # The death before is counted: until then it may still be said to be up, and this image would not reach it.
+        # Until the previous death is counted, the status may still be up, and this image would not reach the device.
         until(lambda deaths=deaths: number(server, "tvetl_device_deaths_total") == deaths and is_up(server))
         comes_through(server, picture(1, DIES))
     assert server.process.wait(PATIENCE) == 1
@@ -255,7 +255,7 @@ def test_one_that_dies_five_times_ends_a_server_that_must_stop_which_says_why(pr
 
 
 @pytest.mark.parametrize("told", ["refuse", "cpu"])
-def test_else_the_cpu_serves_on_and_the_device_is_found_again(pretend: Run, tmp_path: Path, told: str) -> None:
+def test_other_settings_serve_on_by_the_cpu_until_the_device_returns(pretend: Run, tmp_path: Path, told: str) -> None:
     gone = tmp_path / "gone"
     server = pretend(TVETL_WITHOUT_DEVICE=told, PRETEND_RETRY="0.5", PRETEND_NO_DEVICE=str(gone))
     comes_through(server, picture(1))
@@ -275,7 +275,7 @@ def test_else_the_cpu_serves_on_and_the_device_is_found_again(pretend: Run, tmp_
 
 
 @pytest.mark.parametrize("told", ["refuse", "stop"])
-def test_where_it_is_not_there_at_start_that_is_as_set(pretend: Run, tmp_path: Path, told: str) -> None:
+def test_a_device_missing_at_the_start_is_handled_as_set(pretend: Run, tmp_path: Path, told: str) -> None:
     gone = tmp_path / "gone"
     gone.touch()
     with pytest.raises(AssertionError, match="the server did not start") as error:
@@ -287,7 +287,7 @@ def test_where_it_is_not_there_at_start_that_is_as_set(pretend: Run, tmp_path: P
     until(lambda: is_up(server))
 
 
-def test_a_hang_ends_its_process_and_the_cpu_answers_in_time(pretend: Run) -> None:
+def test_a_device_process_that_hangs_is_ended_and_the_cpu_answers_in_time(pretend: Run) -> None:
     server = pretend(PRETEND_HANG="1", TVETL_SECONDS="20")
     victim = device_of(server)
     with Peers(server, 4, source, right, pause=0.01) as peers:
@@ -300,7 +300,7 @@ def test_a_hang_ends_its_process_and_the_cpu_answers_in_time(pretend: Run) -> No
     assert number(server, "tvetl_device_deaths_total") == 1
 
 
-def test_an_answer_that_comes_late_is_the_cpus(pretend: Run) -> None:
+def test_the_cpu_answers_where_the_device_is_late(pretend: Run) -> None:
     """The device gets half of an object's time."""
     server = pretend(TVETL_SECONDS="2")
     began = time.monotonic()
@@ -311,7 +311,7 @@ def test_an_answer_that_comes_late_is_the_cpus(pretend: Run) -> None:
     comes_through(server, picture(3))
 
 
-def test_an_error_on_the_device_starts_it_again(pretend: Run) -> None:
+def test_an_error_on_the_device_restarts_its_process(pretend: Run) -> None:
     server = pretend()
     comes_through(server, picture(1, FAILS))
     until(lambda: number(server, "tvetl_device_deaths_total") == 1 and is_up(server))
@@ -320,14 +320,14 @@ def test_an_error_on_the_device_starts_it_again(pretend: Run) -> None:
     assert "the device is lost" in server.log
 
 
-def test_without_its_supervisor_a_server_that_is_told_to_stop_does(pretend: Run) -> None:
+def test_a_killed_supervisor_ends_a_server_that_is_set_to_stop(pretend: Run) -> None:
     server = pretend(TVETL_WITHOUT_DEVICE="stop")
     os.kill(parent(device_of(server)), signal.SIGKILL)
     assert server.process.wait(PATIENCE) == 1
     assert "its supervisor was killed" in server.log.splitlines()[-1]
 
 
-def test_else_it_serves_on_by_the_cpu(pretend: Run) -> None:
+def test_a_killed_supervisor_leaves_other_servers_to_the_cpu(pretend: Run) -> None:
     server = pretend()
     comes_through(server, picture(1))
     victim = device_of(server)
@@ -342,7 +342,7 @@ def test_else_it_serves_on_by_the_cpu(pretend: Run) -> None:
     assert server.stop() == 0
 
 
-# --- the others' ends -------------------------------------------------------------------------------------------------
+# --- the end of other processes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["kill -9 of the first", "Ctrl-C", "SIGTERM to each"])
@@ -362,7 +362,7 @@ def test_no_process_is_left_behind(pretend: Run, by: str) -> None:
     assert "DeviceError" not in server.log
 
 
-def test_decoders_and_workers_that_are_killed_take_nothing_along(pretend: Run) -> None:
+def test_killed_decoders_and_workers_harm_no_object_and_leak_nothing(pretend: Run) -> None:
     server = pretend(TVETL_WORKERS="2")
     victim = device_of(server)
     with Peers(server, 8, source, right, pause=0.002) as peers:
@@ -382,7 +382,7 @@ def test_decoders_and_workers_that_are_killed_take_nothing_along(pretend: Run) -
     assert device_of(server) == victim
     assert number(server, "tvetl_device_deaths_total") == 0
     comes_through(server, picture(1))
-    # Three descriptors a decoder, of which the new ones may have met the device or not yet.
+    # Three descriptors a decoder; the new ones may be connected or not yet.
     until(lambda: len(descriptors(victim)) <= max(held, 10 + 3 * len(decoders(server))))
 
 

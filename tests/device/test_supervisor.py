@@ -1,4 +1,4 @@
-"""The supervisor of the device's process: starts, deaths and hangs, and what the shared status says of them."""
+"""The supervisor of the device's process: starts, deaths, hangs, and the shared status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from tvetl_server.processes.device import timing
 
 
 @pytest.mark.parametrize("how", ["die", "raise"])
-def test_its_death_costs_what_was_on_it_and_it_is_started_again(start: Callable[..., Started], how: str) -> None:
+def test_a_death_loses_the_running_batch_alone_and_the_process_is_restarted(
+    start: Callable[..., Started], how: str
+) -> None:
     started = start()
     assert started.up
     before = started.process
@@ -34,7 +36,9 @@ def test_its_death_costs_what_was_on_it_and_it_is_started_again(start: Callable[
     assert not runs(before)
 
 
-def test_one_that_died_is_said_to_be_down_until_it_is_ready(start: Callable[..., Started], tmp_path: Path) -> None:
+def test_the_status_is_down_from_a_death_until_the_restart_is_ready(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
     slow = tmp_path / "slow"
 
     def make() -> Scripted:
@@ -57,17 +61,17 @@ def test_one_that_died_is_said_to_be_down_until_it_is_ready(start: Callable[...,
 
 
 @pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times for a test; the processes get them as they are forked."""
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short times; processes forked afterwards have them."""
     monkeypatch.setattr(timing, "HANG", 1.0)
     monkeypatch.setattr(timing, "RETRY", 0.5)
     monkeypatch.setattr(timing, "POLL", 0.1)
     monkeypatch.setattr(timing, "START", 2.0)
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("short_times")
 @pytest.mark.parametrize("how", [{"do": "sleep", "seconds": 1000}, {"do": "hang"}])
-def test_one_that_hangs_is_ended_even_where_it_keeps_the_interpreter(
+def test_a_process_that_hangs_is_killed_even_while_it_holds_the_interpreter_lock(
     start: Callable[..., Started], how: dict[str, Any]
 ) -> None:
     started = start()
@@ -80,8 +84,8 @@ def test_one_that_hangs_is_ended_even_where_it_keeps_the_interpreter(
     assert started.ask(do="echo")
 
 
-@pytest.mark.usefixtures("brief")
-def test_a_batch_after_a_long_silence_does_not_hang(start: Callable[..., Started]) -> None:
+@pytest.mark.usefixtures("short_times")
+def test_idle_time_does_not_count_as_a_hang(start: Callable[..., Started]) -> None:
     started = start()
     before = started.process
     assert started.ask(do="echo")
@@ -90,8 +94,8 @@ def test_a_batch_after_a_long_silence_does_not_hang(start: Callable[..., Started
     assert started.process == before
 
 
-@pytest.mark.usefixtures("brief")
-def test_a_start_that_hangs_is_no_start(start: Callable[..., Started]) -> None:
+@pytest.mark.usefixtures("short_times")
+def test_a_start_that_hangs_is_killed(start: Callable[..., Started]) -> None:
     started = start(lambda: time.sleep(1000))
     assert not started.up
     before = started.process
@@ -100,8 +104,8 @@ def test_a_start_that_hangs_is_no_start(start: Callable[..., Started]) -> None:
         started.ask(do="echo")
 
 
-@pytest.mark.usefixtures("brief")
-def test_five_deaths_in_a_minute_are_no_accident_and_it_is_looked_for_again(start: Callable[..., Started]) -> None:
+@pytest.mark.usefixtures("short_times")
+def test_after_five_deaths_in_a_minute_the_device_is_lost_and_tried_again_later(start: Callable[..., Started]) -> None:
     started = start()
     for deaths in range(5):
         until(lambda: started.up)
@@ -138,7 +142,7 @@ def broken() -> Scripted:
     ("make", "words"),
     [(killed, "its process died 5 times"), (absent, "there is none"), (broken, "ImportError: no module named so")],
 )
-def test_where_there_is_none_at_start_it_is_said_why_and_nothing_is_left(make: Callable[[], Any], words: str) -> None:
+def test_a_needed_device_that_is_missing_is_an_error_with_its_reason(make: Callable[[], Any], words: str) -> None:
     before = set(children(os.getpid()))
     with pytest.raises(DeviceError) as error:
         Started(make, needed=True)
@@ -147,10 +151,8 @@ def test_where_there_is_none_at_start_it_is_said_why_and_nothing_is_left(make: C
     assert set(children(os.getpid())) == before
 
 
-@pytest.mark.usefixtures("brief")
-def test_one_that_was_needed_at_the_start_and_is_lost_later_is_done_without(
-    start: Callable[..., Started], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("short_times")
+def test_a_device_needed_at_the_start_may_be_lost_later(start: Callable[..., Started], tmp_path: Path) -> None:
     taken = tmp_path / "taken"
 
     def make() -> Scripted:
@@ -165,8 +167,8 @@ def test_one_that_was_needed_at_the_start_and_is_lost_later_is_done_without(
     until(lambda: started.up)
 
 
-@pytest.mark.usefixtures("brief")
-def test_or_it_is_done_without_until_it_comes(start: Callable[..., Started], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_times")
+def test_a_missing_device_that_is_not_needed_is_tried_again(start: Callable[..., Started], tmp_path: Path) -> None:
     there = tmp_path / "there"
 
     def make() -> Scripted:
@@ -183,14 +185,16 @@ def test_or_it_is_done_without_until_it_comes(start: Callable[..., Started], tmp
     assert started.number("tvetl_device_deaths_total") == 0
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("short_times")
 @pytest.mark.parametrize("both", [False, True])
-def test_without_its_supervisor_it_ends_and_nobody_waits_for_it(start: Callable[..., Started], both: bool) -> None:
+def test_without_its_supervisor_the_process_ends_and_no_decoder_waits(
+    start: Callable[..., Started], both: bool
+) -> None:
     started = start()
     link, process = started.link(), started.process
     assert link.transform(order("echo"))
     if both:
-        os.kill(started.supervisor, signal.SIGSTOP)  # it shall not see the other's end
+        os.kill(started.supervisor, signal.SIGSTOP)  # it must not notice the end of the process
         os.kill(process, signal.SIGKILL)
     os.kill(started.supervisor, signal.SIGKILL)
     until(lambda: not runs(started.supervisor) and not runs(process))
@@ -204,7 +208,7 @@ def test_without_its_supervisor_it_ends_and_nobody_waits_for_it(start: Callable[
         assert started.device.lost
 
 
-def test_at_the_end_both_processes_are_gone(start: Callable[..., Started]) -> None:
+def test_closing_ends_both_processes(start: Callable[..., Started]) -> None:
     started = start()
     process = started.process
     started.device.close()
@@ -212,7 +216,7 @@ def test_at_the_end_both_processes_are_gone(start: Callable[..., Started]) -> No
     assert not started.device.lost, "an end is no loss"
 
 
-def test_killed_again_and_again_under_load_nothing_is_wrong_and_nobody_waits(
+def test_repeated_kills_under_load_give_no_wrong_result_and_no_wait(
     start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "DEATHS", 1000)
@@ -232,7 +236,7 @@ def test_killed_again_and_again_under_load_nothing_is_wrong_and_nobody_waits(
                 outcomes["right" if link.transform(what) == [what.data[::-1]] else "wrong"] += 1
             except NotByDevice as error:
                 outcomes[str(error)] += 1
-                time.sleep(0.005)  # as the CPU takes its time
+                time.sleep(0.005)  # the CPU would take about as long
             longest[0] = max(longest[0], time.monotonic() - began)
 
     threads = [threading.Thread(target=decoder, args=(place,)) for place in range(8)]
@@ -257,7 +261,7 @@ def test_killed_again_and_again_under_load_nothing_is_wrong_and_nobody_waits(
     assert longest[0] < 5
 
 
-def test_words_of_any_length_are_kept(start: Callable[..., Started]) -> None:
+def test_a_status_message_may_have_any_length(start: Callable[..., Started]) -> None:
     class Long(Scripted):
         about = "Gerät " * 1000
 

@@ -1,4 +1,4 @@
-"""The processes that decode: what comes back from them, what they may do, and what is left of them."""
+"""The pool of decoders: results, errors, crashes, hangs, and leaks."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def make() -> Iterator[Callable[..., Decoders]]:
 
 
 def _close(made: Decoders, forkserver: int) -> None:
-    """As when the worker ends, and with it its descriptors."""
+    """As at the end of the worker, whose descriptors are closed with it."""
     made._forkserver._connection.shutdown(socket.SHUT_RDWR)
     os.waitpid(forkserver, 0)
     for decoder in made._free._free:
@@ -113,14 +113,14 @@ def does(some: Decoders, source: bytes | str, seconds: float = PATIENCE, **more:
 
 
 def received(data: bytes) -> ipc.Buffer:
-    """As it is where a body has come."""
+    """A buffer as it is after a body was received."""
     buffer = ipc.Buffer()
     buffer.room(max(1, len(data)))[: len(data)] = data
     buffer.length = len(data)
     return buffer
 
 
-def test_bytes_and_names_of_files_become_results(make: Callable[..., Decoders]) -> None:
+def test_an_object_may_be_bytes_or_the_name_of_a_file(make: Callable[..., Decoders]) -> None:
     some = make()
     given = received(b"abc")
     answer = some.transform(given, "src/a", Arguments(), time.monotonic() + PATIENCE)
@@ -146,7 +146,7 @@ def test_one_decoder_serves_one_object_after_the_other(make: Callable[..., Decod
     assert len({does(some, b"who") for _ in range(5)}) == 1
 
 
-def test_errors_keep_their_names(make: Callable[..., Decoders]) -> None:
+def test_errors_keep_their_codes(make: Callable[..., Decoders]) -> None:
     some = make()
     for source, code in ((b"refuse", "not_an_image"), ("/gone", "file_gone"), (b"bug", "internal")):
         with pytest.raises(Refused) as refused:
@@ -155,7 +155,7 @@ def test_errors_keep_their_names(make: Callable[..., Decoders]) -> None:
     assert does(some, b"ab") == b"ba", "none of them ends the decoder"
 
 
-def test_who_dies_of_an_object_dies_of_that_alone(make: Callable[..., Decoders], tmp_path: Path) -> None:
+def test_a_crash_costs_its_own_object_after_a_second_try(make: Callable[..., Decoders], tmp_path: Path) -> None:
     some = make()
     with pytest.raises(DamagedImage):
         does(some, b"die")
@@ -163,28 +163,28 @@ def test_who_dies_of_an_object_dies_of_that_alone(make: Callable[..., Decoders],
     assert does(some, b"die-once %s" % os.fsencode(tmp_path / "died")) != b"", "it is tried once more"
 
 
-def test_one_killed_while_idle_costs_nothing(make: Callable[..., Decoders]) -> None:
+def test_an_idle_decoder_that_is_killed_costs_no_object(make: Callable[..., Decoders]) -> None:
     some = make()
     for _ in range(5):
         os.kill(int(does(some, b"who")), signal.SIGKILL)
         assert does(some, b"ab") == b"ba"
 
 
-def test_whatever_takes_too_long_is_ended(make: Callable[..., Decoders]) -> None:
+def test_a_decoder_beyond_the_deadline_is_ended(make: Callable[..., Decoders]) -> None:
     some = make()
     before = int(does(some, b"who"))
     with pytest.raises(OutOfTime):
         does(some, b"sleep 100", seconds=0.3)
     end = time.monotonic() + PATIENCE
     while Path(f"/proc/{before}/cmdline").exists() and time.monotonic() < end:
-        does(some, b"ab")  # its parent buries it when it is spoken to
+        does(some, b"ab")  # gives the fork server time to reap it
         if Path(f"/proc/{before}/stat").exists() and " Z " in Path(f"/proc/{before}/stat").read_text():
             break
         time.sleep(0.01)
     assert int(does(some, b"who")) != before
 
 
-def test_who_waits_in_vain_is_told(make: Callable[..., Decoders]) -> None:
+def test_an_object_that_gets_no_decoder_in_time_is_an_error(make: Callable[..., Decoders]) -> None:
     some = make()
     some._spare.acquire()
     busy = threading.Thread(target=does, args=(some, b"sleep 2"))
@@ -196,8 +196,8 @@ def test_who_waits_in_vain_is_told(make: Callable[..., Decoders]) -> None:
     assert does(some, b"ab") == b"ba"
 
 
-def test_a_slow_object_leaves_its_place_to_others(make: Callable[..., Decoders]) -> None:
-    """One spare, given back: the next slow one gets it again."""
+def test_a_slow_object_leaves_its_place_to_a_spare_decoder(make: Callable[..., Decoders]) -> None:
+    """The spare is released: the next slow object gets it again."""
     some = make()
     for _ in range(2):
         done: list[bytes] = []
@@ -211,7 +211,7 @@ def test_a_slow_object_leaves_its_place_to_others(make: Callable[..., Decoders])
     assert len(some._free._free) == 1
 
 
-def test_a_result_without_room_is_forgotten(make: Callable[..., Decoders]) -> None:
+def test_a_result_that_is_not_admitted_is_dropped(make: Callable[..., Decoders]) -> None:
     some = make()
 
     def full(size: int) -> None:
@@ -223,7 +223,7 @@ def test_a_result_without_room_is_forgotten(make: Callable[..., Decoders]) -> No
     assert does(some, b"ab") == b"ba"
 
 
-def test_large_memory_is_given_back(make: Callable[..., Decoders]) -> None:
+def test_memory_of_large_objects_is_freed(make: Callable[..., Decoders]) -> None:
     some = make()
     assert len(does(some, b"large %d" % (20 * 2**20))) == 20 * 2**20
     assert does(some, b"x" * 20 * 2**20) == b"x" * 20 * 2**20
@@ -233,7 +233,7 @@ def test_large_memory_is_given_back(make: Callable[..., Decoders]) -> None:
     some._free.put(decoder)
 
 
-def test_what_is_no_answer_is_a_death(make: Callable[..., Decoders]) -> None:
+def test_a_reply_that_is_nonsense_counts_as_a_death(make: Callable[..., Decoders]) -> None:
     some = make()
     does(some, b"ab")
     decoder = some._free.get(1)
@@ -247,7 +247,7 @@ def test_what_is_no_answer_is_a_death(make: Callable[..., Decoders]) -> None:
     theirs.close()
 
 
-def test_less_than_was_promised_is_an_error_and_no_endless_loop() -> None:
+def test_reading_beyond_shared_memory_is_an_error() -> None:
     memory = ipc.memory()
     ipc.write(memory, b"abc")
     assert ipc.read(memory, 3) == b"abc"
@@ -279,7 +279,7 @@ def test_the_end_of_the_fork_server_is_noticed_and_its_decoders_go_on(make: Call
         does(some, b"die")
 
 
-def test_at_the_end_of_the_worker_all_end_even_who_is_busy(make: Callable[..., Decoders]) -> None:
+def test_all_decoders_end_with_the_worker_even_busy_ones(make: Callable[..., Decoders]) -> None:
     some = make(2)
 
     def hang() -> None:
@@ -299,7 +299,7 @@ def test_at_the_end_of_the_worker_all_end_even_who_is_busy(make: Callable[..., D
     assert not asked.is_alive()
 
 
-def test_no_descriptor_is_left_behind() -> None:
+def test_replaced_decoders_leak_no_descriptor() -> None:
     def promise() -> None:
         before = descriptors()
         some = Decoders(Words, Folder(), 1, Metrics())
@@ -313,7 +313,7 @@ def test_no_descriptor_is_left_behind() -> None:
     alone(promise)
 
 
-def test_all_that_ask_at_once_are_answered(make: Callable[..., Decoders]) -> None:
+def test_more_requests_than_decoders_are_all_answered(make: Callable[..., Decoders]) -> None:
     some = make(2)
     found: list[bytes] = []
     threads = [threading.Thread(target=lambda: found.append(does(some, b"ab"))) for _ in range(50)]
@@ -342,7 +342,7 @@ def test_a_message_in_pieces_is_one_message() -> None:
     assert json.loads(ipc.pack(["\udcff"])) == ["\udcff"]
 
 
-def test_messages_behind_each_other_stay_two() -> None:
+def test_messages_sent_back_to_back_stay_apart() -> None:
     """The fork server sends no answer: a worker may tell it to kill a decoder and ask for another at once."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -355,7 +355,7 @@ def test_messages_behind_each_other_stay_two() -> None:
         os.close(second[1][0])
 
 
-def test_who_was_slow_and_in_nobodys_way_lives_on(make: Callable[..., Decoders]) -> None:
+def test_a_slow_decoder_is_kept_where_no_spare_was_needed(make: Callable[..., Decoders]) -> None:
     some = make(1)
     before = does(some, b"who")
     does(some, b"sleep 1")
