@@ -16,7 +16,7 @@ from tvetl.spec import Arguments, Value, parse
 from tvetl_server.engine import Engine, NotByDevice, Order, has_torch
 from tvetl_server.engine.encode import Array, Encoded
 from tvetl_server.limits import Limits
-from tvetl_server.plugin_ops import Do, Draw, OwnOp, Size
+from tvetl_server.plugin_ops import Do, Draw, PluginOp, Size
 
 CROP = [{"op": "RandomResizedCrop", "size": 48}, {"op": "RandomHorizontalFlip"}]
 NORMALIZE = {"op": "Normalize", "mean": [0.5], "std": [0.25]}
@@ -71,7 +71,7 @@ def test_own_ops_before_the_table_are_done(photo: bytes) -> None:
     def shade(params: Mapping[str, Value], draw: Draw, size: Size) -> tuple[Do, Size]:
         return lambda image: image.point([value // 2 for value in range(256)] * 3), size
 
-    own = {"acme.Shade": OwnOp("Shade", {}, shade)}
+    own = {"acme.Shade": PluginOp("Shade", {}, shade)}
     steps = [*CROP, {"op": "acme.Shade"}, {"op": "ToTensor"}, NORMALIZE]
     shaded = Engine(parse({"steps": steps, "seed": 3}), Limits(), own).transform(photo, "b/o", PIXELS).body
     assert np.array_equal(read(shaded), read(engine(*TENSOR).transform(photo, "b/o", PIXELS).body) // 2)

@@ -29,7 +29,7 @@ HANGS = ("Python loop", "native loop", "native loop with the interpreter's lock"
 _MODULE = """
 import ctypes, os, re, signal, time
 from PIL import ImageOps
-from tvetl_server.plugin_ops import OwnOp
+from tvetl_server.plugin_ops import PluginOp
 
 LEVELS = %r
 
@@ -72,7 +72,7 @@ def plan(params, draw, size):
         return ImageOps.invert(image)
     return do, size
 
-OPS = [OwnOp("Fault", {}, plan)]
+OPS = [PluginOp("Fault", {}, plan)]
 """
 
 PIPELINE = json.dumps({"steps": [{"op": "faulty.Fault"}], "output": {"format": "png"}})

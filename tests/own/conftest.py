@@ -1,4 +1,4 @@
-"""The example package of own ops, installed where this process does not see it and a server can be told to."""
+"""The example package of plugin ops, installed in a folder that only servers may get into their path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def example(repository: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def packages(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the installed package and nothing else."""
+    """A folder with the installed package alone."""
     folder = tmp_path_factory.mktemp("own")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*pip, str(folder), str(example)], check=True)
@@ -27,7 +27,7 @@ def packages(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def acme(packages: Path) -> ModuleType:
-    """Its module, for tests of the engine in this process; found by its path, so that no server inherits it."""
+    """Its module, for tests of the engine in this process; loaded by its path, so that no server inherits it."""
     spec = importlib.util.spec_from_file_location("acme_ops", packages / "acme_ops.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""An op of one's own: data to the client, checked by the server that has it, and as repeatable as ours."""
+"""Plugin ops: data to the client, checked by the server that has them, and as repeatable as the built-in ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tvetl.spec import Arguments, canonical, derive_seed, digest, parse, schema,
 from tvetl_server.engine import Engine
 from tvetl_server.errors import TransformFailed
 from tvetl_server.limits import Limits
-from tvetl_server.plugin_ops import OwnOp
+from tvetl_server.plugin_ops import PluginOp
 
 VIGNETTE: dict[str, Any] = {"op": "acme.Vignette", "strength": [0.3, 0.7]}
 
@@ -94,7 +94,7 @@ def test_torchvision_has_no_such_transform() -> None:
 
 
 @pytest.fixture
-def own(acme: ModuleType) -> dict[str, OwnOp]:
+def plugins(acme: ModuleType) -> dict[str, PluginOp]:
     return {f"acme.{op.name}": op for op in acme.OPS}
 
 
@@ -111,23 +111,25 @@ def photograph(photographs: list[Path]) -> bytes:
         ({"op": "acme.Vignet"}, r"\$\.steps\[0\]\.op: acme\.Vignet is not installed .* it has acme\.Vignette"),
     ],
 )
-def test_its_server_checks_it_as_it_checks_ours(own: dict[str, OwnOp], step: dict[str, Any], complaint: str) -> None:
+def test_its_server_checks_it_as_it_checks_built_in_ops(
+    plugins: dict[str, PluginOp], step: dict[str, Any], complaint: str
+) -> None:
     with pytest.raises(PipelineError, match=complaint):
-        Engine(parse(pipeline(step)), Limits(), own)
+        Engine(parse(pipeline(step)), Limits(), plugins)
 
 
-def test_a_server_without_it_says_so() -> None:
+def test_a_server_without_it_names_it() -> None:
     with pytest.raises(PipelineError, match=r"acme\.Vignette is not installed in this container; it has none"):
         Engine(parse(pipeline(VIGNETTE)), Limits())
 
 
-def test_its_draws_are_torchs(own: dict[str, OwnOp], photograph: bytes) -> None:
+def test_its_draws_are_torchs(plugins: dict[str, PluginOp], photograph: bytes) -> None:
     """Written with torch.manual_seed and torch's own draws, the same pipeline gives the same pixels."""
     torch = pytest.importorskip("torch")
     from torchvision.transforms import v2
 
     steps = ({"op": "RandomResizedCrop", "size": 96}, VIGNETTE, {"op": "RandomHorizontalFlip"})
-    engine = Engine(parse(pipeline(*steps)), Limits(), own)
+    engine = Engine(parse(pipeline(*steps)), Limits(), plugins)
     for view in range(8):
         body = engine.transform(photograph, "src/a.jpg", Arguments(view=view)).body
         torch.manual_seed(derive_seed(7, 0, view, "src/a.jpg"))
@@ -138,8 +140,8 @@ def test_its_draws_are_torchs(own: dict[str, OwnOp], photograph: bytes) -> None:
         assert np.array_equal(pixels(body), np.asarray(image)), view
 
 
-def test_it_gives_the_same_among_torchvisions_own_steps(photograph: bytes) -> None:
-    """Four draws of an own op, with and without torch, between other draws of the same stream."""
+def test_it_gives_the_same_among_torchvisions_steps(photograph: bytes) -> None:
+    """Four draws of a plugin op, with and without torch, between other draws of the same stream."""
     pytest.importorskip("torchvision")
     seen: list[tuple[object, ...]] = []
 
@@ -147,10 +149,10 @@ def test_it_gives_the_same_among_torchvisions_own_steps(photograph: bytes) -> No
         seen.append((draw.rand(), draw.uniform(-1, 2), draw.below(1000), draw.permutation(5)))
         return (lambda image: image), size
 
-    own = {"test.Look": OwnOp("Look", {}, plan)}
+    plugins = {"test.Look": PluginOp("Look", {}, plan)}
     flip = {"op": "RandomVerticalFlip"}
     for more in ([], [{"op": "RandomRotation", "degrees": 0}]):  # only torchvision rotates; nothing is drawn after it
-        engine = Engine(parse(pipeline(flip, {"op": "test.Look"}, flip, *more)), Limits(), own)
+        engine = Engine(parse(pipeline(flip, {"op": "test.Look"}, flip, *more)), Limits(), plugins)
         engine.transform(photograph, "src/a.jpg", Arguments())
     without, with_torch = seen
     assert without == with_torch
@@ -166,8 +168,8 @@ def test_it_gives_the_same_among_torchvisions_own_steps(photograph: bytes) -> No
     ],
 )
 def test_one_that_breaks_its_promise_fails_that_object(do: Callable[..., Any], complaint: str) -> None:
-    own = {"test.Bad": OwnOp("Bad", {}, lambda params, draw, size: (do, size))}
-    engine = Engine(parse(pipeline({"op": "Resize", "size": [48, 64]}, {"op": "test.Bad"})), Limits(), own)
+    plugins = {"test.Bad": PluginOp("Bad", {}, lambda params, draw, size: (do, size))}
+    engine = Engine(parse(pipeline({"op": "Resize", "size": [48, 64]}, {"op": "test.Bad"})), Limits(), plugins)
     with pytest.raises(TransformFailed, match=complaint):
         engine.transform(jpeg(), "src/a.jpg", Arguments())
 
@@ -184,9 +186,9 @@ def test_one_that_draws_on_its_image_spoils_no_other_view() -> None:
         return image
 
     turns: list[object] = []
-    own = {"test.Black": OwnOp("Black", {}, plan)}
+    plugins = {"test.Black": PluginOp("Black", {}, plan)}
     tensors = pipeline({"op": "test.Black"}, {"op": "PILToTensor"}, output={"format": "npy"})
-    engine = Engine(parse(tensors), Limits(), own)
+    engine = Engine(parse(tensors), Limits(), plugins)
     body = engine.transform(jpeg(), "src/a.jpg", Arguments(views=2)).body
     first, second = np.load(io.BytesIO(body))
     assert not first.any()
@@ -208,13 +210,13 @@ def command(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_server_lists_what_is_installed(packages: Path) -> None:
+def test_the_server_lists_the_installed_ops(packages: Path) -> None:
     ours, theirs = command("--ops"), command("--ops", PYTHONPATH=str(packages))
     assert theirs.returncode == 0, theirs.stderr
     assert json.loads(theirs.stdout) == [*json.loads(ours.stdout), "acme.Vignette"]
 
 
-def test_check_judges_its_parameters(packages: Path) -> None:
+def test_check_checks_its_parameters(packages: Path) -> None:
     bad = json.dumps(pipeline({**VIGNETTE, "strength": [2, 3]}))
     done = command("--check", TVETL_PIPELINE=bad, PYTHONPATH=str(packages))
     assert done.returncode == 2
@@ -227,7 +229,7 @@ def test_check_judges_its_parameters(packages: Path) -> None:
     ("module", "complaint"),
     [
         ("raise RuntimeError('no licence')", "the ops of bad-ops cannot be loaded: RuntimeError: no licence"),
-        ("OPS = ['Vignette']", "bad-ops: expected bad_ops:OPS to be a list of OwnOp"),
+        ("OPS = ['Vignette']", "bad-ops: expected bad_ops:OPS to be a list of PluginOp"),
         ("from tvetl_server.plugin_ops import OwnOp as O\nOPS = [O('A', {}, print)] * 2", "bad.A is declared twice"),
     ],
 )
@@ -249,7 +251,7 @@ def test_a_broken_package_is_named_and_harms_no_pipeline_without_it(
 
 
 def test_a_client_without_the_package_registers_and_reads(
-    example: Path, packages: Path, own: dict[str, OwnOp], photograph: bytes, tmp_path: Path
+    example: Path, packages: Path, plugins: dict[str, PluginOp], photograph: bytes, tmp_path: Path
 ) -> None:
     parsed = parse((example / "pipeline.yaml").read_text(encoding="utf-8"))
     with LocalCluster(tmp_path) as local:
@@ -258,6 +260,6 @@ def test_a_client_without_the_package_registers_and_reads(
         cluster.put("photos", "a.png", photograph)
         cluster.register(PodSpec("own-ops", parsed, env={"PYTHONPATH": str(packages)}, start_timeout=60))
         body = cluster.get("photos", "a.png", "own-ops")
-        assert body == Engine(parsed, Limits(), own).transform(photograph, "photos/a.png", Arguments()).body
+        assert body == Engine(parsed, Limits(), plugins).transform(photograph, "photos/a.png", Arguments()).body
         with pytest.raises(RegistrationError, match=r"acme\.Vignette is not installed in this container"):
             cluster.register(PodSpec("no-own-ops", parsed, start_timeout=60))

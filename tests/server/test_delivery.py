@@ -1,4 +1,4 @@
-"""A result goes where AIStore wants it, to nodes of the cluster only, and the write secret stays inside."""
+"""A result is sent to the node that AIStore names, to nodes of the cluster only, and the write secret stays inside."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_direct_put_sends_the_bytes_there_and_the_length_back(
     assert put.body == answered.body
 
 
-def test_without_direct_put_the_bytes_are_answered(
+def test_without_direct_put_the_response_has_the_bytes(
     run_server: Callable[..., Any], disk: Any, recorder: Any, image: bytes
 ) -> None:
     """AIStore asks for it even where it was not registered."""
@@ -64,7 +64,7 @@ def test_the_next_stage_gets_path_rest_and_arguments_but_no_file_name(
     assert put.body[1:4] == b"PNG"
 
 
-def test_the_last_stage_is_told_of_no_further_one(server: Any, recorder: Any, image: bytes) -> None:
+def test_the_last_stage_gets_no_node_url(server: Any, recorder: Any, image: bytes) -> None:
     recorder.replies.append((204, {"Ais-Direct-Put-Length": "77"}, b""))
     reply = server.put("/src/a.jpg", image, node(f"http://{recorder.host}"))
     assert (reply.status, reply.headers["Ais-Direct-Put-Length"]) == (204, "77")
@@ -109,15 +109,17 @@ def test_a_target_that_refuses_is_quoted_without_the_secret(server: Any, recorde
     assert "S3cr3t" not in message + server.log
 
 
-def test_an_object_read_by_name_is_delivered_again_by_us(server: Any, disk: Any, recorder: Any, image: bytes) -> None:
-    """Nobody else would: AIStore repeats only what it sent itself."""
+def test_the_server_retries_the_delivery_of_an_object_read_by_name(
+    server: Any, disk: Any, recorder: Any, image: bytes
+) -> None:
+    """AIStore retries only the objects that it sent itself."""
     recorder.replies += [(0, {}, b""), (503, {"Ais-Etl-Retry-Reason": "direct-put-transient"}, b"")]
     reply = server.put(disk.add("a.jpg", image), headers=node(f"http://{recorder.host}/ais%2F@%23%2Fdst%2Fa"))
     assert reply.status == 204
     assert len(recorder.puts) == 3
 
 
-def test_a_transient_failure_further_on_is_told_on_where_the_object_came_as_a_body(
+def test_a_transient_failure_of_a_stage_is_passed_on_for_an_object_in_the_request(
     server: Any, recorder: Any, image: bytes
 ) -> None:
     recorder.replies.append((503, {"Ais-Etl-Retry-Reason": "direct-put-transient"}, b"{}"))

@@ -1,4 +1,4 @@
-"""Every way to fail has its status and its code, in one line of JSON that tells no path and no secret."""
+"""Every failure has a status and a code, in one line of JSON without a path or a secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATUS = {problem.code: problem.status for problem in PROBLEMS.values()}
 
 @dataclass
 class World:
-    """What a case may use."""
+    """The server of a case, and its surroundings."""
 
     server: Any
     disk: Any
@@ -73,7 +73,7 @@ def encoded(size: tuple[int, int], kind: str = "PNG", frames: int = 1) -> bytes:
 
 
 def truncated(world: World) -> bytes:
-    """The body ends early, and the sender still listens."""
+    """The body ends early, and the client still reads."""
     with socket.create_connection(("127.0.0.1", world.server.port), timeout=60) as connection:
         connection.sendall(b"PUT /src/a.jpg HTTP/1.1\r\nHost: pod\r\nContent-Length: 1000\r\n\r\nonly this")
         connection.shutdown(socket.SHUT_WR)
@@ -81,7 +81,7 @@ def truncated(world: World) -> bytes:
 
 
 def slow(world: World) -> bytes:
-    """The last byte comes when the object's time is over."""
+    """The last byte comes after the deadline."""
     head = f"PUT /src/a.jpg HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(world.image)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", world.server.port), timeout=60) as connection:
         connection.sendall(head + world.image[:-1])
@@ -103,7 +103,7 @@ def gone(world: World) -> Any:
 
 
 def refused(world: World, *, by_name: bool = True) -> Any:
-    """Direct put to a port where nobody listens: we try again, then give up, where the object was a file."""
+    """Direct put of a file to a closed port: the server retries, then gives up."""
     target = world.disk.add("a.jpg", world.image) if by_name else "/src/a.jpg"
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -112,7 +112,7 @@ def refused(world: World, *, by_name: bool = True) -> Any:
 
 
 def unreachable(world: World) -> Any:
-    """The same, but the object came in the request, so its sender shall repeat it."""
+    """The same with an object in the request: its sender is asked to retry."""
     return refused(world, by_name=False)
 
 
@@ -189,7 +189,7 @@ def test_hpull_is_refused_with_a_reason(world: World) -> None:
 
 
 class Broken:
-    """Decoders with a bug, and such that make nothing."""
+    """Decoders with a bug, or with an empty result."""
 
     bytes_in, read, transformed = 1, 0.0, 0.0
 
@@ -208,7 +208,7 @@ class Broken:
         raise RuntimeError("no decoder")
 
 
-def test_a_bug_is_500_and_only_the_log_says_which(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_500_and_only_the_log_has_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     client = create_app(Settings(pipeline="{}"), Broken()).test_client()
     with caplog.at_level(logging.ERROR, "tvetl_server"):
         reply = client.put("/src/a.jpg", data=b"x")

@@ -1,4 +1,4 @@
-"""An object pushed to the server is answered as an image, whatever its name, by body and by file name alike."""
+"""An object of any name comes back as an image, by body and by file name alike."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_name_of_1024_bytes_quoted_three_times_fits(server: Any, disk: Any, im
     name = f"{folders}/" + "é" * 20 + ".jpg"
     assert 1000 < len(name.encode()) <= 1024
     target = disk.add(name, image) + "&etl_args=" + quote(json.dumps({"seed": 7}))
-    assert len(target) > 8190  # gunicorn's own most
+    assert len(target) > 8190  # gunicorn's own limit
     assert server.put(target).status == 200
 
 
@@ -109,13 +109,13 @@ def test_a_chunked_body_is_read_whole(server: Any, image: bytes) -> None:
         ("", {"Ais-Node-Url": ","}, 400),
     ],
 )
-def test_who_sends_a_large_body_hears_why_it_is_refused(
+def test_a_large_body_is_refused_with_its_reason(
     run_server: Callable[..., Any], recorder: Any, query: str, headers: dict[str, str], status: int
 ) -> None:
-    """The answer comes while the sender still writes; a reset in its place would be repeated ten times."""
+    """The response comes while the client still sends. After a reset a target would repeat the object ten times."""
     server = run_server(TVETL_MAX_BYTES="1000", AIS_TARGET_URL=recorder.url, direct_put="true")
     connection = server.connect()
-    for _ in range(2):  # the same connection serves on
+    for _ in range(2):  # on the same connection
         connection.putrequest("PUT", f"/src/a.jpg{query}")
         for name, value in {"Content-Length": str(8 * 2**20), **headers}.items():
             connection.putheader(name, value)
@@ -126,7 +126,7 @@ def test_who_sends_a_large_body_hears_why_it_is_refused(
 
 
 def test_bodies_of_all_sizes_follow_each_other_on_one_connection(server: Any, disk: Any, image: bytes) -> None:
-    """Each is another picture, sent with the head of the next behind it; large, small and refused in turns."""
+    """Each is a different picture, and the head of the next follows it; large, small and refused in turns."""
     chance = Random(1)
     sides = [900, 20, 500, 64, 1100, 33, 256, 700] * 3
     pictures = []
@@ -179,7 +179,7 @@ def test_buckets_called_health_and_metrics_work(server: Any, image: bytes) -> No
     assert server.put("/metrics/a.jpg", image).status == 200
 
 
-def test_metrics_count_what_happened(server: Any, disk: Any, image: bytes) -> None:
+def test_metrics_count_requests_bytes_and_seconds(server: Any, disk: Any, image: bytes) -> None:
     server.put(disk.add("a.jpg", image))
     server.put("/src/a.jpg", image)
     server.put(disk.push("gone.jpg"))

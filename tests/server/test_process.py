@@ -1,4 +1,4 @@
-"""The process: says why it cannot start, finishes what it accepted, and is not ended by one object."""
+"""The process tells why it cannot start, finishes accepted requests, and survives every object."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_check_prints_the_pipeline_as_understood_and_its_digest() -> None:
+def test_check_prints_the_normalized_pipeline_and_its_digest() -> None:
     done = command("--check", TVETL_PIPELINE=PIPELINE)
     assert done.returncode == 0, done.stderr
     text, digest = done.stdout.splitlines()
@@ -54,7 +54,7 @@ def test_help_names_every_setting() -> None:
         ({"TVETL_PIPELINE": PIPELINE, "TVETL_WORKRES": "2"}, "did you mean TVETL_WORKERS?"),
     ],
 )
-def test_what_cannot_work_ends_at_once_with_the_reason_last(
+def test_bad_settings_end_the_process_with_the_reason_last(
     words: tuple[str, ...], settings: dict[str, str], last: str
 ) -> None:
     done = command(*words, **settings)
@@ -97,13 +97,11 @@ def test_an_idle_connection_outlives_the_targets_six_seconds(run_server: Callabl
     assert len(ports) == 1
 
 
-def test_a_worker_that_dies_is_replaced_and_the_first_process_lives(
-    run_server: Callable[..., Any], image: bytes
-) -> None:
+def test_a_worker_that_dies_is_replaced_and_the_arbiter_lives(run_server: Callable[..., Any], image: bytes) -> None:
     server = run_server()
     (worker,) = re.findall(r"Booting worker with pid: (\d+)", server.log)
     server.put("/src/a.jpg", image)
-    os.kill(int(worker), signal.SIGKILL)  # as a decoder's crash, or the kernel when memory is short
+    os.kill(int(worker), signal.SIGKILL)  # as the kernel does when memory is short
     end = time.monotonic() + 60
     while time.monotonic() < end and server.log.count("Booting worker") < 2:
         time.sleep(0.1)
@@ -113,8 +111,8 @@ def test_a_worker_that_dies_is_replaced_and_the_first_process_lives(
     assert 'tvetl_requests_total{status="200",code="answered"} 2\n' in text, "counters never go back"
 
 
-def test_a_worker_that_cannot_start_does_not_end_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gunicorn ends as a whole on a worker's exit status 3 or 4, which an exception at its start would give."""
+def test_a_worker_that_cannot_start_does_not_end_the_arbiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception at a worker's start would give exit status 3 or 4, on which gunicorn's arbiter ends."""
 
     def short_of_memory(*_: object) -> None:
         raise MemoryError
@@ -129,7 +127,7 @@ def test_a_worker_that_cannot_start_does_not_end_the_first_process(monkeypatch: 
 
 
 def test_nothing_is_written_but_memory(run_server: Callable[..., Any], tmp_path: Path, image: bytes) -> None:
-    """A read-only root file system will do: no control socket, no pid file, nothing in home or the temporary folder."""
+    """A read-only root file system is enough: no control socket, no pid file, nothing in home or TMPDIR."""
     home = tmp_path / "home"
     home.mkdir()
 
@@ -159,6 +157,6 @@ def test_more_requests_than_threads_wait_and_are_all_answered(run_server: Callab
     assert {connection.getresponse().status for connection in connections} == {200}
 
 
-def test_a_request_line_beyond_all_reason_is_refused(run_server: Callable[..., Any]) -> None:
+def test_a_request_line_over_the_limit_is_refused(run_server: Callable[..., Any]) -> None:
     server = run_server()
     assert server.put("/src/" + "a" * 70_000).status == 414

@@ -1,4 +1,4 @@
-"""One object, pipeline and seed give one result, whichever way it is asked for."""
+"""One object, pipeline and seed give one result by every way."""
 
 from __future__ import annotations
 

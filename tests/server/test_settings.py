@@ -1,4 +1,4 @@
-"""Settings are read once, all that is wrong is told together, and defaults are what the documentation says."""
+"""Settings are read once, all errors are reported together, and the defaults are those of the documentation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_all_errors_are_reported_together() -> None:
         ("AIS_TARGET_URL", "http://host"),
     ],
 )
-def test_a_value_that_cannot_work_is_refused(name: str, value: str) -> None:
+def test_a_bad_value_is_refused(name: str, value: str) -> None:
     (line,) = problems(**{name: value})
     assert line.startswith(f"{name}: got ")
     assert "secret" not in line.partition("got")[2].replace("holds a secret", "")
@@ -72,7 +72,7 @@ def test_an_unknown_setting_is_an_error_that_names_the_nearest() -> None:
     assert problems(TVETL_FLUFF="2") == ["TVETL_FLUFF: no such setting; see --help"]
 
 
-def test_what_kubernetes_sets_for_a_service_called_tvetl_is_not_ours() -> None:
+def test_the_variables_of_a_kubernetes_service_called_tvetl_are_ignored() -> None:
     theirs = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_DEFAULT", "PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"]
     env = {f"TVETL_{middle}{name}": "tcp://10.0.0.1:8000" for name in theirs for middle in ("", "CROP_T1_")}
     assert read_settings({**OK, **env}).port == 8000
@@ -116,6 +116,6 @@ def test_without_a_quota_workers_follow_the_cpus(tmp_path: Path) -> None:
 
 
 def test_every_variable_of_the_table_is_read() -> None:
-    """A value that no variable takes is refused for each, so none is a dead letter."""
+    """Each variable refuses a value that none accepts, so each is read."""
     for variable in SETTINGS:
         assert any(line.startswith(f"{variable.name}: got") for line in problems(**{variable.name: "@\x00 bad"}))

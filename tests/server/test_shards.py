@@ -1,4 +1,4 @@
-"""Shards by file name: larger than memory, whole or refused, and nothing left behind."""
+"""Shards by file name may be larger than memory. They are whole or refused, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def shard(disk: Disk, name: str, images: list[bytes], megabytes: int) -> str:
-    """A tar of these images, each with a file of some MiB beside it that makes it so large; its request target."""
+    """The request target of a tar with these images, each with a file of some MiB beside it."""
     each = megabytes * MIB // len(images)
     target = disk.add(name, b"")
     with tarfile.open(disk.path(name), "w") as tar:
@@ -80,7 +80,7 @@ def test_memory_stays_far_below_a_shards_size(serve: Callable[..., Server], disk
     assert not list((disk.root.parents[1] / "temporary").iterdir())
 
 
-def test_it_is_put_directly_as_it_would_be_answered(
+def test_direct_put_sends_the_same_shard(
     serve: Callable[..., Server], disk: Disk, image: bytes, recorder: Recorder
 ) -> None:
     server = serve(AIS_TARGET_URL=recorder.url, direct_put="true")
@@ -92,9 +92,7 @@ def test_it_is_put_directly_as_it_would_be_answered(
         assert sha256(recorder.puts[-1].body).digest() == sha256(answered.body).digest()
 
 
-def test_one_bad_image_at_its_end_is_all_that_is_answered(
-    serve: Callable[..., Server], disk: Disk, image: bytes
-) -> None:
+def test_one_bad_image_at_its_end_fails_the_whole_shard(serve: Callable[..., Server], disk: Disk, image: bytes) -> None:
     answer = serve().put(shard(disk, "bad.tar", [*[image] * 9, image[: len(image) // 2]], 50))
     assert answer.status == 422
     assert json.loads(answer.body)["message"].startswith("In '0009.jpg': The image is damaged")
@@ -110,7 +108,7 @@ def test_limits_are_those_of_shards_by_file_name_only(serve: Callable[..., Serve
     assert code(server.put(shard(disk, "not.tar", [image], 41))) == "too_many_bytes"
     assert code(server.put("/src/body.tar", disk.path("fits.tar").read_bytes())) == "too_many_bytes"
     assert code(server.put(disk.add("image.jpg", image + bytes(17 * MIB)))) == "too_many_bytes"
-    # An image of a shard may be as large as one that comes alone.
+    # An image of a shard has the limit of an image alone.
     assert code(server.put(shard(disk, "member.tar", [image + bytes(17 * MIB)], 1))) == "too_many_bytes"
 
 
@@ -128,5 +126,5 @@ def test_no_descriptor_stays_open(serve: Callable[..., Server], disk: Disk, imag
     before = held()
     answers += [server.put(target).status for target in targets * 10]
     assert answers == [200, 422] * 11
-    # One may be of a connection that was closed, then or now, and not yet on both sides.
+    # One may belong to a connection that only one side has closed yet, then or now.
     assert all(now <= then + 1 for now, then in zip(held(), before, strict=True))

@@ -62,7 +62,7 @@ def test_a_root_may_itself_be_reached_by_a_link(files: Files, disk: Any, tmp_pat
     assert linked.read(str(disk.path("dir/a.jpg"))) == b"bytes of a"
 
 
-def test_gone_is_only_an_object_whose_bucket_is_there(files: Files, disk: Any) -> None:
+def test_an_object_is_gone_only_if_its_buckets_folder_exists(files: Files, disk: Any) -> None:
     for name in ("gone.jpg", "dir/gone.jpg", "gone/gone.jpg"):
         with pytest.raises(FileGone):
             files.read(str(disk.path(name)))
@@ -70,7 +70,7 @@ def test_gone_is_only_an_object_whose_bucket_is_there(files: Files, disk: Any) -
         files.read(str(disk.path("a.jpg", bucket="other")))
 
 
-def test_an_empty_mount_is_said_once_and_loudly(disk: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_mount_is_logged_once_and_loudly(disk: Any, caplog: pytest.LogCaptureFixture) -> None:
     files = Files([disk.root], limit=1000)
     for _ in range(3):
         with pytest.raises(UnreadableFile, match="Do-not-Allow-Passing-FQN-to-ETL"):
@@ -79,7 +79,7 @@ def test_an_empty_mount_is_said_once_and_loudly(disk: Any, caplog: pytest.LogCap
     assert caplog.records[0].levelname == "ERROR"
 
 
-def test_only_regular_files_are_read_and_none_is_waited_for(files: Files, disk: Any) -> None:
+def test_only_regular_files_are_read_and_no_fifo_blocks(files: Files, disk: Any) -> None:
     os.mkfifo(disk.path("fifo"))
     for name in ("fifo", "dir"):
         with pytest.raises(UnreadableFile):
@@ -88,7 +88,7 @@ def test_only_regular_files_are_read_and_none_is_waited_for(files: Files, disk: 
 
 @pytest.fixture
 def not_root() -> Iterator[None]:
-    """Root reads everything: where the tests run as root, be nobody for a while."""
+    """Root reads every file: tests that run as root are the user nobody for a while."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -96,7 +96,7 @@ def not_root() -> Iterator[None]:
     os.seteuid(before)
 
 
-def test_a_file_that_may_not_be_read_says_what_to_change(files: Files, disk: Any, not_root: None) -> None:
+def test_a_file_that_may_not_be_read_is_an_error_with_its_remedy(files: Files, disk: Any, not_root: None) -> None:
     if os.geteuid() != 65534:
         disk.path("dir/a.jpg").chmod(0)
     with pytest.raises(UnreadableFile, match="group, 0"):
@@ -145,7 +145,7 @@ def test_mounts_are_disks_and_not_the_containers_own(tmp_path: Path) -> None:
     assert mounts(tmp_path / "no table") == ()
 
 
-def test_the_request_line_is_taken_apart_as_the_target_meant_it() -> None:
+def test_the_request_target_is_parsed_as_the_target_meant_it() -> None:
     fqn = "%252Fmnt%252Fmp2%252F%40ais%252Fsrc%252F%2525ob%252F"
     asked = parse_target(f"/src/pct%41.jpg?etl_args=plain+text+%2B%2520&etl_fqn={fqn}pct%252541.jpg")
     assert (asked.path, asked.name) == ("/src/pct%41.jpg", "src/pctA.jpg")

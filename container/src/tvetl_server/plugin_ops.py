@@ -107,7 +107,9 @@ def installed() -> dict[str, PluginOp]:
         for op in declared if isinstance(declared, Iterable) else [declared]:
             name = f"{point.name}.{op.name}" if isinstance(op, PluginOp) else ""
             if not is_own(name):
-                raise PluginError(f"{package}: expected {point.value} to be a list of OwnOp, with names like acme.Blur")
+                raise PluginError(
+                    f"{package}: expected {point.value} to be a list of PluginOp, with names like acme.Blur"
+                )
             if name in found:
                 raise PluginError(f"{package}: {name} is declared twice")
             found[name] = op
@@ -119,7 +121,7 @@ def checked(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Pipeline:
     problems = Problems()
     steps = tuple(_checked(step, f"$.steps[{at}]", plugins, problems) for at, step in enumerate(pipeline.steps))
     if problems:
-        raise PipelineError(problems.listed(), hint="tvetl-server --ops lists what this container can do.")
+        raise PipelineError(problems.listed(), hint="tvetl-server --ops lists the ops of this container.")
     return replace(pipeline, steps=steps)
 
 
@@ -127,7 +129,7 @@ def _checked(step: Step, path: str, plugins: Mapping[str, PluginOp], problems: P
     if not is_own(step.op):
         return step
     if step.op not in plugins:
-        have = f"it has {', '.join(sorted(plugins))}" if plugins else "it has none of that kind"
+        have = f"it has {', '.join(sorted(plugins))}" if plugins else "it has none"
         problems.add(f"{path}.op", f"{step.op} is not installed in this container; {have}")
         return step
     return replace(step, params=read_params(step.params, plugins[step.op].params, path, problems))

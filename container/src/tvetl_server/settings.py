@@ -293,7 +293,7 @@ class _Reader:
         return hosts
 
     def gpus(self, name: str) -> str | None:
-        """Where empty is not unset, but none; what it names, the driver knows."""
+        """Unlike elsewhere, an empty value is not an unset one: no GPU is visible. The driver checks the names."""
         text = self.env.get(name)
         if text is not None and not re.fullmatch(r"[A-Za-z0-9 ,/_-]*", text):
             self.wrong(name, repr(text), "numbers or ids of GPUs, with commas between them")

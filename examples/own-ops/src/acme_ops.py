@@ -9,7 +9,7 @@ from PIL import Image
 
 from tvetl.spec import Param
 from tvetl.spec.values import real, sequence
-from tvetl_server.plugin_ops import Do, Draw, OwnOp, Size
+from tvetl_server.plugin_ops import Do, Draw, PluginOp, Size
 
 
 def vignette(params: Mapping[str, Any], draw: Draw, size: Size) -> tuple[Do, Size]:
@@ -24,4 +24,4 @@ def vignette(params: Mapping[str, Any], draw: Draw, size: Size) -> tuple[Do, Siz
     return do, size
 
 
-OPS = [OwnOp("Vignette", {"strength": Param(sequence(real(0, 1), 2, ordered=True), (0.2, 0.6))}, vignette)]
+OPS = [PluginOp("Vignette", {"strength": Param(sequence(real(0, 1), 2, ordered=True), (0.2, 0.6))}, vignette)]

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ready", "create_app"]
 
-#: Bytes of a source or a result that every thread may hold. Of larger ones a worker holds only so many at a time.
+#: Bytes of a source or a result that every thread may hold at a time.
 _SMALL = 2 * 2**20
+#: Larger sources and results that a worker holds at a time.
 _SOURCES = 4
 _RESULTS = 8
 
@@ -131,7 +132,7 @@ class _ObjectHandler:
         self._result_quota = _Quota(_RESULTS)
 
     def put(self, request: ServerRequest, node_url: str | None) -> _Exchange:
-        """The response to one PUT, whatever happens."""
+        """The response to one PUT, in case of an error too."""
         # The deadline runs from the request's arrival, not from when a thread is free.
         exchange = _Exchange(request.arrived + self._settings.limits.seconds)
         with self.metrics.in_flight():

@@ -1,7 +1,7 @@
-"""A client's connection: what has arrived of its next request, and what is still to be sent of its last response.
+"""A client's connection: how much of its next request has arrived, and the unsent rest of its last response.
 
-Nothing here occupies a thread for long. What has not arrived yet stays in the kernel, and the worker's poller is told
-how many bytes to wait for. What the client does not read is kept, and sent by the worker's main loop.
+A slow client occupies no thread for long. The bytes of a partial request stay in the kernel, and the kernel wakes the
+worker's poller once enough have arrived. The unsent rest of a response is kept, and sent by the worker's main loop.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class ClientConnection(TConn):  # type: ignore[misc]  # gunicorn has no types
         return arrival is Arrival.COMPLETE
 
     def peek(self, *, woken: bool = False) -> Arrival:
-        """How much has arrived. Unless it is enough, the poller wakes when more has; ``woken``: it just did."""
+        """How much has arrived. Sets the number of bytes that wake the poller; ``woken``: it was just woken."""
         try:
             unread = self.sock.recv(PEEK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

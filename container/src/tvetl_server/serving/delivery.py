@@ -127,11 +127,11 @@ class Delivery:
             except NotSent:
                 reason = f"{host} cannot be reached"
             except Broken:
-                reason = f"{host} broke off"
+                reason = f"{host} broke the connection"
                 may_have_arrived = True
                 if not route.direct and route.rest:
                     # That stage may have put its result elsewhere. A random one would now put another.
-                    raise DeliveryFailed(f"{host} broke off, and may have put a result elsewhere.") from None
+                    raise DeliveryFailed(f"{host} broke the connection, and may have put a result elsewhere.") from None
             else:
                 if not _is_transient(response):
                     return self._delivered(route, response, len(data))

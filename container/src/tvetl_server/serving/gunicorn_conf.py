@@ -23,12 +23,12 @@ REQUEST_LINE = 64 * 1024
 #: request may meet a closed connection.
 KEEP_ALIVE = 30
 
-#: Seconds without a heartbeat after which a worker is killed and replaced. The main loop sends it, whatever the threads
-#: do, so only a process that hangs as a whole is killed.
+#: Seconds without a heartbeat after which a worker is killed and replaced. The main loop sends it independently of the
+#: threads, so only a process that hangs as a whole is killed.
 TIMEOUT = 120
 
 #: Seconds of one read or write, enforced by the kernel where no shorter limit is set (client_connection.py has some).
-#: Above AIStore's obj_timeout (45): after that nobody waits for the response.
+#: Above AIStore's obj_timeout (45): after that AIStore has given up the request.
 CLIENT = 60
 
 #: Seconds that the kernel keeps a connection without any data before it is accepted. Go opens connections that it does

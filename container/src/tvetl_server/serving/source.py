@@ -105,11 +105,11 @@ def read_body(request: ServerRequest, into: Buffer, limit: int, deadline: float)
     except TooSlow as error:
         raise OutOfTime(_SLOW_BODY) from error
     except (OSError, ValueError) as error:  # chunks that end early, a reset or a stall
-        raise TruncatedBody(f"The object's body broke off after {got} bytes.") from error
+        raise TruncatedBody(f"The object's body ended early, after {got} bytes.") from error
     finally:
         request.set_timeout(None)
     if length is not None and got < length:
-        raise TruncatedBody(f"The object's body broke off after {got} of {length} bytes.")
+        raise TruncatedBody(f"The object's body ended after {got} of {length} bytes.")
     if time.monotonic() > deadline:
         raise OutOfTime(_SLOW_BODY)
     into.length = got
@@ -309,7 +309,7 @@ class Files:
 
 
 def _is_tar(descriptor: int) -> bool:
-    with contextlib.suppress(OSError):  # reading the file will fail too, and tell
+    with contextlib.suppress(OSError):  # reading the file will fail too, with its reason
         return is_shard(os.pread(descriptor, 512, 0))
     return False
 
