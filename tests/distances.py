@@ -26,7 +26,7 @@ from tvetl.spec import Arguments, Pipeline, forms, parse
 from tvetl_server.engine import Engine, NotByDevice, Order
 from tvetl_server.engine.encode import Array, Encoded
 from tvetl_server.limits import Limits
-from tvetl_server.settings import Where
+from tvetl_server.settings import DeviceKind
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "docs"))
@@ -91,7 +91,7 @@ CASES: Mapping[str, Steps] = {
 class InProcess:
     """A Gpu as an engine's device, with no process and no batch between them."""
 
-    def __init__(self, where: Where, pipeline: Pipeline) -> None:
+    def __init__(self, where: DeviceKind, pipeline: Pipeline) -> None:
         self.gpu = Gpu(where, pipeline, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def transform(self, order: Order) -> list[Array | Encoded]:
@@ -138,7 +138,7 @@ class Distance:
         return found
 
 
-def measured(where: Where, steps: Steps, files: Mapping[int, bytes]) -> Distance:
+def measured(where: DeviceKind, steps: Steps, files: Mapping[int, bytes]) -> Distance:
     """Exact and device, each photograph with its number for a seed."""
     pipeline = parse({"steps": steps, "output": {"format": "png" if _ends_in_image(steps) else "npy"}})
     exact, device = Engine(pipeline, Limits()), Engine(pipeline, Limits(), device=InProcess(where, pipeline))

@@ -14,7 +14,7 @@ from tvetl.spec import parse
 from tvetl_server.engine import Order
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import DeviceProcess, Link
-from tvetl_server.settings import Where
+from tvetl_server.settings import DeviceKind
 
 #: Bytes of an ImageNet photograph, and of what becomes of it at 224 x 224.
 SOURCE, RESULT = 113_000, 13_000
@@ -73,7 +73,7 @@ def _hand_over(link: Link, seconds: float) -> int:
     return done
 
 
-def of_a_batch(where: Where, text: str, batch: int = 32) -> dict[str, float]:
+def of_a_batch(where: DeviceKind, text: str, batch: int = 32) -> dict[str, float]:
     """Microseconds of this thread for an image of a batch of tiny ones, which leave little but the calls."""
     from tvetl_server.engine.cuda import Gpu
 

@@ -41,14 +41,12 @@ _DONE = ((200, "answered"), (204, "delivered"), (200, "forwarded"))
 _PASSED_ON = "next_stage"
 
 
-def _outcomes() -> tuple[tuple[str, str], ...]:
-    rows = [*PROBLEMS.values(), INTERNAL, METHOD_NOT_ALLOWED]
-    pairs = [*_DONE, *((row.status, row.code) for row in rows)]
-    unique = dict.fromkeys((str(status), code) for status, code in pairs)
-    return (*unique, ("4xx", _PASSED_ON), ("5xx", _PASSED_ON))
-
-
-OUTCOMES = _outcomes()
+_FAILED = ((row.status, row.code) for row in (*PROBLEMS.values(), INTERNAL, METHOD_NOT_ALLOWED))
+OUTCOMES = (
+    *dict.fromkeys((str(status), code) for status, code in (*_DONE, *_FAILED)),
+    ("4xx", _PASSED_ON),
+    ("5xx", _PASSED_ON),
+)
 
 
 def _series() -> tuple[str, ...]:

@@ -24,21 +24,9 @@ from tvetl.spec.ops import is_own
 from tvetl.spec.parse import Problems, read_params
 from tvetl_server.errors import TransformFailed
 
-__all__ = [
-    "GROUP",
-    "NO_PLUGINS",
-    "Do",
-    "Draw",
-    "OwnOp",
-    "PluginError",
-    "PluginOp",
-    "Size",
-    "checked",
-    "installed",
-    "prepare",
-]
+__all__ = ["NO_PLUGINS", "Do", "Draw", "OwnOp", "PluginError", "PluginOp", "Size", "checked", "installed", "prepare"]
 
-GROUP = "tvetl.ops"
+_GROUP = "tvetl.ops"
 
 Size = tuple[int, int]
 """width, height in pixels, as Pillow has it."""
@@ -98,7 +86,7 @@ class PluginError(TvetlError):
 def installed() -> dict[str, PluginOp]:
     """Every plugin op by its qualified name. Runs the code of the packages that declare them; raises PluginError."""
     found: dict[str, PluginOp] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for point in sorted(entry_points(group=_GROUP), key=lambda point: point.name):
         package = point.dist.name if point.dist else point.value
         try:
             declared = point.load()
@@ -107,9 +95,7 @@ def installed() -> dict[str, PluginOp]:
         for op in declared if isinstance(declared, Iterable) else [declared]:
             name = f"{point.name}.{op.name}" if isinstance(op, PluginOp) else ""
             if not is_own(name):
-                raise PluginError(
-                    f"{package}: expected {point.value} to be a list of PluginOp, with names like acme.Blur"
-                )
+                raise PluginError(f"{package}: expected {point.value} to be a list of PluginOp, named like acme.Blur")
             if name in found:
                 raise PluginError(f"{package}: {name} is declared twice")
             found[name] = op

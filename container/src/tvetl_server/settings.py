@@ -24,8 +24,8 @@ __all__ = ["SETTINGS", "Settings", "SettingsError", "TargetUrl", "Variable", "cp
 
 T = TypeVar("T")
 
-Where = Literal["none", "cuda", "host"]
-Without = Literal["refuse", "stop", "cpu"]
+DeviceKind = Literal["none", "cuda", "host"]
+WithoutDevice = Literal["refuse", "stop", "cpu"]
 
 
 class SettingsError(TvetlError):
@@ -78,17 +78,17 @@ class Settings:
     threads: int = 64
     """Threads of a worker; 64. Each serves one client at a time; the decoders do the work."""
 
-    device: Where = "none"
+    device: DeviceKind = "none"
     """The device that transforms images beside the CPU. ``none``; ``cuda``: the first visible GPU; ``host``: the GPU's
     code on the CPU, to try it without a GPU."""
 
-    without_device: Without = "refuse"
+    without_device: WithoutDevice = "refuse"
     """What happens where the device is missing at the start, or lost later. ``refuse``: the server does not start, so
     registering fails with the reason; after a loss it continues by the CPU, slower and exact. ``stop``: also after a
     loss it ends, with status 1; AIStore then ends the ETL and every bucket job of its target. ``cpu``: in both cases it
     works by the CPU."""
 
-    visible: str | None = None
+    visible_gpus: str | None = None
     """CUDA_VISIBLE_DEVICES: the container's GPUs that are visible to the server; the first of them is used."""
 
     batch: int = 32
@@ -134,50 +134,42 @@ class Variable:
 
 
 _DEFAULT = Settings(pipeline="")
-
-
-def _table() -> tuple[Variable, ...]:
-    limits = _DEFAULT.limits
-    return (
-        Variable("TVETL_PIPELINE", "JSON, YAML or @file", "(required)", "the transforms to run"),
-        Variable("TVETL_ROOTS", "folders, with :", "(the target's mounts)", "where objects may be read by file name"),
-        Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that serve HTTP"),
-        Variable("TVETL_DECODERS", "processes", "1, or as a device needs", "processes of each worker that decode"),
-        Variable("TVETL_DEVICE", "none, cuda or host", _DEFAULT.device, "device beside the CPU (docs/gpu.md)"),
-        Variable(
-            "TVETL_WITHOUT_DEVICE",
-            "refuse, stop or cpu",
-            _DEFAULT.without_device,
-            "reaction to a missing or lost device",
-        ),
-        Variable("TVETL_BATCH", "images", str(_DEFAULT.batch), "largest batch on the device"),
-        Variable("CUDA_VISIBLE_DEVICES", "GPUs, with ,", "(all)", "the container's GPUs; the first one is used"),
-        Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "clients that each worker serves at a time"),
-        Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
-        Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
-        Variable("TVETL_MAX_BYTES", "bytes", str(limits.max_bytes), "largest source"),
-        Variable("TVETL_MAX_SHARD_BYTES", "bytes", str(limits.max_shard_bytes), "largest shard (.tar) by file name"),
-        Variable("TVETL_MAX_PIXELS", "pixels", str(limits.max_pixels), "largest source image; Pillow's own limit"),
-        Variable("TVETL_MAX_FRAMES", "frames", str(limits.max_frames), "longest animation"),
-        Variable("TVETL_MAX_MEMBERS", "members", str(limits.max_members), "longest shard (.tar)"),
-        Variable("TVETL_MAX_OUTPUT_PIXELS", "pixels", str(limits.max_output_pixels), "largest result"),
-        Variable("TVETL_SECONDS", "seconds", f"{limits.seconds:g}", "time limit of an object, without delivery"),
-        Variable("TVETL_DELIVERY_SECONDS", "seconds", f"{_DEFAULT.delivery_seconds:g}", "time limit of delivery"),
-        Variable("TVETL_ALLOW_HOSTS", "hosts, with ,", "(none)", "further hosts that may receive results"),
-        Variable("TVETL_NODE_IP", "address", "(none)", "the node's address (downward API, status.hostIP)"),
-        Variable("TVETL_ACCESS_LOG", "off or json", "off", "a line for each request on stderr"),
-        Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: the URL for direct put; a secret"),
-        Variable("direct_put", "true or false", "false", "set by AIStore: whether direct put was registered"),
-    )
-
+_LIMITS = _DEFAULT.limits
 
 #: Every variable that is read, in the order of the documentation.
-SETTINGS: tuple[Variable, ...] = _table()
+SETTINGS = (
+    Variable("TVETL_PIPELINE", "JSON, YAML or @file", "(required)", "the transforms to run"),
+    Variable("TVETL_ROOTS", "folders, with :", "(the target's mounts)", "where objects may be read by file name"),
+    Variable("TVETL_WORKERS", "processes", "(CPUs of the container)", "processes that serve HTTP"),
+    Variable("TVETL_DECODERS", "processes", "1, or as a device needs", "processes of each worker that decode"),
+    Variable("TVETL_DEVICE", "none, cuda or host", _DEFAULT.device, "device beside the CPU (docs/gpu.md)"),
+    Variable(
+        "TVETL_WITHOUT_DEVICE", "refuse, stop or cpu", _DEFAULT.without_device, "if the device is missing or lost"
+    ),
+    Variable("TVETL_BATCH", "images", str(_DEFAULT.batch), "largest batch on the device"),
+    Variable("CUDA_VISIBLE_DEVICES", "GPUs, with ,", "(all)", "the container's GPUs; the first one is used"),
+    Variable("TVETL_THREADS", "threads", str(_DEFAULT.threads), "clients that each worker serves at a time"),
+    Variable("TVETL_HOST", "address", _DEFAULT.host, "address to listen at"),
+    Variable("PORT", "TCP port", str(_DEFAULT.port), "port to listen at; AIStore's runtime form needs 8000"),
+    Variable("TVETL_MAX_BYTES", "bytes", str(_LIMITS.max_bytes), "largest source"),
+    Variable("TVETL_MAX_SHARD_BYTES", "bytes", str(_LIMITS.max_shard_bytes), "largest shard (.tar) by file name"),
+    Variable("TVETL_MAX_PIXELS", "pixels", str(_LIMITS.max_pixels), "largest source image; Pillow's own limit"),
+    Variable("TVETL_MAX_FRAMES", "frames", str(_LIMITS.max_frames), "most frames of an animation"),
+    Variable("TVETL_MAX_MEMBERS", "members", str(_LIMITS.max_members), "most members of a shard (.tar)"),
+    Variable("TVETL_MAX_OUTPUT_PIXELS", "pixels", str(_LIMITS.max_output_pixels), "largest result"),
+    Variable("TVETL_SECONDS", "seconds", f"{_LIMITS.seconds:g}", "time limit of an object, without delivery"),
+    Variable("TVETL_DELIVERY_SECONDS", "seconds", f"{_DEFAULT.delivery_seconds:g}", "time limit of delivery"),
+    Variable("TVETL_ALLOW_HOSTS", "hosts, with ,", "(none)", "further hosts that may receive results"),
+    Variable("TVETL_NODE_IP", "address", "(none)", "the node's address (downward API, status.hostIP)"),
+    Variable("TVETL_ACCESS_LOG", "off or json", "off", "a line for each request on stderr"),
+    Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: the URL for direct put; a secret"),
+    Variable("direct_put", "true or false", "false", "set by AIStore: whether direct put was registered"),
+)
 
 # A Service called "tvetl..." makes Kubernetes put variables of these shapes into every pod of the namespace.
 _KUBERNETES = re.compile(r"TVETL(_.*)?_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-_WHERE: Mapping[str, Where] = {"none": "none", "cuda": "cuda", "host": "host"}
-_WITHOUT: Mapping[str, Without] = {"refuse": "refuse", "stop": "stop", "cpu": "cpu"}
+_DEVICES: Mapping[str, DeviceKind] = {"none": "none", "cuda": "cuda", "host": "host"}
+_WITHOUT_DEVICE: Mapping[str, WithoutDevice] = {"refuse": "refuse", "stop": "stop", "cpu": "cpu"}
 _HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
@@ -189,31 +181,31 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
     """
     reader = _Reader(env)
     limits = Limits(
-        max_bytes=reader.whole("TVETL_MAX_BYTES", _DEFAULT.limits.max_bytes, 1, 2**40),
-        max_shard_bytes=reader.whole("TVETL_MAX_SHARD_BYTES", _DEFAULT.limits.max_shard_bytes, 1, 2**50),
-        max_pixels=reader.whole("TVETL_MAX_PIXELS", _DEFAULT.limits.max_pixels, 1, 2**40),
-        max_frames=reader.whole("TVETL_MAX_FRAMES", _DEFAULT.limits.max_frames, 1, 2**31),
-        max_members=reader.whole("TVETL_MAX_MEMBERS", _DEFAULT.limits.max_members, 1, 2**31),
-        max_output_pixels=reader.whole("TVETL_MAX_OUTPUT_PIXELS", _DEFAULT.limits.max_output_pixels, 1, 2**40),
-        seconds=reader.seconds("TVETL_SECONDS", _DEFAULT.limits.seconds),
+        max_bytes=reader.integer("TVETL_MAX_BYTES", _LIMITS.max_bytes, 1, 2**40),
+        max_shard_bytes=reader.integer("TVETL_MAX_SHARD_BYTES", _LIMITS.max_shard_bytes, 1, 2**50),
+        max_pixels=reader.integer("TVETL_MAX_PIXELS", _LIMITS.max_pixels, 1, 2**40),
+        max_frames=reader.integer("TVETL_MAX_FRAMES", _LIMITS.max_frames, 1, 2**31),
+        max_members=reader.integer("TVETL_MAX_MEMBERS", _LIMITS.max_members, 1, 2**31),
+        max_output_pixels=reader.integer("TVETL_MAX_OUTPUT_PIXELS", _LIMITS.max_output_pixels, 1, 2**40),
+        seconds=reader.seconds("TVETL_SECONDS", _LIMITS.seconds),
     )
     pipeline = reader.text_or_file("TVETL_PIPELINE")
     roots = reader.folders("TVETL_ROOTS")
-    workers = reader.whole("TVETL_WORKERS", (count_cpus or cpus)(), 1, 1024)
-    device = reader.choice("TVETL_DEVICE", _WHERE, "none")
-    batch = reader.whole("TVETL_BATCH", _DEFAULT.batch, 1, 256)
+    workers = reader.integer("TVETL_WORKERS", (count_cpus or cpus)(), 1, 1024)
+    device = reader.choice("TVETL_DEVICE", _DEVICES, "none")
+    batch = reader.integer("TVETL_BATCH", _DEFAULT.batch, 1, 256)
     settings = Settings(
         pipeline=pipeline,
         roots=roots,
         workers=workers,
-        decoders=reader.whole("TVETL_DECODERS", 1 if device == "none" else math.ceil(2 * batch / workers), 1, 512),
+        decoders=reader.integer("TVETL_DECODERS", 1 if device == "none" else math.ceil(2 * batch / workers), 1, 512),
         device=device,
-        without_device=reader.choice("TVETL_WITHOUT_DEVICE", _WITHOUT, "refuse"),
-        visible=reader.gpus("CUDA_VISIBLE_DEVICES"),
+        without_device=reader.choice("TVETL_WITHOUT_DEVICE", _WITHOUT_DEVICE, "refuse"),
+        visible_gpus=reader.gpus("CUDA_VISIBLE_DEVICES"),
         batch=batch,
-        threads=reader.whole("TVETL_THREADS", _DEFAULT.threads, 1, 256),
+        threads=reader.integer("TVETL_THREADS", _DEFAULT.threads, 1, 256),
         host=reader.address("TVETL_HOST") or _DEFAULT.host,
-        port=reader.whole("PORT", _DEFAULT.port, 1, 65535),
+        port=reader.integer("PORT", _DEFAULT.port, 1, 65535),
         limits=limits,
         delivery_seconds=reader.seconds("TVETL_DELIVERY_SECONDS", _DEFAULT.delivery_seconds),
         allow_hosts=reader.hosts("TVETL_ALLOW_HOSTS"),
@@ -235,19 +227,19 @@ class _Reader:
         self.env = env
         self.problems: list[str] = []
 
-    def wrong(self, name: str, got: str, expected: str) -> None:
+    def reject(self, name: str, got: str, expected: str) -> None:
         self.problems.append(f"{name}: got {got}, expected {expected}")
 
     def get(self, name: str) -> str:
         return self.env.get(name, "").strip()
 
-    def whole(self, name: str, default: int, low: int, high: int) -> int:
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
         text = self.get(name)
         if not text:
             return default
         if re.fullmatch(r"[0-9]{1,15}", text) and low <= int(text) <= high:
             return int(text)
-        self.wrong(name, repr(text), f"a whole number from {low} to {high}")
+        self.reject(name, repr(text), f"a whole number from {low} to {high}")
         return default
 
     def seconds(self, name: str, default: float) -> float:
@@ -256,25 +248,25 @@ class _Reader:
             return default
         if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) and 0.1 <= float(text) <= 86400:
             return float(text)
-        self.wrong(name, repr(text), "seconds from 0.1 to 86400")
+        self.reject(name, repr(text), "seconds from 0.1 to 86400")
         return default
 
     def choice(self, name: str, choices: Mapping[str, T], default: str) -> T:
         text = self.get(name).lower() or default
         if text not in choices:
-            self.wrong(name, repr(text), " or ".join(choices))
+            self.reject(name, repr(text), " or ".join(choices))
         return choices.get(text, choices[default])
 
     def text_or_file(self, name: str) -> str:
         text = self.get(name)
         if not text:
-            self.wrong(name, "nothing", "a pipeline as JSON or YAML, or @ and the name of a file with one")
+            self.reject(name, "nothing", "a pipeline as JSON or YAML, or @ and the name of a file with one")
         elif text.startswith("@"):
             try:
                 return Path(text[1:]).read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-                self.wrong(name, f"{text!r} ({reason})", "the name of a file that can be read")
+                self.reject(name, f"{text!r} ({reason})", "the name of a file that can be read")
         return text
 
     def folders(self, name: str) -> tuple[Path, ...] | None:
@@ -282,39 +274,39 @@ class _Reader:
         folders = tuple(Path(part) for part in text.split(":") if part)
         for folder in folders:
             if not folder.is_absolute() or not folder.is_dir():
-                self.wrong(name, repr(str(folder)), "folders that exist, each from / on, with : between them")
+                self.reject(name, repr(str(folder)), "folders that exist, each from / on, with : between them")
         return folders or None
 
     def hosts(self, name: str) -> tuple[str, ...]:
         hosts = tuple(part.strip().lower() for part in self.get(name).split(",") if part.strip())
         for host in hosts:
             if not _HOST.fullmatch(host) and not _is_address(host):
-                self.wrong(name, repr(host), "names, .domains or addresses without a port, with commas between them")
+                self.reject(name, repr(host), "names, .domains or addresses without a port, with commas between them")
         return hosts
 
     def gpus(self, name: str) -> str | None:
         """Unlike elsewhere, an empty value is not an unset one: no GPU is visible. The driver checks the names."""
         text = self.env.get(name)
         if text is not None and not re.fullmatch(r"[A-Za-z0-9 ,/_-]*", text):
-            self.wrong(name, repr(text), "numbers or ids of GPUs, with commas between them")
+            self.reject(name, repr(text), "numbers or ids of GPUs, with commas between them")
         return text
 
     def address(self, name: str) -> str | None:
         text = self.get(name)
         if text and not _is_address(text) and text != "localhost":
-            self.wrong(name, repr(text), "an IP address")
+            self.reject(name, repr(text), "an IP address")
         return text or None
 
     def target(self, name: str) -> TargetUrl | None:
         text = self.get(name)
         if not text:
             return None
-        url = _split(text)
+        url = _parse_url(text)
         if url is None or url.scheme not in ("http", "https") or not url.hostname or url.username is not None:
-            self.wrong(name, "something else (not shown: it holds a secret)", "http://<target>:<port>/<path>")
+            self.reject(name, "something else (not shown: it holds a secret)", "http://<target>:<port>/<path>")
             return None
         if url.query or url.fragment or not url.path.strip("/"):
-            self.wrong(name, "no path, a query or a fragment (not shown)", "http://<target>:<port>/<path>")
+            self.reject(name, "no path, a query or a fragment (not shown)", "http://<target>:<port>/<path>")
             return None
         return TargetUrl(url.scheme, url.netloc, url.path.rstrip("/"))
 
@@ -337,7 +329,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _split(text: str) -> SplitResult | None:
+def _parse_url(text: str) -> SplitResult | None:
     try:
         url = urlsplit(text)
         _ = url.port  # raises where it is no number

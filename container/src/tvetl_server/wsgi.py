@@ -127,7 +127,7 @@ def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
         raise DeviceError(
             f"TVETL_DEVICE needs torch and nvImageCodec ({error})", hint="The image's cuda variant has them."
         ) from error
-    return Gpu(settings.device, pipeline, settings.visible)
+    return Gpu(settings.device, pipeline, settings.visible_gpus)
 
 
 @contextlib.contextmanager

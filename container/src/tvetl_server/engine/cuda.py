@@ -28,7 +28,7 @@ from tvetl_server.engine import Order
 from tvetl_server.engine.driver import DeviceError, check_driver
 from tvetl_server.engine.encode import Array, Encoded
 from tvetl_server.engine.plan import Program, tables
-from tvetl_server.settings import Where
+from tvetl_server.settings import DeviceKind
 
 __all__ = ["DeviceLost", "Gpu"]
 
@@ -112,7 +112,7 @@ class _View:
 class Gpu:
     """The first GPU that is visible, or with ``where`` "host" the CPU, ready for batches."""
 
-    def __init__(self, where: Where, pipeline: Pipeline, visible: str | None = None) -> None:
+    def __init__(self, where: DeviceKind, pipeline: Pipeline, visible: str | None = None) -> None:
         """``visible`` is CUDA_VISIBLE_DEVICES. Raises DeviceError where there is none that can be used."""
         self._device = torch.device("cuda:0" if where == "cuda" else "cpu")
         #: For people: what it is.
