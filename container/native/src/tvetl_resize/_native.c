@@ -4,7 +4,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "_encode.h"
 #include "_exact.h"
 #include "_reduced.h"
 #include "_resize.h"
@@ -242,64 +241,6 @@ end:
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
-#if HAVE_AVX2
-
-/* Of a head and pixels, all but the head; as encode_make answers, and -2: they do not fit. */
-static int all_of(const Py_buffer *head, const Py_buffer *pixels, Encode *encode) {
-    File file;
-    Table *tables = tables_make();
-    int done = tables ? -2 : -1;
-    memset(&file, 0, sizeof file);
-    file.tables = tables;
-    if (tables && !file_read(&file, head->buf, (size_t)head->len) && file.codes == file.end &&
-        (size_t)pixels->len == (size_t)file.width * file.height * (file.count == 3 ? 4 : 1)) {
-        encode->pixels = pixels->buf;
-        done = encode_make(encode, &file);
-        if (done > 0) done = encode_all(encode);
-    }
-    free(tables);
-    return done;
-}
-
-static PyObject *encode(PyObject *module, PyObject *args) {
-    Py_buffer head, pixels;
-    Encode encode = {0};
-    PyObject *result = NULL;
-    size_t bytes = 0;
-    int done = 0;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "y*y*:encode", &head, &pixels)) return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    if (fast) done = all_of(&head, &pixels, &encode);
-    if (done > 0) bytes = stuffed_size(&encode);
-    Py_END_ALLOW_THREADS;
-    if (done == -2)
-        PyErr_SetString(PyExc_ValueError, "no head of a JPEG, or not of these pixels");
-    else if (done < 0)
-        PyErr_NoMemory();
-    else if (!done)
-        result = Py_NewRef(Py_None);
-    else if ((result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes + head.len + 2))) {
-        uint8_t *to = (uint8_t *)PyBytes_AS_STRING(result);
-        memcpy(to, head.buf, (size_t)head.len);
-        stuff(&encode, to + head.len);
-        memcpy(to + head.len + bytes, "\xff\xd9", 2);
-    }
-    encode_free(&encode);
-    PyBuffer_Release(&head);
-    PyBuffer_Release(&pixels);
-    return result;
-}
-
-#else
-
-static PyObject *encode(PyObject *module, PyObject *args) {
-    (void)module, (void)args;
-    Py_RETURN_NONE;
-}
-
-#endif
-
 static PyObject *use_avx2(PyObject *module, PyObject *wanted) {
     int on = PyObject_IsTrue(wanted);
     (void)module;
@@ -318,7 +259,6 @@ static PyObject *has_avx2(PyObject *module, PyObject *nothing) {
 static PyMethodDef methods[] = {
     {"resize", resize, METH_VARARGS, "See _native.pyi."},
     {"decode", decode, METH_VARARGS, "See _native.pyi."},
-    {"encode", encode, METH_VARARGS, "See _native.pyi."},
     {"marker", marker, METH_VARARGS, "See _native.pyi."},
     {"has_avx2", has_avx2, METH_NOARGS, "See _native.pyi."},
     {"use_avx2", use_avx2, METH_O, "See _native.pyi."},

@@ -14,15 +14,6 @@ def decode(data: Buffer, size: tuple[int, int], scale: int, box: Box, out: Buffe
     Raises TypeError, ValueError, MemoryError.
     """
 
-def encode(head: bytes, pixels: Buffer, /) -> bytes | None:
-    """A baseline JPEG, to the byte what libjpeg-turbo makes of ``pixels`` for Pillow.
-
-    ``head`` is all that such a file has before its codes; ``pixels`` is uint8 of (H, W, 4), of which the fourth counts
-    for nothing, or (H, W), C-contiguous, of the size that the head says. None without AVX2, for less than 32 pixels a
-    row, and where the head's tables have no code for something that may come, or chroma is halved down alone.
-    Raises TypeError, ValueError, MemoryError.
-    """
-
 def marker(data: Buffer, start: int, /) -> int:
     """Where the first 0xff is, from ``start`` on, that another byte than 0 follows; -1 where there is none."""
 

@@ -1,16 +1,10 @@
-"""Pixels or tensors to bytes: image files as Pillow writes them, tensors as numpy, safetensors or plain memory.
-
-Baseline JPEGs of pixels that lie in an array are written by the C of container/native where it can: the same bytes.
-"""
+"""Pixels or tensors to bytes: image files as Pillow writes them, tensors as numpy, safetensors or plain memory."""
 
 from __future__ import annotations
 
-import functools
 import io
-import struct
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +13,7 @@ from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
 from tvetl.spec.table import as_output
-from tvetl_server.engine.resize import OnArray
 from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-_native: ModuleType | None
-try:
-    from tvetl_resize import _native
-except ImportError:  # there was no compiler
-    _native = None
 
 Array = npt.NDArray[np.generic]
 Outcome = Image.Image | Array
@@ -45,8 +29,6 @@ def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
         try:
             # null is "as Pillow does it by itself", which is said by not saying it.
             given = {name: value for name, value in options.items() if value is not None}
-            if kind == "JPEG" and (data := _by_c(image, given)):
-                return data
             image.save(buffer, kind, **given)
         except MemoryError as error:
             raise TooManyPixels("There is not enough memory to write the result.") from error
@@ -58,37 +40,6 @@ def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
         return buffer.getvalue()
 
     return save
-
-
-def _by_c(image: Image.Image, options: Mapping[str, Value]) -> bytes | None:
-    """What ``image.save`` would write as JPEG; None where the C cannot, or Pillow refuses. Raises MemoryError."""
-    if _native is None or not isinstance(image, OnArray) or image.info or max(image.size) > _LARGEST:
-        return None
-    pixels = image.array()
-    if pixels is None or image.mode not in ("RGB", "L") or options["progressive"] or options["optimize"]:
-        return None
-    before, behind = _head(image.mode, tuple(options.items()))
-    data: bytes | None = _native.encode(before + struct.pack(">HH", image.height, image.width) + behind, pixels)
-    return data
-
-
-#: Pixels a side of Pillow's JPEGs (libjpeg's JPEG_MAX_DIMENSION).
-_LARGEST = 65500
-
-
-@functools.lru_cache(maxsize=256)
-def _head(mode: str, options: tuple[tuple[str, Value], ...]) -> tuple[bytes, bytes]:
-    """What Pillow writes with these options before the height and width, and between them and the first code."""
-    buffer = io.BytesIO()
-    Image.new(mode, (8, 8)).save(buffer, "JPEG", **dict(options))
-    data = buffer.getvalue()
-    frame, marker, at = 0, 0, 2
-    while marker != 0xDA:  # of the scan, behind whose header codes begin
-        marker, length = struct.unpack_from(">xBH", data, at)
-        if marker == 0xC0:
-            frame = at + 5
-        at += 2 + length
-    return data[:frame], data[frame + 4 : at]
 
 
 def _npy(tensor: Array) -> bytes:

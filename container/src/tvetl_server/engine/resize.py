@@ -149,26 +149,14 @@ class Resize:
         return out if planes else image_on(out)
 
 
-class OnArray(Image.Image):
-    """An L or RGB image on the memory of an array, for who wants the array again."""
-
-    _array: Array
-    _theirs: object
-
-    def array(self) -> Array | None:
-        """Its pixels, uint8 of (H, W), or of (H, W, 4), the fourth of no meaning; None where it was written to."""
-        return self._array if self.im is self._theirs else None
-
-
-def image_on(pixels: Array) -> OnArray:
+def image_on(pixels: Array) -> Image.Image:
     """An L or RGB image on this very memory, which Image.frombuffer makes of L alone; the first to write copies it."""
     height, width = pixels.shape[:2]
-    image = OnArray()
+    image = Image.Image()
     image._mode = "L" if pixels.ndim == 2 else "RGB"
     image._size = width, height
     image.im = core.map_buffer(pixels, (width, height), "raw", 0, (image._mode, 0, 1))
     image.readonly = 1
-    image._array, image._theirs = pixels, image.im
     return image
 
 
