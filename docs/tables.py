@@ -17,7 +17,7 @@ from tvetl.spec import OPS
 from tvetl.spec.arguments import ARGUMENTS
 from tvetl.spec.ops import Param
 from tvetl.spec.output import FORMATS
-from tvetl_server.engine.plan import only_torch
+from tvetl_server.engine.plans import only_torch
 from tvetl_server.problems import INTERNAL, PROBLEMS
 from tvetl_server.settings import SETTINGS
 

@@ -34,11 +34,11 @@ def ours(fast: bool) -> Decoder:
     ready: dict[str, tuple[bytes, tuple[int, int], decode.Box]] = {}
 
     def region(name: str, path: Path) -> object:
-        assert decode._native is not None, "there was no compiler"
+        assert decode.native is not None, "there was no compiler"
         if name not in ready:
             size = Image.open(path).size
             ready[name] = _read(path), size, loops._drawn(name, size)[0]
-        decode._native.use_avx2(fast)
+        decode.native.use_avx2(fast)
         data, size, box = ready[name]
         return decode._decode(decode.Coded(data, size, 1, box))
 

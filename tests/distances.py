@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from tvetl.spec import Arguments, Pipeline, forms, parse
-from tvetl_server.engine import Engine, NotByDevice, Order
-from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.engine import DeviceRequest, Engine, NotByDevice
+from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.limits import Limits
 from tvetl_server.settings import DeviceKind
 
@@ -94,13 +94,13 @@ class InProcess:
     def __init__(self, where: DeviceKind, pipeline: Pipeline) -> None:
         self.gpu = Gpu(where, pipeline, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
-    def transform(self, order: Order) -> list[Array | Encoded]:
+    def transform(self, order: DeviceRequest) -> list[Array | Encoded]:
         (results,) = self.gpu.run([order])
         if results is None:
             raise NotByDevice("refused")
         return results
 
-    def turn(self) -> contextlib.AbstractContextManager[None]:
+    def cpu_slot(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 

@@ -84,7 +84,7 @@ _TIMED = [
 
 def times() -> None:
     """Milliseconds of CPU of one resize: Pillow's, ours with AVX2 and without; medians of 15 rounds, and all equal."""
-    native = resize._native
+    native = resize.native
     assert native is not None
     for old, new, resample in _TIMED:
         pixels = np.random.default_rng(0).integers(0, 256, (old[1], old[0], 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from benchmarks.work import MEAN, PIPELINES, SIZE, STD, pipeline, seed_of
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
-from tvetl_server.engine import Engine, Order
+from tvetl_server.engine import DeviceRequest, Engine
 from tvetl_server.engine.cuda import Gpu
 from tvetl_server.limits import Limits
 
@@ -81,13 +81,13 @@ def _batches(name: str, *, encodes: bool) -> Side:
     asked = parse(pipeline(name))
     gpu, recorder = Gpu(WHERE, asked, _VISIBLE), Recorder()  # type: ignore[arg-type]
     engine = Engine(asked, Limits(), device=recorder)
-    ready: dict[str, Order] = {}
+    ready: dict[str, DeviceRequest] = {}
 
-    def order(key: str, data: bytes) -> Order:
+    def order(key: str, data: bytes) -> DeviceRequest:
         try:
             engine.transform(data, key, Arguments())
         except Recorded as it:
-            return it.order if encodes else Order(it.order.data, it.order.size, it.order.programs, None, None)
+            return it.order if encodes else DeviceRequest(it.order.data, it.order.size, it.order.steps, None, None)
         raise RuntimeError(f"{key} is not for the device")
 
     def side(objects: Iterable[Object]) -> Iterator[tuple[bytes, float]]:
@@ -111,17 +111,17 @@ def _batches(name: str, *, encodes: bool) -> Side:
 class Recorded(BaseException):
     """An order on its way to the device; no error that the engine would make one of its own of."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: DeviceRequest) -> None:
         self.order = order
 
 
 class Recorder:
     """A device for an engine, which does nothing."""
 
-    def transform(self, order: Order) -> list[object]:
+    def transform(self, order: DeviceRequest) -> list[object]:
         raise Recorded(order)
 
-    def turn(self) -> object:
+    def cpu_slot(self) -> object:
         raise NotImplementedError
 
 

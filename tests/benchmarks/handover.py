@@ -11,7 +11,7 @@ from benchmarks.measure import cpu_seconds
 from PIL import Image
 
 from tvetl.spec import parse
-from tvetl_server.engine import Order
+from tvetl_server.engine import DeviceRequest
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import DeviceProcess, Link
 from tvetl_server.settings import DeviceKind
@@ -29,7 +29,7 @@ class Nothing:
     def __init__(self) -> None:
         self._result = bytes(RESULT)
 
-    def run(self, orders: Sequence[Order]) -> list[list[bytes]]:
+    def run(self, orders: Sequence[DeviceRequest]) -> list[list[bytes]]:
         return [[self._result]] * len(orders)
 
 
@@ -65,7 +65,7 @@ def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
 
 
 def _hand_over(link: Link, seconds: float) -> int:
-    order = Order(os.urandom(SOURCE), (500, 375), [_PROGRAM], (75, None), None)
+    order = DeviceRequest(os.urandom(SOURCE), (500, 375), [_PROGRAM], (75, None), None)
     done, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         link.transform(order)
@@ -81,7 +81,7 @@ def of_a_batch(where: DeviceKind, text: str, batch: int = 32) -> dict[str, float
     Image.linear_gradient("L").resize((32, 24)).convert("RGB").save(file := io.BytesIO(), "JPEG")
     steps = [[["crop", 0, 0, 17 + at % 8, 16], ["resize", [16, 16], "bilinear", [0, 0, 16, 16], at % 2 == 1, 0]]
              for at in range(batch)]  # fmt: skip
-    orders = [Order(file.getvalue(), (32, 24), [program], (75, None), None) for program in steps]
+    orders = [DeviceRequest(file.getvalue(), (32, 24), [program], (75, None), None) for program in steps]
     spent = []
     for _ in range(40):
         start = time.thread_time()

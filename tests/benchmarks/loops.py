@@ -28,8 +28,9 @@ from benchmarks.work import MEAN, PIPELINES, SIZE, STD, pipeline, seed_of
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
-from tvetl_server.engine import Engine, exact
+from tvetl_server.engine import Engine
 from tvetl_server.engine.draw import Draw
+from tvetl_server.engine.plans import ops
 from tvetl_server.limits import Limits
 
 Object = tuple[str, Path]
@@ -203,7 +204,7 @@ _PARAMS = parse(pipeline("crop")).steps[0].params
 def _drawn(name: str, size: tuple[int, int]) -> tuple[tuple[int, int, int, int], bool]:
     """The box and the flip that torchvision draws for this object; drawn by our engine, as that costs the least."""
     draw = Draw(seed_of(name))
-    return exact.random_box(_PARAMS, draw, size), draw.rand() < 0.5
+    return ops.random_box(_PARAMS, draw, size), draw.rand() < 0.5
 
 
 def _table() -> np.ndarray:
@@ -218,8 +219,9 @@ def _table() -> np.ndarray:
 
 def stages(name: str, objects: Sequence[Object], root: Path, seconds: float) -> dict[str, float]:
     """Milliseconds of this thread's CPU time an image, by stage; "rest" is what the engine does between them."""
-    import tvetl_server.engine as module
-    from tvetl_server.engine import decode, plan, resize
+    import tvetl_server.engine.engine as module
+    from tvetl_server.engine import decode, resize
+    from tvetl_server.engine.plans.exact import ExactPlan
     from tvetl_server.serving.source import Files
 
     ours, arguments, files = Engine(parse(pipeline(name)), Limits()), Arguments(), Files((root,), Limits().max_bytes)
@@ -228,7 +230,7 @@ def stages(name: str, objects: Sequence[Object], root: Path, seconds: float) -> 
         for owner, function, stage in (
             (Files, "read", "read"),
             (module, "open_source", "header"),
-            (plan.ExactPlan, "_draw", "draw"),
+            (ExactPlan, "_draw", "draw"),
             # One stage, as most regions are resized while they are decoded.
             (decode.Source, "pixels", "decode, resize, flip, table"),
             (decode.Source, "array", "decode, resize, flip, table"),

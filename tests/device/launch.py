@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tvetl_server import wsgi
-from tvetl_server.engine import Order
+from tvetl_server.engine import DeviceRequest
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.processes.device import timing
 
@@ -31,10 +31,10 @@ class Pretended:
     about = "a device of the tests' own"
     pixels = 400 * 400
 
-    def run(self, orders: Sequence[Order]) -> list[list[np.ndarray] | None]:
+    def run(self, orders: Sequence[DeviceRequest]) -> list[list[np.ndarray] | None]:
         return [self._one(order) for order in orders]
 
-    def _one(self, order: Order) -> list[np.ndarray] | None:
+    def _one(self, order: DeviceRequest) -> list[np.ndarray] | None:
         width = order.size[0]
         if width == DIES:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -46,13 +46,13 @@ class Pretended:
             time.sleep(1.2)
         if width == REFUSES:
             return None
-        if any(len(program) != 1 or program[0][0] != "crop" for program in order.programs):
+        if any(len(program) != 1 or program[0][0] != "crop" for program in order.steps):
             return None
         try:
             image = Image.open(io.BytesIO(order.data)).convert("RGB")
         except OSError:  # damaged
             return None
-        return [np.asarray(image.crop(tuple(program[0][1:]))) for program in order.programs]
+        return [np.asarray(image.crop(tuple(program[0][1:]))) for program in order.steps]
 
 
 def make(*_: object) -> Pretended:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from device.looking import PATIENCE, children, counted, until
 
-from tvetl_server.engine import NotByDevice, Order
+from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import DeviceProcess, Link
 
@@ -36,11 +36,11 @@ class Scripted:
     def __init__(self) -> None:
         self._batches = 0
 
-    def run(self, orders: Sequence[Order]) -> list[list[Result] | None]:
+    def run(self, orders: Sequence[DeviceRequest]) -> list[list[Result] | None]:
         self._batches += 1
         return [self._one(json.loads(bytes(order.data)), order, orders) for order in orders]
 
-    def _one(self, told: dict[str, Any], order: Order, batch: Sequence[Order]) -> list[Result] | None:
+    def _one(self, told: dict[str, Any], order: DeviceRequest, batch: Sequence[DeviceRequest]) -> list[Result] | None:
         do = told["do"]
         if do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -53,12 +53,12 @@ class Scripted:
         if do == "refuse":
             return None
         if do == "who":
-            return [json.dumps([os.getpid(), self._batches, [len(other.programs) for other in batch]]).encode()]
+            return [json.dumps([os.getpid(), self._batches, [len(other.steps) for other in batch]]).encode()]
         if do == "order":
-            return [json.dumps([order.size, order.jpeg, order.resized, program]).encode() for program in order.programs]
+            return [json.dumps([order.size, order.jpeg, order.resized, program]).encode() for program in order.steps]
         if do == "array":
-            return [self._array(told, view) for view in range(len(order.programs))]
-        return [bytes(order.data)[::-1] for _ in order.programs]
+            return [self._array(told, view) for view in range(len(order.steps))]
+        return [bytes(order.data)[::-1] for _ in order.steps]
 
     @staticmethod
     def _array(told: dict[str, Any], view: int) -> Result:
@@ -74,9 +74,9 @@ def made(told: dict[str, Any], view: int = 0) -> np.ndarray[Any, Any]:
 
 def order(
     do: str = "", views: int = 1, size: tuple[int, int] = (1, 1), left: float | None = None, **more: Any
-) -> Order:
+) -> DeviceRequest:
     data = json.dumps({"do": do, **more}).encode()
-    return Order(data, size, [[["view", view]] for view in range(views)], None, None, _deadline(left))
+    return DeviceRequest(data, size, [[["view", view]] for view in range(views)], None, None, _deadline(left))
 
 
 def _deadline(left: float | None) -> float | None:
@@ -149,14 +149,14 @@ def start() -> Iterator[Callable[..., Started]]:
         yield run
 
 
-def reason(link: Link, what: Order) -> str:
+def reason(link: Link, what: DeviceRequest) -> str:
     """Why the device does not do it."""
     with pytest.raises(NotByDevice) as error:
         link.transform(what)
     return str(error.value)
 
 
-def together(started: Started, orders: Sequence[Order]) -> list[str | list[Result]]:
+def together(started: Started, orders: Sequence[DeviceRequest]) -> list[str | list[Result]]:
     """Their results or reasons. All are sent while the device is busy, so that they wait when it is free."""
     found: list[str | list[Result]] = [""] * len(orders)
     busy = threading.Thread(target=lambda: started.ask(do="sleep", seconds=0.4))

@@ -22,7 +22,7 @@ from device.scripted import Scripted, Started, made, order, reason, together
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
-from tvetl_server.engine import Engine, Order
+from tvetl_server.engine import DeviceRequest, Engine
 from tvetl_server.limits import Limits
 
 
@@ -46,8 +46,8 @@ def test_images_gray_images_and_files_arrive_as_what_they_are(start: Callable[..
     class Linked:
         turn = staticmethod(contextlib.nullcontext)
 
-        def transform(self, given: Order) -> Sequence[Any]:
-            return link.transform(order(views=len(given.programs), **told))
+        def transform(self, given: DeviceRequest) -> Sequence[Any]:
+            return link.transform(order(views=len(given.steps), **told))
 
     pipeline = parse({"steps": [{"op": "CenterCrop", "size": 5}], "output": {"format": "png"}})
     engine = Engine(pipeline, Limits(), device=Linked())
@@ -88,7 +88,7 @@ def test_the_largest_objects_arrive_and_their_memory_is_freed(start: Callable[..
 @pytest.mark.parametrize("resized", [None, 5, (6, 7)])
 def test_an_order_arrives_as_it_was(start: Callable[..., Started], resized: int | tuple[int, int] | None) -> None:
     programs = [[["crop", 1, 2, 3, 4], ["resize", (5, 6), "bilinear", (0, 0, 5, 6), True, -1]], [["pad", None, 0.25]]]
-    given = Order(b'{"do": "order"}', (20, 10), programs, (75, "4:2:0"), resized)
+    given = DeviceRequest(b'{"do": "order"}', (20, 10), programs, (75, "4:2:0"), resized)
     found = [json.loads(each) for each in start().link().transform(given)]
     expected = [[(20, 10), (75, "4:2:0"), resized, program] for program in programs]
     assert found == json.loads(json.dumps(expected))

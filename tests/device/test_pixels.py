@@ -24,7 +24,7 @@ pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, 
 from device.direct import Both, distance, pixels
 from distances import InProcess
 
-from tvetl_server.engine import Order
+from tvetl_server.engine import DeviceRequest
 from tvetl_server.engine.cuda import DeviceLost, Gpu
 
 
@@ -406,8 +406,8 @@ def test_steps_that_only_the_cpu_has_are_done_there(taken: dict[str, bytes]) -> 
 # --- a batch -----------------------------------------------------------------------------------------------------------
 
 
-def order(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None = None) -> Order:
-    return Order(data, Image.open(io.BytesIO(data)).size, programs or ([],), jpeg, None)
+def order(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None = None) -> DeviceRequest:
+    return DeviceRequest(data, Image.open(io.BytesIO(data)).size, programs or ([],), jpeg, None)
 
 
 def test_a_batch_gives_what_each_gives_alone(taken: dict[str, bytes]) -> None:
@@ -422,7 +422,7 @@ def test_a_batch_gives_what_each_gives_alone(taken: dict[str, bytes]) -> None:
     ]
     orders = [order(data, *programs[place % 3 : place % 3 + 2]) for place, data in enumerate(taken.values())]
     orders.insert(3, order(taken["0.jpg"], [["crop", 0, 0, 10, 10]]))
-    orders.insert(5, Order(b"no image", (10, 10), [[]], None, None))
+    orders.insert(5, DeviceRequest(b"no image", (10, 10), [[]], None, None))
     together = gpu.run(orders)
     assert together[5] is None
     for each, found in zip(orders, together, strict=True):
@@ -437,17 +437,17 @@ def test_a_size_other_than_the_headers_is_refused(taken: dict[str, bytes]) -> No
     gpu = Gpu("host", Both([]).pipeline)
     width, height = Image.open(io.BytesIO(taken["0.jpg"])).size
     for size in ((width + 1, height), (height, width + 5)):
-        assert gpu.run([Order(taken["0.jpg"], size, [[]], None, None)]) == [None]
+        assert gpu.run([DeviceRequest(taken["0.jpg"], size, [[]], None, None)]) == [None]
 
 
 class Faulty(Gpu):
     """It fails with whichever batch has a certain one in it."""
 
-    culprits: Sequence[Order] = ()
+    culprits: Sequence[DeviceRequest] = ()
     lost = False
     batches: list[int]
 
-    def _together(self, orders: Sequence[Order]) -> Any:
+    def _together(self, orders: Sequence[DeviceRequest]) -> Any:
         self.batches.append(len(orders))
         if any(each is culprit for each in orders for culprit in self.culprits):
             raise RuntimeError("CUDA out of memory.\nmore")

@@ -13,7 +13,7 @@ from device.forks import Fork, end
 from device.looking import PATIENCE, until
 from device.scripted import Started, order, together
 
-from tvetl_server.engine import Order
+from tvetl_server.engine import DeviceRequest
 
 Result = Any
 
@@ -48,7 +48,7 @@ def test_the_result_of_a_dead_decoder_is_not_written_into_anothers_memory(
     """The next decoder would get the same numbers of descriptors while the order still runs."""
     started = start()
     long = {"do": "sleep", "seconds": 1.0, "text": "x" * 5000}
-    running = fork(lambda: started.link().transform(Order(json.dumps(long).encode(), (1, 1), [[]], None, None)))
+    running = fork(lambda: started.link().transform(DeviceRequest(json.dumps(long).encode(), (1, 1), [[]], None, None)))
     time.sleep(0.3)
     waits = fork(lambda: started.link().transform(order("echo", text="y" * 5000)))
     time.sleep(0.2)

@@ -16,7 +16,7 @@ import pytest
 from device.looking import PATIENCE, children, runs, until
 from device.scripted import Scripted, Started, order, reason, together
 
-from tvetl_server.engine import NotByDevice, Order
+from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.processes.device import timing
 
@@ -77,7 +77,7 @@ def test_a_process_that_hangs_is_killed_even_while_it_holds_the_interpreter_lock
     started = start()
     before = started.process
     began = time.monotonic()
-    assert reason(started.link(), Order(json.dumps(how).encode(), (1, 1), [[]], None, None)) == "lost"
+    assert reason(started.link(), DeviceRequest(json.dumps(how).encode(), (1, 1), [[]], None, None)) == "lost"
     assert 0.9 < time.monotonic() - began < 10
     until(lambda: not runs(before))
     started.is_back(deaths=1)

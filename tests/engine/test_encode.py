@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from tvetl.spec import Output, Value, parse
 from tvetl_server.engine.encode import encode
-from tvetl_server.engine.resize import image_on
+from tvetl_server.engine.pixels import image_on
 from tvetl_server.errors import TransformFailed
 
 

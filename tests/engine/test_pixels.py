@@ -1,4 +1,4 @@
-"""``pixels`` in etl_args: the plan, the shard and the device's program of an answer that a table is to make of."""
+"""``pixels`` in etl_args: the plan, the shard and the steps for a device of an answer that a table is to make of."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from tvetl.errors import ArgumentsError
 from tvetl.spec import Arguments, Value, parse
-from tvetl_server.engine import Engine, NotByDevice, Order, has_torch
-from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.engine import DeviceRequest, Engine, NotByDevice, has_torch
+from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import Do, Draw, PluginOp, Size
 
@@ -90,32 +90,32 @@ def test_what_has_no_such_pixels_is_refused(photo: bytes) -> None:
 
 
 class Listener:
-    """A device that keeps the orders that it gets, and leaves them to the CPU."""
+    """A device that keeps the requests that it gets, and leaves them to the CPU."""
 
     def __init__(self) -> None:
-        self.orders: list[Order] = []
+        self.requests: list[DeviceRequest] = []
 
-    def transform(self, order: Order) -> Sequence[Array | Encoded]:
-        self.orders.append(order)
+    def transform(self, request: DeviceRequest) -> Sequence[Array | Encoded]:
+        self.requests.append(request)
         raise NotByDevice("refused")
 
-    def turn(self) -> contextlib.AbstractContextManager[None]:
+    def cpu_slot(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 
-def test_a_device_is_asked_for_pixels_by_a_program_without_the_last_table(photo: bytes) -> None:
+def test_a_device_is_asked_for_pixels_by_steps_without_the_last_table(photo: bytes) -> None:
     device = Listener()
     twice = [{"op": "ToTensor"}, NORMALIZE, {"op": "ToPILImage"}, *TENSOR]
     both = Engine(parse({"steps": twice, "seed": 3}), Limits(), device=device)
     both.transform(photo, "b/o", Arguments())
     both.transform(photo, "b/o", PIXELS)
-    whole, pixels = (order.programs[0] for order in device.orders)
+    whole, pixels = (request.steps[0] for request in device.requests)
     assert [whole[0], whole[-1][-1]] == [["look_up", 0], 1]
     assert [pixels[0], pixels[-1][-1]] == [["look_up", 0], -1]
     assert [whole[1:-1], whole[-1][:-1]] == [pixels[1:-1], pixels[-1][:-1]]
     uncropped = Engine(parse({"steps": [{"op": "ToTensor"}], "seed": 3}), Limits(), device=device)
     uncropped.transform(photo, "b/o", PIXELS)
-    assert device.orders[-1].programs == [[]]
+    assert device.requests[-1].steps == [[]]
 
 
 def test_a_device_is_not_asked_for_the_pixels_of_torchvisions_own_steps(photo: bytes) -> None:
@@ -126,5 +126,5 @@ def test_a_device_is_not_asked_for_the_pixels_of_torchvisions_own_steps(photo: b
         parse({"steps": [*CROP, {"op": "RandAugment"}, {"op": "ToTensor"}], "seed": 3}), Limits(), device=device
     )
     assert augmented.transform(photo, "b/o", PIXELS).ways == {"step": 1}
-    assert device.orders == []
+    assert device.requests == []
     assert augmented.transform(photo, "b/o", Arguments()).ways == {"refused": 1}

@@ -32,13 +32,13 @@ NORMALIZE = {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.
 
 @pytest.fixture(params=[True, False], ids=["avx2", "plain"])
 def native(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    if resize._native is None:
+    if resize.native is None:
         pytest.skip("tvetl_resize has no extension here: there was no compiler")
-    resize._native.use_avx2(request.param)
-    if request.param and not resize._native.has_avx2():
+    resize.native.use_avx2(request.param)
+    if request.param and not resize.native.has_avx2():
         pytest.skip("this processor has no AVX2")
-    yield resize._native
-    resize._native.use_avx2(True)
+    yield resize.native
+    resize.native.use_avx2(True)
 
 
 def test_it_is_there_where_a_compiler_is() -> None:
@@ -143,7 +143,7 @@ def test_answers_without_it_are_the_same(
         ]
 
     with_it = answers()
-    monkeypatch.setattr(resize, "_native", None)
+    monkeypatch.setattr(resize, "native", None)
     assert resize.resizer().startswith("Pillow")
     assert answers() == with_it
 

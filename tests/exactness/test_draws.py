@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tvetl.spec import parse
-from tvetl_server.engine import exact
 from tvetl_server.engine.draw import LOG_OF_RATIO, Draw
+from tvetl_server.engine.plans import ops
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
 v2 = pytest.importorskip("torchvision.transforms.v2", reason="compares with torchvision, which is not installed")
@@ -54,7 +54,7 @@ def test_of_100_000_seeds_all_but_a_few_draw_torchvisions_box_and_flip() -> None
         box = crop.make_params([image])
         flipped = torch.rand(1).item() < 0.5
         ours = Draw(seed)
-        left, top, right, bottom = exact.random_box(step.params, ours, SIZES[seed % len(SIZES)])
+        left, top, right, bottom = ops.random_box(step.params, ours, SIZES[seed % len(SIZES)])
         assert (ours.rand() < 0.5) == flipped
         wider, higher = right - left - box["width"], bottom - top - box["height"]
         assert abs(wider) <= 1 and abs(higher) <= 1, seed

@@ -28,7 +28,7 @@ from tvetl_server.limits import Limits
 PIXELS = {"format": "raw"}
 SOURCE = "container/native/src/tvetl_resize/_native.c"
 
-pytestmark = pytest.mark.skipif(decode._native is None, reason="tvetl_resize has no code here: there was no compiler")
+pytestmark = pytest.mark.skipif(decode.native is None, reason="tvetl_resize has no code here: there was no compiler")
 
 
 def engines(*steps: dict[str, object], **rest: object) -> tuple[Engine, Engine]:
@@ -201,7 +201,7 @@ def test_a_damaged_file_is_refused_or_not_as_in_exact(sample: list[bytes]) -> No
 
 def test_what_it_makes_of_a_block_is_its_low_frequencies() -> None:
     """Beside the definition (T.81, A.3.3) in numpy, on coefficients taken of Pillow's own pixels."""
-    assert decode._native is not None
+    assert decode.native is not None
     smooth = np.random.default_rng(0).normal(128, 25, (5, 6)).clip(0, 255).astype(np.uint8)
     Image.fromarray(smooth).resize((64, 56), Image.Resampling.BICUBIC).save(file := io.BytesIO(), "JPEG", quality=100)
     full = np.asarray(Image.open(file)).astype(float)
@@ -216,12 +216,12 @@ def test_what_it_makes_of_a_block_is_its_low_frequencies() -> None:
         low = (basis(8) @ blocks @ basis(8).T)[..., :size, :size] / factor
         expected = (basis(size).T @ low @ basis(size)).transpose(0, 2, 1, 3).reshape(7 * size, 8 * size)
         out = np.empty((7 * size, 8 * size, 3), np.uint8)
-        assert decode._native.decode(file.getvalue(), (64, 56), factor, (0, 0, 8 * size, 7 * size), out)
+        assert decode.native.decode(file.getvalue(), (64, 56), factor, (0, 0, 8 * size, 7 * size), out)
         assert np.abs(out - expected[..., None].clip(0, 255)).max() < 1.5
 
 
 def test_a_region_is_the_whole_cropped_with_avx2_and_without() -> None:
-    assert decode._native is not None
+    assert decode.native is not None
     chance, size = Random(4), (71, 53)
     for data in reducing.small_jpegs()[:-2]:
         places = reducing.boxes(chance, size)
@@ -230,17 +230,17 @@ def test_a_region_is_the_whole_cropped_with_avx2_and_without() -> None:
             whole = np.empty((-(-53 // factor), -(-71 // factor), 3), np.uint8)
             part = np.empty((bottom - top, right - left, 3), np.uint8)
             try:
-                assert decode._native.decode(data, size, factor, (0, 0, whole.shape[1], whole.shape[0]), whole)
-                decode._native.use_avx2(False)
-                assert decode._native.decode(data, size, factor, (left, top, right, bottom), part)
+                assert decode.native.decode(data, size, factor, (0, 0, whole.shape[1], whole.shape[0]), whole)
+                decode.native.use_avx2(False)
+                assert decode.native.decode(data, size, factor, (left, top, right, bottom), part)
             finally:
-                decode._native.use_avx2(True)
+                decode.native.use_avx2(True)
             assert np.array_equal(part, whole[top:bottom, left:right])
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["avx2", "plain"])
 def test_a_region_that_is_resized_on_the_way_is_that_region_resized(fast: bool) -> None:
-    native, chance, size = decode._native, Random(9), (71, 53)
+    native, chance, size = decode.native, Random(9), (71, 53)
     assert native is not None
     native.use_avx2(fast)
     try:
@@ -256,15 +256,15 @@ def test_a_region_that_is_resized_on_the_way_is_that_region_resized(fast: bool) 
 
 
 def test_what_is_resized_on_the_way_is_part_of_a_file_and_goes_across_first() -> None:
-    assert decode._native is not None
+    assert decode.native is not None
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "JPEG")
     out, rest = np.empty((2, 2, 3), np.uint8), ((0, 0, 2, 2), False, None, False)
-    assert decode._native.resize((file.getvalue(), (4, 4), 1, (0, 0, 4, 4)), (2, 2), 2, False, *rest, out)
+    assert decode.native.resize((file.getvalue(), (4, 4), 1, (0, 0, 4, 4)), (2, 2), 2, False, *rest, out)
     for wrong in (((4, 4), 3, (0, 0, 2, 2)), ((4, 4), 1, (0, 0, 5, 4)), ((0, 4), 1, (0, 0, 1, 1)), ((4, 4), 1)):
         with pytest.raises((TypeError, ValueError)):
-            decode._native.resize((file.getvalue(), *wrong), (2, 2), 2, False, *rest, out)
+            decode.native.resize((file.getvalue(), *wrong), (2, 2), 2, False, *rest, out)
     with pytest.raises(ValueError):
-        decode._native.resize((file.getvalue(), (4, 4), 1, (0, 0, 4, 4)), (2, 2), 2, True, *rest, out)
+        decode.native.resize((file.getvalue(), (4, 4), 1, (0, 0, 4, 4)), (2, 2), 2, True, *rest, out)
 
 
 def test_a_part_between_pixels_is_resized_as_pillow_does_it() -> None:
@@ -296,11 +296,11 @@ def test_a_part_between_pixels_is_resized_as_pillow_does_it() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(wrong: tuple[int, tuple[int, int, int, int]]) -> None:
-    assert decode._native is not None
+    assert decode.native is not None
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "JPEG")
     with pytest.raises(ValueError):
-        decode._native.decode(file.getvalue(), (4, 4), *wrong, np.empty((2, 2, 3), np.uint8))
-    assert not decode._native.decode(file.getvalue(), (5, 4), 2, (0, 0, 2, 2), np.empty((2, 2, 3), np.uint8))
+        decode.native.decode(file.getvalue(), (4, 4), *wrong, np.empty((2, 2, 3), np.uint8))
+    assert not decode.native.decode(file.getvalue(), (5, 4), 2, (0, 0, 2, 2), np.empty((2, 2, 3), np.uint8))
 
 
 def test_damaged_files_let_it_read_and_write_nothing_that_is_not_its_own(repository: Path, tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from tvetl_server.engine import decode
-from tvetl_server.engine.decode import Box
+from tvetl_server.engine.pixels import Box
 
-pytestmark = pytest.mark.skipif(decode._native is None, reason="tvetl_resize has no code here: there was no compiler")
+pytestmark = pytest.mark.skipif(decode.native is None, reason="tvetl_resize has no code here: there was no compiler")
 
 
 def region(data: bytes, size: tuple[int, int], box: Box, channels: int = 3) -> npt.NDArray[np.uint8] | None:
-    assert decode._native is not None
+    assert decode.native is not None
     out = np.empty((box[3] - box[1], box[2] - box[0], channels), np.uint8)
-    return out if decode._native.decode(data, size, 1, box, out) else None
+    return out if decode.native.decode(data, size, 1, box, out) else None
 
 
 def boxes(chance: Random, size: tuple[int, int], count: int) -> Iterator[Box]:
@@ -39,7 +39,7 @@ def boxes(chance: Random, size: tuple[int, int], count: int) -> Iterator[Box]:
 
 def compare(data: bytes, chance: Random, count: int) -> bool:
     """False where the file is left to Pillow, for whichever region that needs what it cannot do; else all are equal."""
-    assert decode._native is not None
+    assert decode.native is not None
     image = Image.open(io.BytesIO(data))
     whole = np.asarray(image.convert("RGB"))
     if region(data, image.size, (0, 0, *image.size)) is None:
@@ -48,12 +48,12 @@ def compare(data: bytes, chance: Random, count: int) -> bool:
         for box in boxes(chance, image.size, count):
             left, top, right, bottom = box
             for fast in (True, False):
-                decode._native.use_avx2(fast)
+                decode.native.use_avx2(fast)
                 ours = region(data, image.size, box)
                 assert ours is not None, (box, fast)
                 assert np.array_equal(ours, whole[top:bottom, left:right]), (box, fast)
     finally:
-        decode._native.use_avx2(True)
+        decode.native.use_avx2(True)
     return True
 
 
@@ -141,15 +141,15 @@ def test_up_to_where_16_bits_end() -> None:
 
 
 def test_with_a_fourth_channel_the_pixels_are_the_same(sample: list[bytes]) -> None:
-    assert decode._native is not None
+    assert decode.native is not None
     for number, data in enumerate(sample[:6]):
         data = saved(Image.open(io.BytesIO(data)).convert("L" if number == 0 else "RGB"), quality=90)
         size = Image.open(io.BytesIO(data)).size
         for box in boxes(Random(number), size, 4):
             for fast in (True, False):
-                decode._native.use_avx2(fast)
+                decode.native.use_avx2(fast)
                 three, four = region(data, size, box), region(data, size, box, 4)
-                decode._native.use_avx2(True)
+                decode.native.use_avx2(True)
                 assert three is not None and four is not None
                 assert np.array_equal(three, four[..., :3])
                 assert (four[..., 3] == 255).all()

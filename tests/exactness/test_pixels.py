@@ -12,12 +12,13 @@ from PIL import Image
 from tvetl.spec import OPS, Arguments, derive_seed, parse
 from tvetl_server.engine import Engine
 from tvetl_server.engine.decode import open_source
-from tvetl_server.engine.plan import ExactPlan, Run, needs_torch
+from tvetl_server.engine.plans import Job, needs_torch
+from tvetl_server.engine.plans.exact import ExactPlan
 from tvetl_server.limits import Limits
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
 v2 = pytest.importorskip("torchvision.transforms.v2", reason="compares with torchvision, which is not installed")
-torch_ops = pytest.importorskip("tvetl_server.engine.torch_ops")
+torch_plan = pytest.importorskip("tvetl_server.engine.plans.torchvision")
 
 pytestmark = pytest.mark.filterwarnings("ignore:The transform `ToTensor")
 
@@ -152,12 +153,12 @@ def test_pixels_of_each_op_are_torchvisions(
 ) -> None:
     steps, transforms = case
     pipeline = parse({"steps": steps})
-    plan = torch_ops.TorchPlan(pipeline) if needs_torch(pipeline) else ExactPlan(pipeline)
+    plan = torch_plan.TorchPlan(pipeline) if needs_torch(pipeline) else ExactPlan(pipeline)
     for number, data in enumerate(sample):
         source = open_source(data, limits)
         original = Image.open(io.BytesIO(data)).convert("RGB")
         for seed in range(20 * number, 20 * (number + 1)):
-            ours = np.asarray(plan(source, Run(seed, limits, again=True)))
+            ours = np.asarray(plan(source, Job(seed, limits, keep=True)))
             torch.manual_seed(seed)
             theirs: object = original
             for transform in transforms:

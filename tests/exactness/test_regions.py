@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tvetl_server.engine.decode import Box, open_source
+from tvetl_server.engine.decode import open_source
+from tvetl_server.engine.pixels import Box
 from tvetl_server.errors import DamagedImage, ObjectError
 from tvetl_server.limits import Limits
 
@@ -50,7 +51,7 @@ def test_a_region_is_the_whole_picture_cropped(sample: list[bytes], limits: Limi
             assert np.array_equal(open_source(data, limits).array(box), whole.crop(box)), box
         several = open_source(data, limits)
         for box in (None, *_boxes(chance, whole.size, 2)):
-            assert np.array_equal(several.array(box, again=True), whole.crop(box) if box else whole), box
+            assert np.array_equal(several.array(box, keep=True), whole.crop(box) if box else whole), box
 
 
 def _broken(chance: random.Random, data: bytes) -> bytes:

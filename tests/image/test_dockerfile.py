@@ -12,7 +12,7 @@ import pytest
 
 import tvetl
 from tvetl.spec import OPS, Pipeline, parse
-from tvetl_server.engine.plan import only_torch
+from tvetl_server.engine.plans import only_torch
 from tvetl_server.settings import read_settings
 
 

@@ -1,6 +1,6 @@
 """Batches of images on a GPU: nvImageCodec decodes and encodes, torchvision's functions transform tensors there.
 
-The same draws, boxes and steps as on the CPU, from a :data:`tvetl_server.engine.plan.Program`; the pixels are close to
+The same draws, boxes and steps as on the CPU, from :class:`DeviceRequest`; the pixels are close to
 torchvision's on PIL images, not equal (docs/gpu.md has how far). With "host" for a device all of it runs on the CPU, by
 the same code. One thread calls; nothing here is for several.
 """
@@ -24,10 +24,10 @@ from torchvision.transforms.v2 import functional as F
 from tvetl.spec import Arguments, Pipeline, forms, with_arguments
 from tvetl.spec.compose import to_transform
 from tvetl.spec.pointwise import CLOSES, OPENS
-from tvetl_server.engine import Order
+from tvetl_server.engine.device_request import DeviceRequest, DeviceSteps
 from tvetl_server.engine.driver import DeviceError, check_driver
-from tvetl_server.engine.encode import Array, Encoded
-from tvetl_server.engine.plan import Program, tables
+from tvetl_server.engine.pixels import Array, Encoded
+from tvetl_server.engine.plans import tables
 from tvetl_server.settings import DeviceKind
 
 __all__ = ["DeviceLost", "Gpu"]
@@ -40,7 +40,7 @@ _BYTES_A_PIXEL = 40
 #: Pixels of a batch on the CPU.
 _HOST_PIXELS = 2**26
 
-#: The functions that a program may name.
+#: The functions that steps may name.
 _FUNCTIONS: Mapping[str, Callable[..., torch.Tensor]] = {
     "adjust_brightness": F.adjust_brightness,
     "adjust_contrast": F.adjust_contrast,
@@ -101,8 +101,8 @@ _NOTHING = _Rest()
 class _View:
     """One view on its way."""
 
-    order: Order
-    program: Program
+    request: DeviceRequest
+    steps: DeviceSteps
     pixels: torch.Tensor | None = None
     """(C, H, W); None where the device cannot do it."""
     rest: _Rest = _NOTHING
@@ -142,7 +142,7 @@ class Gpu:
         """Decode, resize and encode an image, which also loads what the first batch would wait for."""
         file = io.BytesIO()
         Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
-        view = _View(Order(file.getvalue(), (256, 256), [], (75, None), None), [["crop", 16, 8, 240, 208]])
+        view = _View(DeviceRequest(file.getvalue(), (256, 256), [], (75, None), None), [["crop", 16, 8, 240, 208]])
         try:
             self._decode([view])
             if view.pixels is None:
@@ -154,20 +154,20 @@ class Gpu:
         except RuntimeError as error:
             raise DeviceError(f"an image cannot be transformed on the device: {str(error).splitlines()[0]}") from error
 
-    def run(self, orders: Sequence[Order]) -> list[list[Array | Encoded] | None]:
-        """One batch: of each order a result a view, arrays of uint8 (H, W, 3) or (H, W) where the pipeline ends in an
+    def run(self, requests: Sequence[DeviceRequest]) -> list[list[Array | Encoded] | None]:
+        """One batch: of each request a result a view, arrays of uint8 (H, W, 3) or (H, W) where the pipeline ends in an
         image, else (C, H, W). None where the device cannot: it is damaged, of another kind, or too large.
 
         Raises DeviceLost where nothing can be done any more.
         """
         try:
-            return self._together(orders)
+            return self._together(requests)
         except Exception as error:  # noqa: BLE001  one of them, or memory; whichever it is, the others shall not suffer
             self._probe(error)
-        if len(orders) == 1:
+        if len(requests) == 1:
             return [None]
-        half = len(orders) // 2
-        return self.run(orders[:half]) + self.run(orders[half:])
+        half = len(requests) // 2
+        return self.run(requests[:half]) + self.run(requests[half:])
 
     def _probe(self, error: Exception) -> None:
         """Raises DeviceLost unless the device still computes."""
@@ -183,8 +183,8 @@ class Gpu:
         except Exception as worse:
             raise DeviceLost(reason) from worse
 
-    def _together(self, orders: Sequence[Order]) -> list[list[Array | Encoded] | None]:
-        several = [[_View(order, program) for program in order.programs] for order in orders]
+    def _together(self, requests: Sequence[DeviceRequest]) -> list[list[Array | Encoded] | None]:
+        several = [[_View(request, steps) for steps in request.steps] for request in requests]
         views = [view for each in several for view in each]
         with torch.inference_mode():
             self._decode(views)
@@ -204,18 +204,18 @@ class Gpu:
         files: dict[int, Any] = {}
         streams, wanted = [], []
         for view in views:
-            box = _region(view.program)
+            box = _region(view.steps)
             try:
-                if id(view.order) not in files:
-                    files[id(view.order)] = nvimgcodec.CodeStream(view.order.data)
-                stream = files[id(view.order)]
+                if id(view.request) not in files:
+                    files[id(view.request)] = nvimgcodec.CodeStream(view.request.data)
+                stream = files[id(view.request)]
                 if box:
                     left, top, right, bottom = box
                     stream = stream.get_sub_code_stream(region=nvimgcodec.Region(top, left, bottom, right))
             except RuntimeError:  # a header that it does not understand
                 continue
             streams.append(stream)
-            wanted.append((view, box or (0, 0, *view.order.size)))
+            wanted.append((view, box or (0, 0, *view.request.size)))
         images = self._decoder.decode(streams, params=self._decoding, cuda_stream=self._stream()) if streams else []
         for (view, (left, top, right, bottom)), image in zip(wanted, images, strict=True):
             if image is not None:
@@ -233,7 +233,7 @@ class Gpu:
 
     def _transform(self, view: _View) -> None:
         """Each step of a view; what follows the last resize or table waits for the other views."""
-        for name, *arguments in view.program[1 if _region(view.program) else 0 :]:
+        for name, *arguments in view.steps[1 if _region(view.steps) else 0 :]:
             if view.pixels is None:
                 return
             if view.rest is not _NOTHING:
@@ -248,7 +248,7 @@ class Gpu:
             elif name == "look_up":
                 view.rest = _Rest(table=arguments[0])
             elif name == "torchvision":
-                view.pixels = self._by_torchvision(view.pixels, arguments[0], view.order.resized)
+                view.pixels = self._by_torchvision(view.pixels, arguments[0], view.request.resized)
             elif name == "rgb_to_grayscale":
                 view.pixels = F.rgb_to_grayscale(view.pixels, arguments[0] or len(view.pixels))
             elif name in _FUNCTIONS:
@@ -304,9 +304,9 @@ class Gpu:
         """JPEGs, where these are wanted and the encoder makes them; else pixels go out."""
         if not self._gives_images:
             return
-        for same in _alike(views, lambda view, _: view.order.jpeg):
-            assert same[0][0].order.jpeg
-            quality, subsampling = same[0][0].order.jpeg
+        for same in _alike(views, lambda view, _: view.request.jpeg):
+            assert same[0][0].request.jpeg
+            quality, subsampling = same[0][0].request.jpeg
             files = self._encoded([pixels for _, pixels in same], quality, subsampling)
             for (view, _), file in zip(same, files, strict=True):
                 view.result = file
@@ -352,10 +352,10 @@ def _open(device: torch.device, visible: str | None) -> tuple[int, int]:
     return free, total
 
 
-def _region(program: Program) -> tuple[int, int, int, int] | None:
+def _region(steps: DeviceSteps) -> tuple[int, int, int, int] | None:
     """What the source is cropped to at once."""
-    if program and program[0][0] == "crop":
-        left, top, right, bottom = program[0][1:]
+    if steps and steps[0][0] == "crop":
+        left, top, right, bottom = steps[0][1:]
         return left, top, right, bottom
     return None
 

@@ -10,50 +10,18 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from tvetl_server.engine import headers
-from tvetl_server.engine.resize import image_on
+from tvetl_server.engine.native import native
+from tvetl_server.engine.pixels import Array, Box, Coded, Part, Size, image_on
 from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, first_line
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from tvetl_server.limits import Limits
-
-_native: ModuleType | None
-try:
-    from tvetl_resize import _native
-except ImportError:  # there was no compiler
-    _native = None
+from tvetl_server.limits import Limits
 
 #: Other libjpegs round otherwise; Pillow's wheels have libjpeg-turbo.
 _IS_TURBO = features.check_feature("libjpeg_turbo")
-
-Array = npt.NDArray[np.generic]
-
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels, right and bottom exclusive, as Pillow has it."""
-
-Part = tuple[float, float, float, float]
-"""The same, between pixels too."""
-
-
-class Coded(NamedTuple):
-    """A part of a baseline JPEG, as its file has it: what the C decodes, alone or on the way to a resize."""
-
-    data: bytes
-    size: tuple[int, int]
-    """Width and height of the whole, in pixels."""
-    factor: int
-    """1, or 2, 4 or 8: how much smaller it is decoded."""
-    box: Box
-    """In pixels of that size."""
-
 
 #: What starts a file of each allowed format. EPS, PSD, FITS and the like run interpreters or are not
 #: photographs: they stay shut whatever Pillow could do.
@@ -94,7 +62,7 @@ _LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
 
 _ORIENTATION = 0x0112  # the EXIF tag
 #: Its values, and what makes the image upright: ImageOps.exif_transpose, which would write the EXIF data anew, too.
-_TURNS = {
+_TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -117,7 +85,7 @@ class Source:
         self._image = image
         orientation = image.getexif().get(_ORIENTATION, 1) if upright else 1
         #: Where EXIF orientation was asked to be applied and turns this image, how.
-        self._turn = _TURNS.get(orientation)
+        self._to_upright = _TO_UPRIGHT.get(orientation)
         self._decoded: Image.Image | None = None
         self._array: Array | None = None  # all of it
         self._reduced: dict[int, Array] = {}  # all of it at 1/2, 1/4, 1/8
@@ -126,16 +94,16 @@ class Source:
         self._end_of_scan = scan[1] if scan and scan[0] == begin else None
         width, height = image.size
         #: (width, height) in pixels, after orientation.
-        self.size: tuple[int, int] = (height, width) if self._turn is not None and orientation >= 5 else (width, height)
+        self.size: Size = (height, width) if self._to_upright is not None and orientation >= 5 else (width, height)
 
-    def pixels(self, box: Box | None = None, *, again: bool = False) -> Image.Image:
+    def pixels(self, box: Box | None = None, *, keep: bool = False) -> Image.Image:
         """RGB pixels of the whole image or of ``box``; raises DamagedImage.
 
-        ``again`` says that other parts will be asked for: then the whole is decoded, once.
+        ``keep`` decodes the whole once, for other parts that will be asked for.
         """
         everything = (0, 0, *self.size)
         box = box or everything
-        if self._decoded is None and (coded := self.coded(everything if again else box)):
+        if self._decoded is None and (coded := self.coded(everything if keep else box)):
             pixels = _decode(coded, 4)
             if pixels is not None:
                 image = image_on(pixels)
@@ -146,30 +114,30 @@ class Source:
             self._decoded = self._decode()
         return self._decoded if box == everything else self._decoded.crop(box)
 
-    def array(self, box: Box | None = None, *, again: bool = False) -> Image.Image | Array:
+    def array(self, box: Box | None = None, *, keep: bool = False) -> Image.Image | Array:
         """The same pixels as they come with the least copying: uint8 of (H, W, 3), or an image where Pillow decodes."""
         left, top, right, bottom = box = box or (0, 0, *self.size)
-        if self._array is None and self._decoded is None and (coded := self.coded(None if again else box)):
+        if self._array is None and self._decoded is None and (coded := self.coded(None if keep else box)):
             region = _decode(coded)
-            if region is not None and not again:
+            if region is not None and not keep:
                 return region
             self._array = region
         if self._array is None:
-            return self.pixels(box, again=again)
+            return self.pixels(box, keep=keep)
         return self._array[top:bottom, left:right]
 
     def coded(self, box: Box | None = None, factor: int = 1) -> Coded | None:
         """Whole or ``box``, in pixels at 1/``factor``, for the C to decode; None where that cannot be."""
-        if _native is None or (factor == 1 and not _IS_TURBO) or not self._region_can_do():
+        if native is None or (factor == 1 and not _IS_TURBO) or not self._region_can_do():
             return None
         return Coded(self._data, self.size, factor, box or (0, 0, *self.size))
 
-    def reduced(self, box: Box, factor: int, *, again: bool = False) -> tuple[Image.Image | Array, Part] | None:
+    def reduced(self, box: Box, factor: int, *, keep: bool = False) -> tuple[Image.Image | Array, Part] | None:
         """RGB pixels around ``box`` at 1/``factor`` (2, 4, 8) of their size, and where it lies in them.
 
         None where that would be no less work than :meth:`array`. Raises DamagedImage where that does.
         """
-        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn is not None:
+        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._to_upright is not None:
             return None
         width, height = (-(-side // factor) for side in self.size)
         left, top, right, bottom = box[0] // factor, box[1] // factor, -(-box[2] // factor), -(-box[3] // factor)
@@ -180,9 +148,9 @@ class Source:
                 return None
             self._reduced[factor] = whole
         elif whole is None:
-            coded = self.coded((0, 0, width, height) if again else (left, top, right, bottom), factor)
+            coded = self.coded((0, 0, width, height) if keep else (left, top, right, bottom), factor)
             pixels = _decode(coded) if coded else None
-            if pixels is None or not again:
+            if pixels is None or not keep:
                 return pixels if pixels is None else (pixels, _part(box, factor, left, top))
             whole = self._reduced[factor] = pixels
         return whole[top:bottom, left:right], _part(box, factor, left, top)
@@ -205,8 +173,8 @@ class Source:
                 # An RGB image is taken as it is: convert would copy it, which is memory. (_new is how Pillow's own
                 # methods make a plain image of what a decoder left.)
                 rgb = image._new(image.im) if image.mode == "RGB" else image.convert("RGB")
-                if self._turn is not None:
-                    rgb = rgb.transpose(self._turn)
+                if self._to_upright is not None:
+                    rgb = rgb.transpose(self._to_upright)
         except DamagedImage:
             self._image.close()  # asked once more, Pillow would hand out what it had decoded until then
             raise
@@ -221,7 +189,7 @@ class Source:
         under another. One scan without markers inside, closed by its end marker, is what libjpeg reads to its end
         whatever its codes say. The rest (progressive, restart markers, cut short, trailing data) and CMYK are Pillow's.
         """
-        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._turn is not None:
+        if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._to_upright is not None:
             return False
         return self._end_of_scan is not None and not self._data[self._end_of_scan + 2 :].strip(b"\0")
 
@@ -287,7 +255,7 @@ def _decode(coded: Coded, channels: int = 3) -> Array | None:
 
     Of four channels, which are for :func:`image_on`, the last is 255.
     """
-    assert _native is not None
+    assert native is not None
     left, top, right, bottom = coded.box
     pixels = np.empty((bottom - top, right - left, channels), np.uint8)
-    return pixels if _native.decode(*coded, pixels) else None
+    return pixels if native.decode(*coded, pixels) else None

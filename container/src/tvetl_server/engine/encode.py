@@ -7,20 +7,13 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
 from tvetl.spec.table import as_output
+from tvetl_server.engine.pixels import Array, Encoded, Outcome
 from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
-
-Array = npt.NDArray[np.generic]
-Outcome = Image.Image | Array
-"""What a pipeline ends in: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
-
-Encoded = bytes
-"""Such an image, as a device has encoded it."""
 
 
 def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:

@@ -14,16 +14,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
-from types import ModuleType
 
+from tvetl_server.engine.native import native
 from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
 from tvetl_server.limits import Limits
-
-_native: ModuleType | None
-try:
-    from tvetl_resize import _native
-except ImportError:  # there was no compiler
-    _native = None
 
 #: Scans of a JPEG. Encoders write 10, optimisers some more; a scan costs up to 30 ms for the largest image allowed, and
 #: may take ten bytes of the file.
@@ -94,8 +88,8 @@ _segment = struct.Struct(">BBH").unpack_from
 
 def _marker(data: bytes, start: int) -> int:
     """Where the next marker is, from ``start`` on; -1 where there is none."""
-    if _native is not None:
-        return int(_native.marker(data, start))
+    if native is not None:
+        return int(native.marker(data, start))
     found = _MARKER.search(data, start)
     return found.start() if found else -1
 

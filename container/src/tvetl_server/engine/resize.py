@@ -8,28 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
 from PIL import Image
-from PIL import _imaging as core
 
-from tvetl.spec.table import Array
+from tvetl_server.engine.native import native
+from tvetl_server.engine.pixels import Array, Box, Coded, Part, Size, image_on
 from tvetl_server.engine.table import Table
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from tvetl_server.engine.decode import Box, Coded
-
-    Size = tuple[int, int]
-
-_native: ModuleType | None
-try:
-    from tvetl_resize import _native
-except ImportError:
-    _native = None
 
 #: Whether Pillow resizes (w, h) to (W, H) down first and then across, which shows in the rounding, by Pillow's version.
 #: Sources: ImagingResampleInner in src/libImaging/Resample.c of 13.0.0, Image.resize in src/PIL/Image.py of 12.3.0.
@@ -49,11 +35,11 @@ _FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 def resizer() -> str:
     """What resizes in this process, in a few words."""
-    if _native is None:
+    if native is None:
         return "Pillow (tvetl_resize is not installed, or was without a compiler)"
     if _down_first is None:
         return f"Pillow (tvetl_resize does not know what Pillow {PIL.__version__} does)"
-    return f"tvetl_resize, {'AVX2' if _native.has_avx2() else 'plain C'}"
+    return f"tvetl_resize, {'AVX2' if native.has_avx2() else 'plain C'}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +52,7 @@ class Resize:
     mirrored: bool = False
     table: Table | None = None
     #: Left, top, right, bottom of what is resized, in pixels; the pixels around it count at its edges. None: all.
-    part: tuple[float, float, float, float] | None = None
+    part: Part | None = None
 
     @classmethod
     def to(cls, size: Size, resample: Image.Resampling) -> Resize:
@@ -111,7 +97,7 @@ class Resize:
 
     def _is_known(self, old: Size) -> bool:
         """Whether the C does what Pillow does."""
-        if _native is None or _down_first is None or self.resample == Image.Resampling.NEAREST:
+        if native is None or _down_first is None or self.resample == Image.Resampling.NEAREST:
             return False
         return max(*old, *self.size) <= _LARGEST
 
@@ -123,7 +109,7 @@ class Resize:
 
     def _by_c(self, pixels: Array | Coded, old: Size) -> Image.Image | Array | None:
         """None where ``pixels`` are coded, and not for us."""
-        assert _native is not None and _down_first is not None
+        assert native is not None and _down_first is not None
         left, top, right, bottom = self.window
         shape = (bottom - top, right - left)
         values = self.table.values if self.table and not self.table.is_identity else None
@@ -132,7 +118,7 @@ class Resize:
         gray = isinstance(pixels, np.ndarray) and pixels.ndim == 2
         # Four bytes a pixel is how Pillow keeps RGB.
         out = np.empty((1 if gray else 3, *shape) if planes else shape if gray else (*shape, 4), kind)
-        done = _native.resize(
+        done = native.resize(
             pixels,
             self.size,
             self.resample,
@@ -147,17 +133,6 @@ class Resize:
         if not done:
             return None
         return out if planes else image_on(out)
-
-
-def image_on(pixels: Array) -> Image.Image:
-    """An L or RGB image on this very memory, which Image.frombuffer makes of L alone; the first to write copies it."""
-    height, width = pixels.shape[:2]
-    image = Image.Image()
-    image._mode = "L" if pixels.ndim == 2 else "RGB"
-    image._size = width, height
-    image.im = core.map_buffer(pixels, (width, height), "raw", 0, (image._mode, 0, 1))
-    image.readonly = 1
-    return image
 
 
 def _size(pixels: Image.Image | Array) -> Size:

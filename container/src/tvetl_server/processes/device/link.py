@@ -8,8 +8,8 @@ import select
 import socket
 import time
 
-from tvetl_server.engine import NotByDevice, Order
-from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.engine import DeviceRequest, NotByDevice
+from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.processes.device import timing
 from tvetl_server.processes.device.messages import Reply, Request
 from tvetl_server.processes.device.semaphore import Semaphore
@@ -33,18 +33,18 @@ class Link:
         self._connection: socket.socket | None = None
         self._inbox = self._outbox = -1
 
-    def turn(self) -> contextlib.AbstractContextManager[None]:
+    def cpu_slot(self) -> contextlib.AbstractContextManager[None]:
         return self._semaphore.hold()
 
-    def transform(self, order: Order) -> list[Array | Encoded]:
+    def transform(self, request: DeviceRequest) -> list[Array | Encoded]:
         if self._status.state != State.UP or has_ended(self._supervisor):
             raise NotByDevice("lost")
         # Half of the time that is left; the CPU needs the other half where the device fails.
-        timeout = 2 * timing.HANG if order.deadline is None else (order.deadline - time.monotonic()) / 2
+        timeout = 2 * timing.HANG if request.deadline is None else (request.deadline - time.monotonic()) / 2
         if timeout <= 0:
             raise NotByDevice("late")
         try:
-            parts = self._ask(order, timeout).parts
+            parts = self._ask(request, timeout).parts
         except OSError as error:
             self._disconnect()
             raise NotByDevice("late" if isinstance(error, TimeoutError) else "lost") from error
@@ -57,15 +57,15 @@ class Link:
             data = data[part.length :]
         return results
 
-    def _ask(self, order: Order, timeout: float) -> Reply:
+    def _ask(self, request: DeviceRequest, timeout: float) -> Reply:
         """Raises OSError."""
         if self._connection and has_ended(self._connection):  # the process that it led to has died
             self._disconnect()
         connection = self._connection or self._connect()
         connection.settimeout(timeout)
-        write(self._inbox, order.data)
-        request = Request(len(order.data), order.size, order.programs, order.jpeg, order.resized)
-        send(connection, request.pack())
+        write(self._inbox, request.data)
+        message = Request(len(request.data), request.size, request.steps, request.jpeg, request.resized)
+        send(connection, message.pack())
         reply, _ = receive(connection, alone=True)
         if reply is None:
             raise ConnectionResetError("the device's process has ended")

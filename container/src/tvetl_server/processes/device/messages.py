@@ -8,8 +8,8 @@ from typing import cast
 
 import numpy as np
 
-from tvetl_server.engine.encode import Array, Encoded
-from tvetl_server.engine.plan import Program
+from tvetl_server.engine.device_request import DeviceSteps
+from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.processes.ipc import pack, unpack
 
 __all__ = ["READY", "Part", "Reply", "Request", "Unavailable"]
@@ -35,27 +35,27 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Request:
-    """A decoder's order (:class:`tvetl_server.engine.Order`); its file is in shared memory."""
+    """A :class:`tvetl_server.engine.DeviceRequest` whose file is in shared memory."""
 
     length: int
     """Bytes of the file."""
     size: tuple[int, int]
-    programs: Sequence[Program]
+    steps: Sequence[DeviceSteps]
     jpeg: tuple[int, str | None] | None
     resized: int | tuple[int, int] | None
 
     def pack(self) -> bytes:
-        return pack([self.length, self.size, self.programs, self.jpeg, self.resized])
+        return pack([self.length, self.size, self.steps, self.jpeg, self.resized])
 
     @classmethod
     def unpack(cls, message: bytes) -> Request:
         """Raises ValueError or TypeError where it is none."""
-        length, (width, height), programs, jpeg, resized = cast(
-            "tuple[int, list[int], list[Program], list[int | str | None], int | list[int] | None]", unpack(message)
+        length, (width, height), steps, jpeg, resized = cast(
+            "tuple[int, list[int], list[DeviceSteps], list[int | str | None], int | list[int] | None]", unpack(message)
         )
         encoding = cast("tuple[int, str | None]", tuple(jpeg)) if jpeg else None
         asked = cast("tuple[int, int]", tuple(resized)) if isinstance(resized, list) else resized
-        return cls(length, (width, height), programs, encoding, asked)
+        return cls(length, (width, height), steps, encoding, asked)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of an order: one part a program, in the order of their bytes. None: the device refuses it."""
+    """What became of a request: one part a view, in the request of their bytes. None: the device refuses it."""
 
     parts: Sequence[Part]
 

@@ -1,4 +1,4 @@
-"""The device's process: one thread takes orders from decoders and forms batches of them, another runs the batches."""
+"""The device's process: one thread takes requests from decoders and forms batches of them, another runs the batches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, Protocol
 
-from tvetl_server.engine import Order
+from tvetl_server.engine import DeviceRequest
 from tvetl_server.engine.driver import DeviceError
-from tvetl_server.engine.encode import Array, Encoded
+from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import timing
 from tvetl_server.processes.device.batching import Batching
@@ -43,8 +43,8 @@ class Runner(Protocol):
     pixels: int
     """Pixels of a batch, at most."""
 
-    def run(self, orders: Sequence[Order]) -> Sequence[Sequence[Array | Encoded] | None]:
-        """The results of each order, one a program; None where the device refuses it."""
+    def run(self, requests: Sequence[DeviceRequest]) -> Sequence[Sequence[Array | Encoded] | None]:
+        """The results of each request, one a view; None where the device refuses it."""
         ...
 
 
@@ -58,13 +58,13 @@ class _Client:
         self._outbox = outbox
         self._kept = bytearray()
 
-    def receive(self) -> Order:
-        """Its next order, good until the one after it. Raises OSError, ValueError, TypeError or RuntimeError."""
+    def receive(self) -> DeviceRequest:
+        """Its next request, good until the one after it. Raises OSError, ValueError, TypeError or RuntimeError."""
         message, _ = receive(self.connection, alone=True)
         if message is None:
             raise ConnectionResetError("the decoder has ended")
         request = Request.unpack(message)
-        return Order(self._file(request.length), request.size, request.programs, request.jpeg, request.resized)
+        return DeviceRequest(self._file(request.length), request.size, request.steps, request.jpeg, request.resized)
 
     def _file(self, length: int) -> bytes | memoryview:
         """From shared memory into memory that is kept: to allocate it costs as much as the copy."""
@@ -77,7 +77,7 @@ class _Client:
         return data
 
     def answer(self, results: Sequence[Array | Encoded] | None) -> None:
-        """The results, or None where the device refuses the order."""
+        """The results, or None where the device refuses the request."""
         stored = [Part.of(result) for result in results or ()]
         with contextlib.suppress(OSError):  # the decoder has died, or given up
             write(self._outbox, b"".join(data for _, data in stored))
@@ -91,20 +91,20 @@ class _Client:
 
 @dataclass(eq=False)
 class _Waiting:
-    """An order that waits for its batch, or is in it."""
+    """A request that waits for its batch, or is in it."""
 
     client: _Client
-    order: Order
+    request: DeviceRequest
     arrived: float
 
     @property
     def pixels(self) -> int:
         """Each view is decoded by itself."""
-        return self.order.size[0] * self.order.size[1] * self.images
+        return self.request.size[0] * self.request.size[1] * self.images
 
     @property
     def images(self) -> int:
-        return len(self.order.programs)
+        return len(self.request.steps)
 
 
 @dataclass
@@ -189,15 +189,15 @@ class BatchServer:
             self._selector.register(client.connection, selectors.EVENT_READ, partial(self._take, client))
 
     def _take(self, client: _Client) -> None:
-        """An order, or the end of its decoder."""
+        """A request, or the end of its decoder."""
         try:
-            order = client.receive()
+            request = client.receive()
         except (OSError, ValueError, TypeError, RuntimeError):
             self._forget(client)
             return
         now = time.monotonic()
-        self._waiting.append(_Waiting(client, order, now))
-        self._batching.arrived(now, len(order.programs))
+        self._waiting.append(_Waiting(client, request, now))
+        self._batching.arrived(now, len(request.steps))
 
     def _forget(self, client: _Client) -> None:
         """A decoder has ended. Where the running batch may still write to it, it is closed after that."""
@@ -212,7 +212,7 @@ class BatchServer:
             client.close()
 
     def _start_batch(self, now: float) -> None:
-        """As many as there is room for, in the order of their arrival."""
+        """As many as there is room for, in the request of their arrival."""
         batch: list[_Waiting] = []
         images = pixels = 0
         while self._waiting and images < self.batch:
@@ -249,7 +249,7 @@ class BatchServer:
     def _run_batch(self, runner: Runner, batch: Sequence[_Waiting]) -> None:
         start = time.perf_counter()
         able = [waiting for waiting in batch if waiting.pixels <= runner.pixels]
-        done = dict(zip(able, runner.run([waiting.order for waiting in able]), strict=True)) if able else {}
+        done = dict(zip(able, runner.run([waiting.request for waiting in able]), strict=True)) if able else {}
         seconds = time.perf_counter() - start
         for waiting in batch:
             waiting.client.answer(done.get(waiting))  # one too large was not run: the device refuses it

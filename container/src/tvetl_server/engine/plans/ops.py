@@ -16,14 +16,10 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from tvetl.spec import Step, Value
-from tvetl_server.engine.decode import Box
 from tvetl_server.engine.draw import LOG_OF_RATIO, Draw
-from tvetl_server.engine.encode import Outcome
+from tvetl_server.engine.pixels import Box, Outcome, Size
 from tvetl_server.engine.resize import Resize
 from tvetl_server.errors import TransformFailed
-
-Size = tuple[int, int]
-"""width, height in pixels, as Pillow has it."""
 
 Do = Callable[[Image.Image], Image.Image]
 

@@ -14,9 +14,10 @@ from tvetl.spec import Pipeline, Step
 from tvetl.spec.compose import to_transform
 from tvetl.spec.ops import is_own
 from tvetl_server.engine.decode import Source
-from tvetl_server.engine.encode import Outcome
-from tvetl_server.engine.exact import resized
-from tvetl_server.engine.plan import Program, Run
+from tvetl_server.engine.device_request import DeviceSteps
+from tvetl_server.engine.pixels import Outcome, Size
+from tvetl_server.engine.plans.ops import resized
+from tvetl_server.engine.plans.plan import Job
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 
 # torch's default generator, which torchvision draws from, belongs to the whole process.
@@ -31,26 +32,26 @@ class TorchPlan:
         self._steps = [(step, None if is_own(step.op) else to_transform(step)) for step in pipeline.steps]
         self._own = own
 
-    def __call__(self, source: Source, run: Run) -> Outcome:
-        value: Image.Image | torch.Tensor = source.pixels(again=run.again)
+    def __call__(self, source: Source, job: Job) -> Outcome:
+        value: Image.Image | torch.Tensor = source.pixels(keep=job.keep)
         with _generator, torch.inference_mode():
-            torch.manual_seed(run.seed)
+            torch.manual_seed(job.seed)
             for step, transform in self._steps:
                 size = _size(value)
-                run.check(resized(step.params, size) if step.op == "Resize" else size)
-                done = transform(value) if transform else self._do_own(step, value, run)
+                job.check(resized(step.params, size) if step.op == "Resize" else size)
+                done = transform(value) if transform else self._do_own(step, value, job)
                 assert isinstance(done, (Image.Image, torch.Tensor))
                 value = done
-            run.check(_size(value))
+            job.check(_size(value))
         return value if isinstance(value, Image.Image) else np.asarray(value)
 
-    def program(self, size: tuple[int, int], run: Run) -> Program | None:
-        return None if any(transform is None for _, transform in self._steps) else [["torchvision", run.seed]]
+    def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
+        return None if any(transform is None for _, transform in self._steps) else [["torchvision", job.seed]]
 
-    def _do_own(self, step: Step, value: Image.Image | torch.Tensor, run: Run) -> Image.Image:
+    def _do_own(self, step: Step, value: Image.Image | torch.Tensor, job: Job) -> Image.Image:
         assert isinstance(value, Image.Image)  # parsing lets nothing else through
         do, size = prepare(step.op, self._own[step.op], step.params, _TorchDraw(), value.size)
-        run.check(size)
+        job.check(size)
         return do(value)
 
 
@@ -70,7 +71,7 @@ class _TorchDraw:
         return [int(i) for i in torch.randperm(n)]
 
 
-def _size(value: Image.Image | torch.Tensor) -> tuple[int, int]:
+def _size(value: Image.Image | torch.Tensor) -> Size:
     if isinstance(value, Image.Image):
         return value.size
     height, width = v2.functional.get_size(value)

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from PIL import Image
 
-from tvetl_server.engine.decode import Box, Source
-from tvetl_server.engine.encode import Outcome
-from tvetl_server.engine.plan import ExactPlan, Run
+from tvetl_server.engine.decode import Source
+from tvetl_server.engine.pixels import Box, Outcome
+from tvetl_server.engine.plans.exact import ExactPlan
+from tvetl_server.engine.plans.plan import Job
 from tvetl_server.engine.resize import Resize
 
 #: What a JPEG can be decoded at: a block of 8 x 8 pixels becomes 1, 2 or 4 of them.
@@ -22,12 +23,12 @@ _FACTORS = (8, 4, 2)
 class FastPlan(ExactPlan):
     """Draw, decode at 1/2, 1/4 or 1/8 where what is left is as large as the target, do."""
 
-    def _resize(self, source: Source, box: Box | None, resize: Resize, run: Run) -> Outcome:
+    def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
         box = box or (0, 0, *source.size)
         factor = _factor(box, resize)
-        reduced = source.reduced(box, factor, again=run.again) if factor else None
+        reduced = source.reduced(box, factor, keep=job.keep) if factor else None
         if reduced is None:
-            return super()._resize(source, box, resize, run)
+            return super()._resize(source, box, resize, job)
         pixels, part = reduced
         return replace(resize, part=part)(pixels)
 

@@ -1,0 +1,188 @@
+"""The engine itself: one pipeline, ready to transform any number of objects."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from tvetl.spec import Arguments, Output, Pipeline, derive_seed, with_arguments
+from tvetl.spec.model import IMAGE_FORMATS
+from tvetl_server.engine.decode import Source, open_source
+from tvetl_server.engine.device_request import DEVICE, Device, DeviceRequest, NotByDevice
+from tvetl_server.engine.encode import encode, encode_views, media_type
+from tvetl_server.engine.pixels import Encoded, Outcome
+from tvetl_server.engine.plans import Job, Plan, device_steps, execute, make_plan
+from tvetl_server.engine.shards import is_shard, transform_shard
+from tvetl_server.errors import BadArguments, TransformFailed
+from tvetl_server.limits import Limits
+from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, checked
+
+__all__ = ["Engine", "Result"]
+
+#: Bytes of text in a PNG, inflated; beyond it is refused as damaged. XMP and the longest prompts take a tenth.
+_TEXT = 8 * 2**20
+
+#: Plans for a ``size`` or ``pixels`` that requests asked for, kept ready.
+_PLANS = 64
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer: never empty."""
+
+    body: bytes | IO[bytes]
+    """Of a shard an open file, for the caller to close."""
+    content_type: str
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Where there is a device: how many images it did (DEVICE), and how many the CPU for each reason of NotByDevice."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked of one object, be it an image or a shard of them."""
+
+    arguments: Arguments
+    pipeline: Pipeline
+    plan: Plan
+    deadline: float | None
+    ways: Counter[str] = field(default_factory=Counter)
+
+    def jobs(self, name: str, limits: Limits) -> list[Job]:
+        """One for each view of the image ``name``."""
+        base = self.arguments.seed if self.arguments.seed is not None else self.pipeline.seed
+        views = range(self.arguments.views) if self.arguments.views is not None else (self.arguments.view,)
+        seeds = [
+            _random_seed() if base is None else derive_seed(base, self.arguments.epoch, view, name) for view in views
+        ]
+        return [Job(seed, limits, self.deadline, keep=len(views) > 1) for seed in seeds]
+
+
+class Engine:
+    """One pipeline, ready to run, for any number of threads."""
+
+    def __init__(
+        self, pipeline: Pipeline, limits: Limits, own: Mapping[str, PluginOp] = NO_PLUGINS, device: Device | None = None
+    ) -> None:
+        """``own`` has the ops that this container has beside those of the table, by their qualified names.
+
+        Raises tvetl.errors.PipelineError, naming each step, where this container cannot run the pipeline.
+        """
+        self._limits = limits
+        self._own = own
+        self._device = device
+        self._pipeline = pipeline = checked(pipeline, own)
+        Image.MAX_IMAGE_PIXELS = None  # the limit is ours, from the header, as an error and not a warning
+        PngImagePlugin.MAX_TEXT_MEMORY = _TEXT  # Pillow keeps 64 MiB of what we never look at
+        # Pillow warns of damage that it survives, torchvision that ToTensor is old (its successors give other last
+        # bits). Set once: warnings.catch_warnings around each image is not for several threads.
+        warnings.filterwarnings("ignore", module=r"(PIL|torchvision)\.")
+        self._plan = make_plan(pipeline, own)
+        self._plans: dict[object, Plan] = {}
+
+    def transform(
+        self, data: bytes | IO[bytes], name: str, arguments: Arguments, deadline: float | None = None
+    ) -> Result:
+        """Transform one object.
+
+        ``data`` is the object: an image, or a shard (``.tar``) of images, which may also be an open file. ``name`` is
+        ``<bucket>/<object>``, for the seed; of an image in a shard the member's name follows. ``deadline`` is on
+        time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and tvetl.errors.ArgumentsError where the
+        arguments do not fit the pipeline.
+        """
+        request = _Request(arguments, *self._variant(arguments), deadline)
+        output = request.pipeline.output
+        if isinstance(data, bytes) and not is_shard(data):
+            several = arguments.views is not None
+            return Result(self._image(request, data, name), media_type(output, several=several), request.ways)
+        if arguments.views is not None:
+            raise BadArguments("views are of one image; a shard has many. Ask for each view by itself, with view.")
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        spool = transform_shard(
+            file, output, self._limits, lambda content, member: self._image(request, content, f"{name}/{member}")
+        )
+        return Result(spool.file(), "application/x-tar", request.ways)
+
+    def _image(self, request: _Request, data: bytes, name: str) -> bytes:
+        """One image, in as many views as were asked for."""
+        output = request.pipeline.output
+        source = open_source(data, self._limits, upright=request.pipeline.orientation == "apply")
+        outcomes = self._outcomes(request, source, request.jobs(name, self._limits))
+        if request.arguments.views is None:
+            return encode(outcomes[0], output)
+        try:
+            return encode_views(outcomes, output)
+        except ValueError as error:
+            raise TransformFailed("The views differ in size, so they are no one tensor; resize them.") from error
+
+    def _outcomes(self, request: _Request, source: Source, jobs: Sequence[Job]) -> Sequence[Outcome | Encoded]:
+        if self._device is None:
+            return [execute(request.plan, source, job) for job in jobs]
+        try:
+            outcomes = _by_device(self._device, request, source, jobs)
+            request.ways[DEVICE] += 1
+            return outcomes
+        except NotByDevice as reason:
+            request.ways[str(reason)] += 1
+            with self._device.cpu_slot():
+                return [execute(request.plan, source, job) for job in jobs]
+
+    def self_test(self) -> None:
+        """Decode and transform a real JPEG; raises whatever is broken in this process."""
+        buffer = io.BytesIO()
+        Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(buffer, "JPEG")
+        # It is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
+        with contextlib.suppress(TransformFailed):
+            self.transform(buffer.getvalue(), "self/test", Arguments())
+
+    def _variant(self, arguments: Arguments) -> tuple[Pipeline, Plan]:
+        """The pipeline as this request asks for it, and its plan."""
+        pipeline = with_arguments(self._pipeline, arguments)
+        if pipeline is self._pipeline:
+            return pipeline, self._plan
+        key = arguments.size, arguments.pixels  # format and quality change only the output
+        if key not in self._plans:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = make_plan(pipeline, self._own)
+        return pipeline, self._plans[key]
+
+
+def _by_device(device: Device, request: _Request, source: Source, jobs: Sequence[Job]) -> list[Outcome | Encoded]:
+    """The outcomes by the device. Raises NotByDevice, and what the CPU would raise before it decodes."""
+    data = source.baseline()
+    if data is None:
+        raise NotByDevice("format")
+    steps = [each for job in jobs if (each := device_steps(request.plan, source, job)) is not None]
+    # Torchvision would run the whole pipeline there, also what ``pixels`` leaves out.
+    if len(steps) < len(jobs) or (
+        request.arguments.pixels and any(each[0][0] == "torchvision" for each in steps if each)
+    ):
+        raise NotByDevice("step")
+    output = request.pipeline.output
+    asked = DeviceRequest(data, source.size, steps, _jpeg(output), request.arguments.size, request.deadline)
+    results = device.transform(asked)
+    gives_images = output.format in IMAGE_FORMATS
+    return [Image.fromarray(each) if gives_images and isinstance(each, np.ndarray) else each for each in results]
+
+
+def _jpeg(output: Output) -> tuple[int, str | None] | None:
+    """Quality and subsampling of what every JPEG encoder can write; None for all else."""
+    options = output.options
+    if output.format != "jpeg" or options["progressive"] or options["optimize"]:
+        return None
+    quality, subsampling = options["quality"], options["subsampling"]
+    assert isinstance(quality, int) and (subsampling is None or isinstance(subsampling, str))
+    return quality, subsampling
+
+
+def _random_seed() -> int:
+    return int.from_bytes(os.urandom(4), "big")

@@ -1,0 +1,13 @@
+"""The C part, :mod:`tvetl_resize`, or None where it was installed without a compiler."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+__all__ = ["native"]
+
+native: ModuleType | None
+try:
+    from tvetl_resize import _native as native
+except ImportError:  # there was no compiler
+    native = None

@@ -1,0 +1,53 @@
+"""The kinds of pixels that the parts of the engine hand to each other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL import _imaging as core
+
+Array = npt.NDArray[np.generic]
+
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has it."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, right and bottom exclusive, as Pillow has it."""
+
+Part = tuple[float, float, float, float]
+"""A box whose edges may lie between pixels."""
+
+Outcome = Image.Image | Array
+"""What a pipeline ends in: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
+
+Encoded = bytes
+"""An image that a device has encoded already."""
+
+
+class Coded(NamedTuple):
+    """A part of a baseline JPEG that is not decoded yet; the arguments of the C part's ``decode``."""
+
+    data: bytes
+    size: Size
+    """Of the whole image."""
+    factor: int
+    """1, 2, 4 or 8: how many times smaller it is decoded."""
+    box: Box
+    """In pixels of the smaller image."""
+
+
+def image_on(pixels: Array) -> Image.Image:
+    """An L or RGB image on this very memory: uint8 of (H, W), or of (H, W, 4) with a meaningless fourth.
+
+    The first write to it copies. (Image.frombuffer does all that for L alone.)
+    """
+    height, width = pixels.shape[:2]
+    image = Image.Image()
+    image._mode = "L" if pixels.ndim == 2 else "RGB"
+    image._size = width, height
+    image.im = core.map_buffer(pixels, (width, height), "raw", 0, (image._mode, 0, 1))
+    image.readonly = 1
+    return image

@@ -1,0 +1,42 @@
+"""Which plan a pipeline gets, and which ops this container can run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+
+from tvetl.errors import PipelineError, Problem
+from tvetl.spec import OPS, Pipeline
+from tvetl_server.engine.plans.exact import ExactPlan
+from tvetl_server.engine.plans.fast import FastPlan
+from tvetl_server.engine.plans.plan import Plan
+from tvetl_server.engine.plans.stages import needs_torch, only_torch
+from tvetl_server.plugin_ops import PluginOp
+
+
+def make_plan(pipeline: Pipeline, own: Mapping[str, PluginOp]) -> Plan:
+    """The plan of a pipeline; raises PipelineError where it needs torch, which is not installed."""
+    places = needs_torch(pipeline)
+    if not places:
+        return (FastPlan if pipeline.precision == "fast" else ExactPlan)(pipeline, own)
+    if not has_torch():
+        raise PipelineError(
+            [
+                Problem(f"$.steps[{i}].op", f"{pipeline.steps[i].op} needs torch; the image's cpu variant has it")
+                for i in places
+            ],
+            hint="Take the image's cpu variant, or install tvetl-server[torch].",
+        )
+    from tvetl_server.engine.plans.torchvision import TorchPlan  # seconds and 500 MB, so only where a step asks for it
+
+    return TorchPlan(pipeline, own)
+
+
+def has_torch() -> bool:
+    """Whether torchvision is installed; looked up, not imported."""
+    return importlib.util.find_spec("torchvision") is not None
+
+
+def runnable() -> list[str]:
+    """The names of the table's ops that this container can run on an image, in the table's order."""
+    return [op.name for op in OPS.values() if has_torch() or not only_torch(op)]

@@ -1,0 +1,72 @@
+"""What all plans have in common: what they are asked to do, and how their errors are told."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from tvetl_server.engine.decode import Source
+from tvetl_server.engine.device_request import DeviceSteps
+from tvetl_server.engine.pixels import Outcome, Size
+from tvetl_server.errors import ObjectError, OutOfTime, TooManyPixels, TransformFailed, first_line
+from tvetl_server.limits import Limits
+
+
+@dataclass(frozen=True)
+class Job:
+    """One view of one image: what it needs beside the pipeline, and what it may cost."""
+
+    seed: int
+    limits: Limits
+    #: time.monotonic() when to give up, or None.
+    deadline: float | None = None
+    #: Whether other views of the image follow, so that its decoded pixels are kept.
+    keep: bool = False
+
+    def check(self, size: Size) -> None:
+        """Raises TooManyPixels before a step makes them, and OutOfTime between steps."""
+        if size[0] * size[1] > self.limits.max_output_pixels:
+            raise TooManyPixels(
+                f"A step would make {size[0]} x {size[1]} pixels, "
+                f"more than the {self.limits.max_output_pixels:,} allowed."
+            )
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime(f"The object took longer than the {self.limits.seconds:g} seconds allowed.")
+
+
+class Plan(Protocol):
+    """The steps of a pipeline, between opened and encoded."""
+
+    def __call__(self, source: Source, job: Job) -> Outcome: ...
+
+    def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
+        """What the same seed draws for a source of ``size``; None where only this plan itself can do it."""
+        ...
+
+
+def execute(plan: Plan, source: Source, job: Job) -> Outcome:
+    """Execute the plan; whatever else a step throws becomes TransformFailed."""
+    with _step_errors():
+        return plan(source, job)
+
+
+def device_steps(plan: Plan, source: Source, job: Job) -> DeviceSteps | None:
+    """The plan's steps for a device, with the same errors."""
+    with _step_errors():
+        return plan.device_steps(source.size, job)
+
+
+@contextlib.contextmanager
+def _step_errors() -> Iterator[None]:
+    try:
+        yield
+    except ObjectError:
+        raise
+    except MemoryError as error:
+        raise TooManyPixels("There is not enough memory for what a step makes of this image.") from error
+    except Exception as error:
+        # PIL, numpy and torch say in their own classes that an image does not suit a step.
+        raise TransformFailed(f"A step cannot take this image: {first_line(error)}.") from error
