@@ -13,7 +13,7 @@ OURS = $(INSTALL) --no-build-isolation --editable ./client --editable ./containe
 # The one part in C. Without a compiler it is installed without its code, and Pillow does the same.
 NATIVE = $(INSTALL) --no-build-isolation --force-reinstall ./container/native
 METADATA = client/pyproject.toml container/pyproject.toml container/native/pyproject.toml \
-	$(wildcard container/native/src/tvetl_resize/*)
+	$(wildcard container/native/src/tvetl_pixels/*)
 VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("tvetl needs Python 3.10 to 3.13: try make PYTHON=python3.12")' \
 	&& $(PYTHON) -m venv --clear
 

@@ -109,7 +109,7 @@ def run(native: ModuleType, cases: int) -> int:
 
 def main() -> None:
     """``reducing.py <the extension's file> <number of cases>``"""
-    spec = importlib.util.spec_from_file_location("tvetl_resize._native", sys.argv[1])
+    spec = importlib.util.spec_from_file_location("tvetl_pixels._native", sys.argv[1])
     assert spec and spec.loader
     native = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(native)

@@ -113,7 +113,7 @@ def main() -> None:
     if sys.argv[1:] == ["--times"]:
         times()
         return
-    spec = importlib.util.spec_from_file_location("tvetl_resize._native", sys.argv[1])
+    spec = importlib.util.spec_from_file_location("tvetl_pixels._native", sys.argv[1])
     assert spec and spec.loader
     native = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(native)

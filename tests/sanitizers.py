@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 
-def run(source: Path, script: Path, count: int, folder: Path) -> str:
-    """What ``script`` prints, given the extension that is compiled of ``source`` into ``folder``, and ``count``."""
+def run(sources: Path, script: Path, count: int, folder: Path) -> str:
+    """What ``script`` prints, given the extension that is compiled of ``sources`` into ``folder``, and ``count``."""
     compiler = shutil.which("gcc")
     if compiler is None or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         pytest.skip("needs gcc and Python's headers")
@@ -20,7 +20,7 @@ def run(source: Path, script: Path, count: int, folder: Path) -> str:
     library = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
     if not Path(library).is_absolute():
         pytest.skip("needs gcc's sanitizers")
-    extension = folder / f"{source.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    extension = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     strict = [
         "-std=c11",
         "-O1",
@@ -35,7 +35,10 @@ def run(source: Path, script: Path, count: int, folder: Path) -> str:
     ]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     headers = f"-I{sysconfig.get_path('include')}"
-    subprocess.run([compiler, *strict, *sanitizers, headers, str(source), "-o", str(extension), "-lm"], check=True)
+    subprocess.run(
+        [compiler, *strict, *sanitizers, headers, *map(str, sources.glob("*.c")), "-o", str(extension), "-lm"],
+        check=True,
+    )
     done = subprocess.run(
         [sys.executable, str(script), str(extension), str(count)],
         env={"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},

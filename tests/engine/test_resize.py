@@ -26,14 +26,14 @@ from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, resize
 from tvetl_server.limits import Limits
 
-SOURCE = "container/native/src/tvetl_resize/_native.c"
+SOURCE = "container/native/src/tvetl_pixels"
 NORMALIZE = {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @pytest.fixture(params=[True, False], ids=["avx2", "plain"])
 def native(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     if resize.native is None:
-        pytest.skip("tvetl_resize has no extension here: there was no compiler")
+        pytest.skip("tvetl_pixels has no extension here: there was no compiler")
     resize.native.use_avx2(request.param)
     if request.param and not resize.native.has_avx2():
         pytest.skip("this processor has no AVX2")
@@ -43,11 +43,11 @@ def native(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 
 def test_it_is_there_where_a_compiler_is() -> None:
     if shutil.which("cc") and (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        assert resize.resizer().startswith("tvetl_resize, ")
+        assert resize.resizer().startswith("tvetl_pixels, ")
 
 
 def test_it_has_the_version_of_the_rest() -> None:
-    assert version("tvetl-resize") == tvetl.__version__
+    assert version("tvetl-pixels") == tvetl.__version__
 
 
 def test_without_a_compiler_it_is_installed_without_its_code(repository: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_without_a_compiler_it_is_installed_without_its_code(repository: Path, t
         str(target),
     ]
     subprocess.run([*pip, str(folder)], env={**os.environ, "CC": "/no/such/compiler"}, check=True)
-    found = {path.suffix for path in (target / "tvetl_resize").iterdir() if path.is_file()}
+    found = {path.suffix for path in (target / "tvetl_pixels").iterdir() if path.is_file()}
     assert ".py" in found and ".so" not in found
 
 

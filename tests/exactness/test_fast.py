@@ -26,9 +26,9 @@ from tvetl_server.errors import ObjectError
 from tvetl_server.limits import Limits
 
 PIXELS = {"format": "raw"}
-SOURCE = "container/native/src/tvetl_resize/_native.c"
+SOURCE = "container/native/src/tvetl_pixels"
 
-pytestmark = pytest.mark.skipif(decode.native is None, reason="tvetl_resize has no code here: there was no compiler")
+pytestmark = pytest.mark.skipif(decode.native is None, reason="tvetl_pixels has no code here: there was no compiler")
 
 
 def engines(*steps: dict[str, object], **rest: object) -> tuple[Engine, Engine]:

@@ -15,7 +15,7 @@ from PIL import Image
 from tvetl_server.engine import decode
 from tvetl_server.engine.pixels import Box
 
-pytestmark = pytest.mark.skipif(decode.native is None, reason="tvetl_resize has no code here: there was no compiler")
+pytestmark = pytest.mark.skipif(decode.native is None, reason="tvetl_pixels has no code here: there was no compiler")
 
 
 def region(data: bytes, size: tuple[int, int], box: Box, channels: int = 3) -> npt.NDArray[np.uint8] | None:

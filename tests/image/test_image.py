@@ -147,7 +147,7 @@ def test_it_has_no_pip_and_no_torch_of_its_own(tool: Any, image: str) -> None:
 def test_it_has_the_part_in_c_and_no_compiler(tool: Any, image: str) -> None:
     code = "import shutil; from tvetl_server.engine.resize import resizer; print(resizer(), shutil.which('gcc'))"
     told = tool.run(image, "-c", code, options=[PYTHON]).stdout
-    assert told.startswith("tvetl_resize, ") and told.endswith(" None\n")
+    assert told.startswith("tvetl_pixels, ") and told.endswith(" None\n")
 
 
 def test_two_builds_give_the_same_image(
@@ -180,7 +180,7 @@ def test_the_bill_of_materials_is_what_was_locked(tool: Any, image: str, reposit
     locked = [Requirement(line) for line in re.findall(r"^([a-z].*) \\$", lock, re.MULTILINE)]
     wanted = {f"{one.name}@{str(one.specifier)[2:]}" for one in locked if not one.marker or one.marker.evaluate(here)}
     wheels = {purl.removeprefix("pkg:pypi/") for purl in found if purl.startswith("pkg:pypi/")}
-    assert wheels == {*wanted, f"tvetl@{tvetl.__version__}", f"tvetl-resize@{tvetl.__version__}"}
+    assert wheels == {*wanted, f"tvetl@{tvetl.__version__}", f"tvetl-pixels@{tvetl.__version__}"}
     debian = {each["name"] for purl, each in found.items() if purl.startswith("pkg:deb/")}
     assert {"libc6", "zlib1g", "bash"} <= debian, "both kinds of base are Debian's"
     licensed = [each for purl, each in found.items() if purl.startswith("pkg:pypi/") and each.get("licenses")]

@@ -1,4 +1,4 @@
-"""The C part, :mod:`tvetl_resize`, or None where it was installed without a compiler."""
+"""The C part, :mod:`tvetl_pixels`, or None where it was installed without a compiler."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["native"]
 
 native: ModuleType | None
 try:
-    from tvetl_resize import _native as native
+    from tvetl_pixels import _native as native
 except ImportError:  # there was no compiler
     native = None

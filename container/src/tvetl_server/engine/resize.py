@@ -36,10 +36,10 @@ _FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 def resizer() -> str:
     """What resizes in this process, in a few words."""
     if native is None:
-        return "Pillow (tvetl_resize is not installed, or was without a compiler)"
+        return "Pillow (tvetl_pixels is not installed, or was without a compiler)"
     if _down_first is None:
-        return f"Pillow (tvetl_resize does not know what Pillow {PIL.__version__} does)"
-    return f"tvetl_resize, {'AVX2' if native.has_avx2() else 'plain C'}"
+        return f"Pillow (tvetl_pixels does not know what Pillow {PIL.__version__} does)"
+    return f"tvetl_pixels, {'AVX2' if native.has_avx2() else 'plain C'}"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@
  * modulo 2^32, so their order is free, and so is everything that is faster here: rows are resampled just before they are
  * needed, and flip, crop and table are done on the way. tests/engine/test_resize.py compares bytes with Pillow. */
 
-#ifndef TVETL_RESIZE_H
-#define TVETL_RESIZE_H
-
 #include <stdlib.h>
 #include <string.h>
 
-#include "_processor.h"
+#include "processor.h"
+#include "resize.h"
 
 #define POINT 22 /* behind the point: a pixel has 8 of 32, and filters with negative parts need 2 more */
 #define HALF (1 << (POINT - 1))
@@ -19,7 +17,6 @@
 #define GROUP 4      /* coefficients are stored in fours: 4 low parts, 4 high parts */
 #define BLOCK 32     /* bytes of a row that are worked on at once */
 #define MARGIN 16    /* bytes that may be read behind that */
-#define LARGEST 65535 /* of any side; Pillow's own JPEG goes no further, and all sums below stay far from overflow */
 
 /* --- coefficients ------------------------------------------------------------------------------------------------ */
 
@@ -60,17 +57,7 @@ static const struct {
     double support;
 } FILTERS[] = {{NULL, 0}, {lanczos, 3.0}, {bilinear, 1.0}, {bicubic, 2.0}, {box, 0.5}, {hamming, 1.0}};
 
-/* What one direction needs: which pixels of the source make up each pixel of the result, and how much each counts. */
-typedef struct {
-    int size;         /* pixels of the result */
-    int groups;       /* of coefficients, for each of them */
-    int *first;       /* first pixel of the source */
-    int *count;       /* how many */
-    int32_t *whole;   /* [size][groups][GROUP] coefficients; those beyond count are zero */
-    int16_t *parts;   /* the same as [size][groups][2 * GROUP]: low parts, high parts */
-} Axis;
-
-static void axis_free(Axis *axis) {
+void axis_free(Axis *axis) {
     free(axis->first);
     free(axis->count);
     free(axis->whole);
@@ -78,19 +65,17 @@ static void axis_free(Axis *axis) {
     memset(axis, 0, sizeof *axis);
 }
 
-/* For resizing what lies between `low_end` and `high_end` of `from` pixels to `to`, of which the result has `size`, from
- * `start` on; mirrored where asked for. */
-static int axis_make(Axis *axis, int from, float low_end, float high_end, int to, int start, int size, int filter,
+int axis_make(Axis *axis, int from, float low_end, float high_end, int to, int start, int size, int filter,
                      int mirrored) {
     double scale = (double)(high_end - low_end) / to;
     double stretch = scale < 1.0 ? 1.0 : scale;
     double support = FILTERS[filter].support * stretch;
     double inverse = 1.0 / stretch;
-    int most = (int)ceil(support) * 2 + 1;
-    double *taps = malloc((size_t)most * sizeof *taps);
+    int taps_max = (int)ceil(support) * 2 + 1;
+    double *taps = malloc((size_t)taps_max * sizeof *taps);
 
     axis->size = size;
-    axis->groups = (most + GROUP - 1) / GROUP;
+    axis->groups = (taps_max + GROUP - 1) / GROUP;
     axis->first = malloc((size_t)size * sizeof *axis->first);
     axis->count = malloc((size_t)size * sizeof *axis->count);
     axis->whole = calloc((size_t)size * axis->groups, GROUP * sizeof *axis->whole);
@@ -271,18 +256,7 @@ WITH_AVX2 static void down_avx2(const int16_t *weights, int count, const uint8_t
 
 /* --- the whole --------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    const uint8_t *pixels;
-    ptrdiff_t stride; /* bytes from row to row */
-    ptrdiff_t length; /* bytes that may be read, from pixels on */
-    int width, height, channels;
-    int in_place;  /* rows that may be read where they are, MARGIN included; */
-    uint8_t *tail; /* the others are copied here */
-    size_t pitch;  /* bytes from row to row in the tail */
-} Image;
-
-/* The block of a row that AVX2 works in may reach beyond the row, and this beyond that. */
-static size_t with_margin(size_t bytes) { return (bytes + BLOCK - 1) / BLOCK * BLOCK + MARGIN; }
+size_t with_margin(size_t bytes) { return (bytes + BLOCK - 1) / BLOCK * BLOCK + MARGIN; }
 
 /* No byte behind the last row may be read, so the last ones are copied to where there is room. */
 static int image_prepare(Image *image) {
@@ -302,13 +276,6 @@ static int image_prepare(Image *image) {
 static inline const uint8_t *row_of(const Image *image, int y) {
     return y < image->in_place ? image->pixels + y * image->stride : image->tail + (y - image->in_place) * image->pitch;
 }
-
-typedef struct {
-    const uint8_t *table; /* [channels][256] items, or NULL */
-    int item;             /* bytes of one: 1, 2 or 4 */
-    int planes;           /* (C, H, W) instead of (H, W, C) */
-    int padded;           /* (H, W, 4), as Pillow keeps RGB: the fourth byte is 255 */
-} Form;
 
 #define FILL_PLANES(type)                                                                                             \
     do {                                                                                                              \
@@ -351,7 +318,7 @@ static void finish(const uint8_t *row, int channels, int width, int height, int 
 /* Four rows, each into its own place. */
 static void across(const Axis *axis, int channels, int step, const uint8_t *const in[4], uint8_t *const out[4]) {
 #if HAVE_AVX2
-    if (fast && channels == 3) {
+    if (avx2_enabled && channels == 3) {
         across_avx2(axis, step, in, out);
         return;
     }
@@ -363,23 +330,13 @@ static void across(const Axis *axis, int channels, int step, const uint8_t *cons
 static void down(const Axis *axis, int y, const uint8_t **rows, int bytes, int32_t *sums, uint8_t *out) {
     size_t at = (size_t)y * axis->groups * GROUP;
 #if HAVE_AVX2
-    if (fast) {
+    if (avx2_enabled) {
         down_avx2(axis->parts + 2 * at, axis->count[y], rows, bytes, out);
         return;
     }
 #endif
     down_plain(axis->whole + at, axis->count[y], rows, bytes, sums, out);
 }
-
-/* Room for the rows in between: `places` of them, of `bytes` bytes each. */
-typedef struct {
-    int places;
-    size_t pitch;
-    uint8_t *ring;        /* empty at first: what lies behind a row is read, though it counts for nothing */
-    uint8_t *result;      /* four rows */
-    int32_t *sums;
-    const uint8_t **rows; /* as many as one row of the result is made of, and one */
-} Room;
 
 static int room_make(Room *room, int places, size_t bytes, int longest) {
     room->places = places;
@@ -391,25 +348,14 @@ static int room_make(Room *room, int places, size_t bytes, int longest) {
     return room->ring && room->result && room->sums && room->rows ? 0 : -1;
 }
 
-static void room_free(Room *room) {
+void room_free(Room *room) {
     free(room->ring);
     free(room->result);
     free(room->sums);
     free(room->rows);
 }
 
-/* A resize across, then down, of rows that come from above, each four resampled just before they are needed. */
-typedef struct {
-    const Axis *columns, *lines;
-    const Form *form;
-    Room room;
-    int channels, step; /* step: bytes from pixel to pixel of the source */
-    int seen; /* the row of the source that comes next; those above the first that counts are left out */
-    int made; /* rows of the result */
-    uint8_t *out;
-} Stream;
-
-static void four_more(Stream *stream, const uint8_t *const in[4]) {
+void stream_rows(Stream *stream, const uint8_t *const in[4]) {
     const Axis *columns = stream->columns, *lines = stream->lines;
     Room *room = &stream->room;
     uint8_t *to[4];
@@ -447,26 +393,25 @@ static void down_then_across(const Image *image, const Axis *columns, const Axis
     }
 }
 
-static int longest(const Axis *axis) {
-    int most = 0;
-    for (int i = 0; i < axis->size; i++) most = axis->count[i] > most ? axis->count[i] : most;
-    return most;
+static int longest_sum(const Axis *axis) {
+    int longest = 0;
+    for (int i = 0; i < axis->size; i++) longest = max(longest, axis->count[i]);
+    return longest;
 }
 
-/* -1: no memory. */
-static int stream_make(Stream *stream, const Axis *columns, const Axis *lines, const Form *form, int channels, int step,
+int stream_make(Stream *stream, const Axis *columns, const Axis *lines, const Form *form, int channels, int step,
                        uint8_t *out) {
     *stream = (Stream){columns, lines, form, {0}, channels, step, lines->first[0], 0, out};
     /* The rows of one of the result, and the rest of the four that the last of them came with. */
-    return room_make(&stream->room, longest(lines) + 4, (size_t)columns->size * channels, longest(lines));
+    return room_make(&stream->room, longest_sum(lines) + 4, (size_t)columns->size * channels, longest_sum(lines));
 }
 
-static int run(Image *image, const Axis *columns, const Axis *lines, const Form *form, int down_first, uint8_t *out) {
+int resize_image(Image *image, const Axis *columns, const Axis *lines, const Form *form, int down_first, uint8_t *out) {
     int failed = image_prepare(image);
     if (!failed && down_first) {
         Room room = {0};
         size_t bytes = (size_t)(image->width > columns->size ? image->width : columns->size) * image->channels;
-        failed = room_make(&room, 4, bytes, longest(lines));
+        failed = room_make(&room, 4, bytes, longest_sum(lines));
         if (!failed) down_then_across(image, columns, lines, form, &room, out);
         room_free(&room);
     } else if (!failed) {
@@ -476,7 +421,7 @@ static int run(Image *image, const Axis *columns, const Axis *lines, const Form 
             const uint8_t *in[4];
             for (int r = 0; r < 4; r++)
                 in[r] = row_of(image, stream.seen + r < image->height ? stream.seen + r : image->height - 1);
-            four_more(&stream, in);
+            stream_rows(&stream, in);
         }
         room_free(&stream.room);
     }
@@ -484,4 +429,3 @@ static int run(Image *image, const Axis *columns, const Axis *lines, const Form 
     return failed ? -1 : 0;
 }
 
-#endif

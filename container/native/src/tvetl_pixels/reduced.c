@@ -4,14 +4,12 @@
  * its 4 x 4 lowest frequencies, through a DCT of as few points, and the codes of the others are stepped over. Chroma that
  * was stored at half the size is not made smaller as long as it need not be. */
 
-#ifndef TVETL_REDUCED_H
-#define TVETL_REDUCED_H
+#include "colour.h"
+#include "jpeg.h"
 
-#include "_file.h"
-
-typedef float Eight __attribute__((vector_size(32)));
-typedef int32_t Whole __attribute__((vector_size(32)));
-typedef uint8_t Bytes __attribute__((vector_size(8)));
+typedef float Floats8 __attribute__((vector_size(32)));
+typedef int32_t Ints8 __attribute__((vector_size(32)));
+typedef uint8_t Bytes8 __attribute__((vector_size(8)));
 
 /* A component's part in the region. */
 typedef struct {
@@ -19,89 +17,89 @@ typedef struct {
     int across, down;   /* pixels made of a block: 1, 2, 4 or 8 */
     int last;           /* the last coefficient that is needed, in zigzag order */
     uint8_t row[64];    /* of the k-th coefficient */
-    Eight basis[64];    /* what the k-th adds to a row of pixels, with its quantization; zeros where it is not needed */
+    Floats8 basis[64];    /* what the k-th adds to a row of pixels, with its quantization; zeros where it is not needed */
     float column[8][8]; /* [y][u]: what a row of frequency u adds to line y */
     uint8_t *pixels;    /* one row of MCUs, of the region */
     size_t pitch;
-} Small;
+} Plane;
 
 /* What frequency u of a block of eight adds to pixel x of `size` (clause A.3.3 with fewer points). */
 static double wave(int size, int x, int u) { return (u ? 0.5 : sqrt(0.125)) * cos((2 * x + 1) * u * PI / (2 * size)); }
 
-static void small_prepare(Small *small, const uint16_t *quantization) {
-    small->last = 0;
-    memset(small->basis, 0, sizeof small->basis);
+static void plane_prepare(Plane *plane, const uint16_t *quantization) {
+    plane->last = 0;
+    memset(plane->basis, 0, sizeof plane->basis);
     for (int k = 0; k < 64; k++) {
         int u = ZIGZAG[k] / 8, v = ZIGZAG[k] % 8;
-        small->row[k] = 0;
-        if (u >= small->down || v >= small->across) continue;
-        small->row[k] = (uint8_t)u;
-        small->last = k;
-        for (int x = 0; x < small->across; x++) small->basis[k][x] = (float)(wave(small->across, x, v) * quantization[k]);
+        plane->row[k] = 0;
+        if (u >= plane->down || v >= plane->across) continue;
+        plane->row[k] = (uint8_t)u;
+        plane->last = k;
+        for (int x = 0; x < plane->across; x++) plane->basis[k][x] = (float)(wave(plane->across, x, v) * quantization[k]);
     }
-    for (int y = 0; y < small->down; y++)
-        for (int u = 0; u < small->down; u++) small->column[y][u] = (float)wave(small->down, y, u);
+    for (int y = 0; y < plane->down; y++)
+        for (int u = 0; u < plane->down; u++) plane->column[y][u] = (float)wave(plane->down, y, u);
 }
 
-INLINE void put(uint8_t *to, Eight row) {
-    Whole cut = __builtin_convertvector(row, Whole), above = cut > 255;
-    cut = ((cut | above) & ~(cut < 0)) & 255;
-    Bytes bytes = __builtin_convertvector(cut, Bytes);
+INLINE void put_row(uint8_t *to, Floats8 row) {
+    Ints8 clamped = __builtin_convertvector(row, Ints8), above = clamped > 255;
+    clamped = ((clamped | above) & ~(clamped < 0)) & 255;
+    Bytes8 bytes = __builtin_convertvector(clamped, Bytes8);
     memcpy(to, &bytes, 8);
 }
 
 /* A block into its place, eight bytes a row whatever its size: what is too much is written over. */
-INLINE int block(Reader *reader, Small *small, uint8_t *to) {
-    Eight rows[8];
-    int most = 0, k = 1;
-    Component *part = small->part;
+INLINE int block(Reader *reader, Plane *plane, uint8_t *to) {
+    Floats8 rows[8];
+    int max_row = 0, k = 1;
+    Component *part = plane->part;
     if (!dc(reader, part)) return 0;
-    rows[0] = small->basis[0] * (float)part->before;
-    for (int u = 1; u < small->down; u++) rows[u] = (Eight){0};
-    while (k <= small->last) {
+    rows[0] = plane->basis[0] * (float)part->before;
+    for (int u = 1; u < plane->down; u++) rows[u] = (Floats8){0};
+    while (k <= plane->last) {
         int entry = look_up(reader, part->ac);
         if (!entry) return 0;
         if (!(entry >> 6)) {
-            take(reader, entry & 63);
+            consume(reader, entry & 63);
             goto done;
         }
         k += entry >> 10;
         if (k > 63) return 0;
-        int row = small->row[k]; /* also where nothing is needed: a branch would cost more than adding zeros */
-        rows[row] += small->basis[k] * (float)number(reader, entry);
-        most = row > most ? row : most;
-        take(reader, entry & 63);
+        int row = plane->row[k]; /* also where nothing is needed: a branch would cost more than adding zeros */
+        rows[row] += plane->basis[k] * (float)number(reader, entry);
+        max_row = max(max_row, row);
+        consume(reader, entry & 63);
         k++;
     }
     if (!skip(reader, part->ac, k)) return 0;
 done:
-    for (int y = 0; y < small->down; y++) {
-        Eight sum = rows[0] * small->column[y][0] + 128.5f; /* cut later, so rounded */
-        for (int u = 1; u <= most; u++) sum += rows[u] * small->column[y][u];
-        put(to + y * small->pitch, sum);
+    for (int y = 0; y < plane->down; y++) {
+        Floats8 sum = rows[0] * plane->column[y][0] + 128.5f; /* clamped later, so rounded */
+        for (int u = 1; u <= max_row; u++) sum += rows[u] * plane->column[y][u];
+        put_row(to + y * plane->pitch, sum);
     }
     return 1;
 }
 
 /* 0: done; -1: the codes are not what they should be. */
-INLINE int reduced_all(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
+INLINE int reduced_all(File *file, Plane *all, const uint8_t *codes, size_t length, int scale, const Box *box,
                        Rows *rows) {
     Reader reader = reader_of(codes, length);
-    int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale; /* pixels made of an MCU */
-    int across = (file->width + 8 * file->most_h - 1) / (8 * file->most_h);
+    int wide = 8 * file->max_h / scale, high = 8 * file->max_v / scale; /* pixels made of an MCU */
+    int across = (file->width + 8 * file->max_h - 1) / (8 * file->max_h);
     int first = box->left / wide, last = (box->right - 1) / wide, end = (box->bottom - 1) / high;
     for (int row = 0; row <= end; row++) {
         int wanted = (row + 1) * high > box->top;
         for (int column = 0; column < across; column++) {
             int here = wanted && column >= first && column <= last;
             for (int i = 0; i < file->count; i++) {
-                Small *small = &all[i];
-                Component *part = small->part;
+                Plane *plane = &all[i];
+                Component *part = plane->part;
                 for (int v = 0; v < part->v; v++)
                     for (int h = 0; h < part->h; h++)
                         if (here) {
-                            size_t x = (size_t)((column - first) * part->h + h) * small->across;
-                            if (!block(&reader, small, small->pixels + (size_t)v * small->down * small->pitch + x)) return -1;
+                            size_t x = (size_t)((column - first) * part->h + h) * plane->across;
+                            if (!block(&reader, plane, plane->pixels + (size_t)v * plane->down * plane->pitch + x)) return -1;
                         } else {
                             if (!dc(&reader, part) || !skip(&reader, part->ac, 1)) return -1;
                         }
@@ -113,36 +111,32 @@ INLINE int reduced_all(File *file, Small *all, const uint8_t *codes, size_t leng
         for (int y = from > 0 ? from : 0; y < (to < high ? to : high); y++) {
             const uint8_t *planes[3];
             for (int i = 0; i < 3; i++) {
-                const Small *small = &all[i < file->count ? i : 0];
-                planes[i] = small->pixels + (size_t)y * small->pitch + (box->left - first * wide);
+                const Plane *plane = &all[i < file->count ? i : 0];
+                planes[i] = plane->pixels + (size_t)y * plane->pitch + (box->left - first * wide);
             }
-            if (file->count == 3)
-                convert(planes[0], planes[1], planes[2], rows->place, width, 3);
-            else
-                convert_gray(planes[0], rows->place, width, 3);
+            colours(planes[0], file->count == 3 ? planes[1] : NULL, planes[2], rows->place, width, 3);
             rows->next(rows);
         }
     }
     return 0;
 }
 
-static int reduced_plain(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
+static int reduced_plain(File *file, Plane *all, const uint8_t *codes, size_t length, int scale, const Box *box,
                          Rows *rows) {
     return reduced_all(file, all, codes, length, scale, box, rows);
 }
 
 #if HAVE_AVX2
-WITH_AVX2 static int reduced_avx2(File *file, Small *all, const uint8_t *codes, size_t length, int scale, const Box *box,
+WITH_AVX2 static int reduced_avx2(File *file, Plane *all, const uint8_t *codes, size_t length, int scale, const Box *box,
                                   Rows *rows) {
     return reduced_all(file, all, codes, length, scale, box, rows);
 }
 #endif
 
-/* 1: done; 0: not for us; -1: no memory. */
-static int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
-    Small *all = NULL; /* aligned for its vectors */
+int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
+    Plane *all = NULL; /* aligned for its vectors */
     size_t length = 0, bytes = 0;
-    int wide = 8 * file->most_h / scale, high = 8 * file->most_v / scale, done = -1;
+    int wide = 8 * file->max_h / scale, high = 8 * file->max_v / scale, done = -1;
     int columns = (box->right - 1) / wide - box->left / wide + 1;
     size_t pitch = (size_t)columns * wide + 8;
     for (int i = 0; i < file->count; i++) {
@@ -151,7 +145,7 @@ static int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
         bytes += pitch * high + 8;
     }
     if (posix_memalign((void **)&all, 64, 3 * sizeof *all)) return -1;
-    uint8_t *codes = plain(file->codes, file->end, &length), *pixels = malloc(bytes);
+    uint8_t *codes = unstuff(file->codes, file->end, &length), *pixels = malloc(bytes);
     if (codes && pixels) {
         for (int i = 0; i < file->count; i++) {
             Component *part = &file->parts[i];
@@ -160,10 +154,10 @@ static int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
             all[i].down = high / part->v;
             all[i].pitch = pitch;
             all[i].pixels = pixels + (pitch * high + 8) * i;
-            small_prepare(&all[i], file->quantization[part->quantization]);
+            plane_prepare(&all[i], file->quantization[part->quantization]);
         }
 #if HAVE_AVX2
-        if (fast)
+        if (avx2_enabled)
             done = reduced_avx2(file, all, codes, length, scale, box, rows) == 0;
         else
 #endif
@@ -175,4 +169,3 @@ static int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
     return done;
 }
 
-#endif
