@@ -1,4 +1,4 @@
-"""Files that a command writes: whole, or as they were."""
+"""Files are written whole or left as they were."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tvetl.errors import TvetlError
 
 
 def write_whole(path: Path, data: bytes, *, folder: bool = False) -> None:
-    """Write a file so that under its name there is all of it or what was there before, whenever we are killed.
+    """Replace a file atomically: whenever we are killed, it is the old or the new one. ``folder`` makes its folder.
 
-    ``folder`` makes the one that it lies in. Raises TvetlError where it cannot be written.
+    Raises TvetlError where it cannot be written.
     """
     try:
         if folder:

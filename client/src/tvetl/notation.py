@@ -1,10 +1,11 @@
-"""Two notations of AIStore's: ranges in the names of objects, and Go's durations. No cluster is asked."""
+"""Notations of AIStore's: ranges in the names of objects, Go's durations and escapes. No cluster is asked."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from tvetl.errors import UsageError
 
@@ -41,6 +42,11 @@ def seconds(duration: str) -> float | None:
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", duration):
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)(ms|h|m|s)", duration))
+
+
+def path_escape(text: str) -> str:
+    """``url.PathEscape(text)`` of Go, with which a target escapes a file's name."""
+    return quote(text, safe="$&+=:@")
 
 
 def _no_range(template: str) -> UsageError:

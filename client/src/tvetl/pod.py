@@ -1,7 +1,7 @@
-"""An ETL as data: image, pipeline and settings in, the pod that AIStore starts on every target out.
+"""An ETL as data: from image, pipeline and settings to the pod that AIStore starts on every target.
 
-Nothing here talks to a cluster. The same :class:`PodSpec` gives the pod YAML of ``init_spec`` and
-the image and environment of the runtime form, so the two can never say different things.
+The same :class:`PodSpec` gives the pod YAML of ``init_spec``, and the image and environment of the runtime form. Not
+here: any request to a cluster.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ HEALTH = "/health"
 
 PullPolicy = Literal["IfNotPresent", "Never", "Always"]
 
-#: The SDK's rule, kept here too so that a bad name is refused before anything is sent. AIStore calls the pod
+#: The SDK's rule, repeated so that a bad name is refused before anything is sent. AIStore calls the pod
 #: <name>-<target id>, which Kubernetes wants under 63 characters.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{4,30})[a-z0-9]")
 
 #: A busy pod must stay ready, or its service stops routing and the objects in flight fail: 30 misses of 10 s each.
-#: A period of 1 s, Kubernetes' shortest and not its usual 10, so that a pod that starts in a second counts as ready
-#: soon after. No initial delay: Kubernetes looks at once, and then every period.
+#: The period is Kubernetes' shortest, 1 s in place of 10, so that a pod is found ready soon after its start. There is
+#: no initial delay: Kubernetes probes at once, and then every period.
 _PROBE = {"periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 30}
 
 #: An extended resource of a device plugin: a domain, and what it offers.
@@ -56,18 +56,18 @@ _SECURITY = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What the pod asks of its node, in Kubernetes' own words; an empty string leaves one out.
+    """The resources of a pod, in Kubernetes' own quantities; an empty string leaves one out.
 
-    The requests are small, so that three ETLs fit beside the rest of a two-CPU Minikube: a pod that does not fit stays
-    pending, and AIStore then waits out its whole time for a start, and gives no reason. They are also its share where
-    a node is busy: ask for more where much else runs. There is no limit on the processor, which would throttle a pod in
-    the middle of an object, and none on memory: the server has a worker for each CPU of the node, so one number fits no
-    two nodes, and a pod that reaches its limit may end, and with it the ETL and its jobs. docs/server.md (Memory) has
-    what workers take; where others on the node must be kept safe, set ``memory_limit`` here and TVETL_WORKERS with it.
+    The requests are small, so that three ETLs fit beside the rest of a two-CPU Minikube. A pod that does not fit stays
+    pending: AIStore waits until the start's time-out, and gives no reason. Requests are also the pod's share of a busy
+    node, so raise them where much else runs.
 
-    ``gpu`` names what the node's device plugin offers, one of it for each pod: "nvidia.com/gpu" a whole GPU (or one of
-    its time slices, where the plugin is set to share them: no memory of its own then), "nvidia.com/mig-1g.10gb" a MIG
-    slice of it.
+    There is no CPU limit, which would throttle a pod in the middle of an object. There is no memory limit either: the
+    server has a worker for each CPU, so one number does not fit all nodes, and a pod that exceeds it ends with its ETL
+    and jobs. To protect others on the node, set ``memory_limit`` and TVETL_WORKERS (docs/server.md, Memory).
+
+    ``gpu`` is a resource of the node's device plugin, one for each pod. "nvidia.com/gpu" is a whole GPU, or a time
+    slice without memory of its own, where the plugin shares GPUs. "nvidia.com/mig-1g.10gb" is a MIG slice.
     """
 
     cpu: str = "250m"
@@ -78,7 +78,7 @@ class Resources:
 
     @classmethod
     def with_gpu(cls, gpu: str = "nvidia.com/gpu") -> Resources:
-        """A GPU, and memory beside it: reckoned in k8s/README.md, and never measured on a GPU."""
+        """A GPU, and main memory for it: estimated in k8s/README.md, not measured."""
         return cls(gpu=gpu, memory="4Gi", memory_limit="12Gi")
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Container:
-    """What of a registered ETL can be compared, whichever way it was registered."""
+    """The parts of a registered ETL that can be compared, in whichever form it was registered."""
 
     image: str
     command: tuple[str, ...]
@@ -111,7 +111,7 @@ class Container:
         return parse(text) if text and not text.startswith("@") else None
 
     def differences(self, other: Container) -> list[str]:
-        """The names of what is not the same: "image", "command", "pipeline" or an environment variable."""
+        """The names of the parts that differ: "image", "command", "pipeline" or an environment variable."""
         parts = [part for part in ("image", "command") if getattr(self, part) != getattr(other, part)]
         names = [name for name in sorted({*self.env, *other.env}) if self.env.get(name) != other.env.get(name)]
         return parts + ["pipeline" if name == PIPELINE_VARIABLE else name for name in names]
@@ -121,10 +121,10 @@ class Container:
 class PodSpec:
     """One ETL to register.
 
-    ``env`` holds the server's settings (``TVETL_WORKERS`` and so on). ``start_timeout`` is how long AIStore may take
-    until every pod is ready, ``object_timeout`` how long one object may take, both in seconds. ``runtime_class`` names
-    the cluster's RuntimeClass for GPUs, where containers do not get them without ("nvidia", with containerd or CRI-O).
-    The runtime form of registering carries none of resources, pull policy and runtime class.
+    ``env`` holds the server's settings (``TVETL_WORKERS`` and so on). ``start_timeout`` is for all pods to become
+    ready, ``object_timeout`` for one object, both in seconds. ``runtime_class`` is the cluster's RuntimeClass for GPUs,
+    where it needs one ("nvidia", with containerd or CRI-O). The runtime form of registering carries neither resources,
+    nor pull policy, nor runtime class.
     Raises UsageError for a name that AIStore would refuse.
     """
 
@@ -147,7 +147,7 @@ class PodSpec:
 
     @property
     def beyond_runtime(self) -> list[str]:
-        """What a pod may not do without, and the runtime form of registering cannot carry: "GPU", "runtime class"."""
+        """The required parts that the runtime form of registering cannot carry: "GPU", "runtime class"."""
         return [what for what, asked in (("GPU", self.resources.gpu), ("runtime class", self.runtime_class)) if asked]
 
     @property
@@ -205,7 +205,7 @@ def check_name(name: str) -> None:
 def container_of(message: Mapping[str, object]) -> Container | None:
     """The container in AIStore's description of an ETL: a pod spec (base64 YAML), or the runtime form.
 
-    None where there is neither: AIStore says nothing of an ETL that is stopped.
+    None where there is neither, as for an ETL that is stopped.
     """
     if encoded := message.get("spec"):
         pod = yaml.safe_load(base64.b64decode(str(encoded)))
@@ -217,7 +217,7 @@ def container_of(message: Mapping[str, object]) -> Container | None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes the same dictionary twice where it is used twice; YAML's anchors are hard to read in a pod."""
+    """Writes a dictionary that is used twice in full: YAML's anchors are hard to read in a pod."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

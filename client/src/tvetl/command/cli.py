@@ -11,7 +11,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -139,7 +139,7 @@ def register(
     pull: Annotated[
         PullPolicy, typer.Option(help="When nodes fetch the image; the spec form's alone.")
     ] = "IfNotPresent",
-    env: Annotated[Optional[list[str]], typer.Option(help="A setting of the server, NAME=VALUE.")] = None,  # noqa: UP045
+    env: Annotated[list[str] | None, typer.Option(help="A setting of the server, NAME=VALUE.")] = None,
     timeout: Annotated[int, typer.Option(help="Seconds until every pod must be ready.")] = 300,
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of an ETL of that name.")] = False,
     show_pod: Annotated[bool, typer.Option("--yaml", help="Only print the pod YAML; asks no cluster.")] = False,
@@ -279,11 +279,11 @@ def transform(
     endpoint: Endpoint = LOCAL,
     prefix: Annotated[str, typer.Option(help="Only objects whose names begin so.")] = "",
     template: Annotated[str, typer.Option(help="Only a range: 'photo_{0..100}.jpg'.")] = "",
-    name: Annotated[Optional[list[str]], typer.Option(help="Only this object; may be repeated.")] = None,  # noqa: UP045
+    name: Annotated[list[str] | None, typer.Option(help="Only this object; may be repeated.")] = None,
     list_file: Annotated[str, typer.Option("--list", help="Only the objects that this file names, one a line.")] = "",
     retry: Annotated[str, typer.Option(help="Only the objects of an --errors file.")] = "",
     prepend: Annotated[str, typer.Option(help="Put before the names of the results: 'train/'.")] = "",
-    ext: Annotated[Optional[list[str]], typer.Option(help="Another extension, jpg=npy.")] = None,  # noqa: UP045
+    ext: Annotated[list[str] | None, typer.Option(help="Another extension, jpg=npy.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Store nothing; transform a sample, and estimate.")
     ] = False,
@@ -295,10 +295,10 @@ def transform(
     ] = "stop",
     errors: Annotated[str, typer.Option(help="Write what failed here, a line of JSON each.")] = "errors.jsonl",
     reasons: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Read only so many failed objects again for their reason; else all.", min=0),
     ] = None,
-    timeout: Annotated[Optional[float], typer.Option(help="Seconds to wait for the job.")] = None,  # noqa: UP045
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the job.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Transform a bucket, or part of it, into another: what is missing there, or was made by another pipeline."""
@@ -365,7 +365,7 @@ def preview(
     ],
     endpoint: Endpoint = LOCAL,
     views: Annotated[int, typer.Option(help="How many draws.", min=1, max=64)] = 8,
-    seed: Annotated[Optional[int], typer.Option(help="Of the draws; else the pipeline's, else 0.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(help="Of the draws; else the pipeline's, else 0.")] = None,
     epoch: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("sheet.png"),
     as_json: AsJson = False,
@@ -389,12 +389,12 @@ def preview(
 def replay(
     sheet: Annotated[Path, typer.Argument(help="A contact sheet of `tvetl preview`.", show_default=False)],
     endpoint: Endpoint = LOCAL,
-    view: Annotated[Optional[list[int]], typer.Option(help="Only this view; may be repeated.")] = None,  # noqa: UP045
+    view: Annotated[list[int] | None, typer.Option(help="Only this view; may be repeated.")] = None,
     way: Annotated[
         Literal["etl", "torchvision"], typer.Option("--with", help="The ETL again, or torchvision alone.")
     ] = "etl",
-    original: Annotated[Optional[Path], typer.Option(help="The original as a file; asks no cluster.")] = None,  # noqa: UP045
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="A folder for what comes.")] = None,  # noqa: UP045
+    original: Annotated[Path | None, typer.Option(help="The original as a file; asks no cluster.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for what comes.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the views of a contact sheet again, and print whether they are equal; status 1 where one is not."""
@@ -471,7 +471,7 @@ def conformance(
         str, typer.Argument(help="Where the server listens: http://127.0.0.1:8000", show_default=False)
     ] = "",
     root: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="A folder that the server may read by file name, and we may write; else no such cases."),
     ] = None,
     seen_as: Annotated[str, typer.Option(help="That folder's name as the server sees it, if it has another.")] = "",
@@ -479,12 +479,12 @@ def conformance(
         str, typer.Option(help="The AIS_TARGET_URL it was started with, its host one of ours; else no direct puts.")
     ] = "",
     sample: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--object", help="An object that the server transforms; else a small JPEG."),
     ] = None,
     args: Annotated[str, typer.Option(help="Arguments that it takes; else a seed and an epoch.")] = "",
     ready: Annotated[str, typer.Option(help="Its readiness path.")] = "/health",
-    case: Annotated[Optional[list[str]], typer.Option(help="Only this case; may be repeated.")] = None,  # noqa: UP045
+    case: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
     must: Annotated[bool, typer.Option("--must", help="Only what AIStore cannot do without.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Only list the cases; asks no server.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=1)] = 30.0,
@@ -552,7 +552,7 @@ def local(
     root: Annotated[Path, typer.Option(help="A folder for buckets; made if missing.")] = Path("tvetl-local"),
     port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free one.")] = 8080,
     targets: Annotated[int, typer.Option(help="How many targets, with a server each.", min=1, max=16)] = 1,
-    allow: Annotated[Optional[list[str]], typer.Option(help="Run IMAGE=COMMAND, for images not ours.")] = None,  # noqa: UP045
+    allow: Annotated[list[str] | None, typer.Option(help="Run IMAGE=COMMAND, for images not ours.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stand in for a cluster, on this machine and without Kubernetes, until Ctrl-C."""

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from tvetl.errors import UsageError
+from tvetl.notation import path_escape
 
 __all__ = ["Disk", "laid_out", "query_of"]
 
@@ -90,4 +91,4 @@ def laid_out(root: Path, seen_as: str) -> Iterator[Disk]:
 
 def query_of(fqn: str) -> str:
     """``etl_fqn`` as a target writes it: Go's PathEscape, then its QueryEscape."""
-    return f"etl_fqn={quote(quote(fqn, safe='$&+=:@'), safe='')}"
+    return f"etl_fqn={quote(path_escape(fqn), safe='')}"

@@ -1,7 +1,8 @@
 """The stand-in for AIStore on one machine: the SDK, this client and the server over real HTTP, without Kubernetes.
 
-It is no store for anyone's data, and it is not AIStore: it answers what tvetl's client, the SDK's examples and the
-recordings of a real cluster ask (docs/local.md says what differs).
+``stand_in`` starts and stops it, ``api`` has the routes, ``http`` the protocol, ``store`` the buckets as folders.
+``etl`` and ``pods`` run transformers, ``xactions`` and ``copying`` are the jobs. Not here: AIStore's other features,
+and any safety of data (docs/local.md lists the differences).
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
 import msgspec
 
 from tvetl.local import object_names
 from tvetl.local.copying import Copying
-from tvetl.local.etl import Etls
+from tvetl.local.etl import Etl, Etls
 from tvetl.local.http import ApiError, HttpRequest, HttpResponse, NodeServer
 from tvetl.local.messages import BUCKET_PROPS, Action, Query, Value
 from tvetl.local.pods import InitMessage
@@ -61,7 +61,7 @@ class Api:
         routes = self._at_proxy if node is self._proxy else self._at_target
         route = routes.get(f"{request.method} {what}")
         if version != "v1" or route is None:
-            raise ApiError(501, f"the stand-in for AIStore does not answer {request.method} {request.path}")
+            raise _unsupported(f"answer {request.method} {request.path}")
         return route(node, request, rest)
 
     # -- the cluster ------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Api:
 
     def _smap(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
         if request.query.get("what") != "smap":
-            raise ApiError(501, f"the stand-in for AIStore does not answer what={request.query.get('what')}")
+            raise _unsupported(f"answer what={request.query.get('what')}")
         proxy = _daemon(self._proxy, "proxy") | {"flags": 2, "verifying_key": ""}
         created = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began // 10**9))
         return HttpResponse.json({
@@ -108,7 +108,7 @@ class Api:
 
     def _list(self, bucket: str, value: Value) -> HttpResponse:
         if int(value.flags or 0) & _ARCHIVES:
-            raise ApiError(501, "the stand-in for AIStore does not list the members of archives")
+            raise _unsupported("list the members of archives")
         entries = self._store.entries(bucket, value.prefix)
         page = [entry for entry in entries if entry.name > value.continuation_token or not value.continuation_token]
         size = value.pagesize or _PAGE
@@ -138,7 +138,7 @@ class Api:
 
     def _bucket_head(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
         if "bsumm_remote" in request.query:
-            raise ApiError(501, "the stand-in for AIStore counts no objects for a bucket's summary")
+            raise _unsupported("count objects for the summary of a bucket")
         bucket = _bucket_of(rest)
         created = str(self._store.bucket(bucket).stat().st_ctime_ns)
         bid = str(self._store.identity(bucket))
@@ -213,7 +213,7 @@ class Api:
             running = [f"etl-inline[{etl.xid}]" for etl in self._etls.all() if etl.stage == "Running"]
             running += [f"{job.kind}[{job.id}]" for job in self._xactions.find(kind=kind) if not job.end]
             return HttpResponse.json(sorted(name for name in running if name.startswith(kind)))
-        raise ApiError(501, f"the stand-in for AIStore does not answer what={what}")
+        raise _unsupported(f"answer what={what}")
 
     def _cluster_put(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
         action = request.message(Action)
@@ -247,7 +247,7 @@ class Api:
                 [{"target_id": key, "logs": base64.b64encode(tail).decode()} for key, tail in tails]
             )
         if what:
-            raise ApiError(501, f"the stand-in for AIStore does not answer {request.path}")
+            raise _unsupported(f"answer {request.path}")
         shown: dict[str, object] = {"init_msg": etl.message}
         jobs = self._xactions.find(request.query["uuid"]) if request.query.get("uuid") else []
         errors = [line for job in jobs for snap in job.snaps.values() for line in snap.objects]
@@ -287,12 +287,11 @@ class Api:
         bucket, name = _bucket_and_object(rest)
         query = request.query
         if query.get("archpath"):
-            raise ApiError(501, "the stand-in for AIStore does not read members of archives")
+            raise _unsupported("read members of archives")
         if not self._direct and not {"pid", "utm"} <= query.keys():  # what the proxy's redirect adds
             raise ApiError(403, f"{node.label}: direct access is not allowed")
-        stages = [stage for stage in query.get("etl_pipeline", "").split(",") if stage]
         if query.get("etl_name"):
-            etls = [self._etls.running(each, node) for each in [query["etl_name"], *stages]]
+            etls = self._running_etls(node, query)
             latest = query.get("latest-ver") == "true"
             args = query.get("etl_args", "")
             return self._etls.push(etls[0], node, bucket, name, latest=latest, args=args, stages=etls[1:]).relayed()
@@ -305,6 +304,11 @@ class Api:
         file.seek(span.start)
         headers |= {"Accept-Ranges": "bytes", "Content-Range": f"bytes {span.start}-{span.stop - 1}/{stat.size}"}
         return HttpResponse(206, headers=headers, file=file, length=len(span))
+
+    def _running_etls(self, node: NodeServer, query: Mapping[str, str]) -> list[Etl]:
+        """The ETLs that a request names, in their order, or a target's 404."""
+        names = [query.get("etl_name", ""), *query.get("etl_pipeline", "").split(",")]
+        return [self._etls.running(name, node) for name in names if name]
 
     def _object_head(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
         bucket, name = _bucket_and_object(rest)
@@ -327,15 +331,14 @@ class Api:
         bucket, name = _bucket_and_object(rest)
         query = request.query
         if "object_to" in query:
-            stages = query.get("etl_pipeline", "").split(",")
-            etls = [self._etls.running(each, node) for each in [query.get("etl_name", ""), *stages] if each]
+            etls = self._running_etls(node, query)
             latest = query.get("latest-ver") == "true"
             to = object_names.from_uname(query["object_to"])
             status = self._copying.copy(node, (bucket, name), to, etls, latest=latest, args=query.get("etl_args", ""))
             odd = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}  # recorded
             return HttpResponse(status, headers=odd if status == 204 else {})
         if set(query) & {"append_type", "archpath", "uploads", "uploadId"}:
-            raise ApiError(501, "the stand-in for AIStore stores whole objects only: no appending, no parts")
+            raise _unsupported("append to objects, or take them in parts")
         return HttpResponse(headers=_about(self._store.put(bucket, name, request)))
 
     def _object_delete(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
@@ -363,8 +366,12 @@ def _daemon(node: NodeServer, kind: str) -> dict[str, object]:
     return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": object_names.digest(node.id)}
 
 
+def _unsupported(what: str) -> ApiError:
+    return ApiError(501, f"the stand-in for AIStore does not {what}")
+
+
 def _unknown(action: str) -> ApiError:
-    return ApiError(501, f'the stand-in for AIStore does not know the action "{action}"')
+    return _unsupported(f'know the action "{action}"')
 
 
 def _bucket_of(rest: str) -> str:

@@ -7,11 +7,11 @@ from contextlib import closing
 
 from tvetl.local import object_names
 from tvetl.local.etl import Etl, Etls
-from tvetl.local.go_urls import go_segment
 from tvetl.local.http import ApiError, NodeServer
 from tvetl.local.messages import Value
 from tvetl.local.store import Store
 from tvetl.local.xactions import Xaction, Xactions
+from tvetl.notation import path_escape
 
 
 class Copying:
@@ -52,7 +52,7 @@ class Copying:
         """Copy or transform one object as its target does; returns 204 where a transformer put the result itself."""
         home = target if dry else self._home(*to)
         if etls:
-            address = f"{home.url}/{go_segment(object_names.uname(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
+            address = f"{home.url}/{path_escape(object_names.uname(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
             answer = self._etls.push(
                 etls[0], target, *source, latest=latest, args=args, stages=etls[1:],
                 destination="" if home is target else address,

@@ -14,10 +14,11 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tvetl.local.go_urls import go_request_target, go_segment
+from tvetl.local.go_urls import go_request_target
 from tvetl.local.http import BLOCK, ApiError, Body, HttpResponse, NodeServer, disk_error, read_head
 from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
+from tvetl.notation import path_escape
 
 _TRIES = 10  # how often a target tries a refused or reset connection, and a transient 503 (recorded)
 _SHORT = 2048  # bytes of an answer up to which Go's net/http gives a length (bufferBeforeChunkingSize)
@@ -253,7 +254,7 @@ class Etls:
         stat = self._store.stat(bucket, name, f"{target.label}: ")
         query = {"etl_args": args} if args else {}
         if not latest:
-            query["etl_fqn"] = go_segment(str(stat.path))
+            query["etl_fqn"] = path_escape(str(stat.path))
         onward = [f"http://127.0.0.1:{stage.pods[target.id].port}" for stage in stages]
         onward += [destination] if destination else []
         headers = {"User-Agent": "Go-http-client/1.1"} | ({"Ais-Node-Url": ",".join(onward)} if onward else {})

@@ -7,15 +7,8 @@ from urllib.parse import quote, quote_plus, unquote
 
 from tvetl.local.http import ApiError
 
-#: Characters that url.PathEscape leaves as it is, beyond letters, digits and ``-_.~``.
-_GO_SEGMENT_SAFE = "$&+=:@"
 #: A path that Go sends exactly as written, because every character may stand in one (net/url, validEncoded).
 _GO_PATH_AS_IS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
-
-
-def go_segment(text: str) -> str:
-    """``url.PathEscape(text)``."""
-    return quote(text, safe=_GO_SEGMENT_SAFE)
 
 
 def go_request_target(path: str, query: dict[str, str]) -> str:

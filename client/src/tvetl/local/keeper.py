@@ -1,8 +1,8 @@
 """Runs one command and never outlives its parent: ``python keeper.py COMMAND...`` with a pipe as standard input.
 
-When the pipe ends, because the parent closed it or died in whatever way, the whole process group gets SIGTERM and
-`GRACE` seconds later SIGKILL. A program of its own, because what Linux offers (PR_SET_PDEATHSIG) follows the *thread*
-that started a process, other systems have nothing like it, and it must hold when the parent is killed.
+The pipe ends when the parent closes it or dies in any way. Then the whole process group gets SIGTERM, and `GRACE`
+seconds later SIGKILL. Linux's PR_SET_PDEATHSIG does not do: it follows the *thread* that started a process, and other
+systems do not have it.
 """
 
 from __future__ import annotations

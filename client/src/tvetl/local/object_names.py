@@ -1,8 +1,8 @@
 """Names of buckets, ETLs and objects: their rules, their files, and the target that an object belongs to.
 
-The file rule is one sentence: each part of an object's name between slashes is a file name as it stands, except
-that ``%`` is written ``%25``, NUL ``%00``, a part ``.`` ``%2E``, and an empty part (``dbl//slash``) a lone ``%``.
-It loses nothing, so a folder can be listed back into the very names that were stored.
+Each part of an object's name between slashes is a file name as it stands, with four exceptions: ``%`` is written
+``%25``, NUL ``%00``, a part ``.`` ``%2E``, and an empty part (``dbl//slash``) a lone ``%``. So every stored name can be
+listed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_bucket(name: str) -> str:
 
 
 def check_etl(name: str) -> str | None:
-    """What is wrong with an ETL's name, in AIStore's words, or None."""
+    """AIStore's message for an ETL's name that it refuses, else None."""
     if not name:
         return f'ETL name "{name}" is empty'
     if len(name) < _ETL_SHORTEST:
@@ -47,7 +47,7 @@ def check_etl(name: str) -> str | None:
 
 
 def to_file(name: str) -> str:
-    """The relative path for an object's name; 400 where none can be had (``..``, a part over 255 bytes, not UTF-8)."""
+    """The relative path for an object's name; 400 for ``..``, a part over 255 bytes, and what is not UTF-8."""
     parts = []
     for part in name.split("/"):
         if part == "..":
@@ -64,7 +64,7 @@ def to_file(name: str) -> str:
 
 
 def from_file(path: str) -> str | None:
-    """The object's name for a relative path, or None for a file that `to_file` would never have made."""
+    """The object's name for a relative path, or None for a path that `to_file` never returns."""
     parts = ["" if part == "%" else unquote(part, errors="strict") for part in path.split("/")]
     name = "/".join(parts)
     try:
@@ -82,7 +82,7 @@ def expand(template: str) -> Iterator[str]:
 
 
 def renamed(name: str, ext: dict[str, str] | None, prepend: str) -> str:
-    """An object's name at the destination: the last extension swapped as ``ext`` says, ``prepend`` put in front."""
+    """An object's name at the destination: ``prepend``, and the last extension replaced as in ``ext``."""
     stem, dot, last = name.rpartition(".")
     for old, new in (ext or {}).items():
         if dot and last == old.lstrip("."):

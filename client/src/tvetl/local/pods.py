@@ -1,4 +1,4 @@
-"""A pod, the way AIStore checks it and this machine runs it: one process in a group of its own for each target."""
+"""Pods as AIStore checks them and as they run here: for each target a process in a process group of its own."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Metadata(msgspec.Struct):
 
 
 class PodYaml(msgspec.Struct):
-    """The members of a pod that AIStore (or this stand-in) looks at; all others are let be."""
+    """The members of a pod that AIStore (or this stand-in) reads; others are ignored."""
 
     kind: str
     spec: PodSpec
@@ -94,7 +94,7 @@ class Runtime(msgspec.Struct, omit_defaults=True):
 
 
 class InitMessage(msgspec.Struct, omit_defaults=True):
-    """What ``PUT /v1/etl`` carries, in the order in which AIStore shows it again."""
+    """The body of ``PUT /v1/etl``, in the order in which AIStore returns it."""
 
     spec: str = ""
     name: str = ""
@@ -107,7 +107,7 @@ class InitMessage(msgspec.Struct, omit_defaults=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All that is needed to start a pod: times in seconds, ``label`` is its place in error messages."""
+    """How to start a pod: times in seconds, ``label`` for error messages."""
 
     image: str
     probe: str
@@ -118,7 +118,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan(message: InitMessage) -> Plan:
-    """Check a registration as AIStore does, in its words, and fill in its defaults; 400 with the reason."""
+    """Check a registration as AIStore does and fill in its defaults; 400 with AIStore's message."""
     wrong = check_etl(message.name)
     container, label = None, ""
     if not (message.runtime and message.runtime.image):
@@ -199,7 +199,7 @@ def duration(text: str) -> float:
 
 
 def command(image: str, server: Sequence[str], allow: Mapping[str, Sequence[str]]) -> list[str]:
-    """The command for an image, or 400: a pod's own ``command`` is never run, so that a pod YAML cannot do harm."""
+    """The command for an image, or 400. A pod's own ``command`` is never run, so that a pod YAML can do no harm."""
     if image in allow:
         return list(allow[image])
     if re.split("[:@]", image.rpartition("/")[2])[0] == "tvetl-server":
@@ -210,7 +210,7 @@ def command(image: str, server: Sequence[str], allow: Mapping[str, Sequence[str]
 
 
 class Pod:
-    """A running transformer: its name, its port on loopback, its log file, and a way to end it for certain."""
+    """A running transformer: its name, its port on loopback, its log file, and its end."""
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.name, self.log = name, log
@@ -220,7 +220,7 @@ class Pod:
         self.ended = threading.Event()
         self.status = 0
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:  # a restart must not take away why the last one ended
+        with log.open("ab") as output:  # appended, as the reason of the last end must survive a restart
             self._log_start = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-I", keeper.__file__, *command], stdin=subprocess.PIPE, stdout=output,
@@ -230,7 +230,7 @@ class Pod:
         self._idle_lock = threading.Lock()
 
     def watch(self, gone: Callable[[Pod], None]) -> None:
-        """Call ``gone`` when the process has ended, after all that is left of its group was ended too."""
+        """Call ``gone`` when the process and the rest of its group have ended."""
         threading.Thread(target=self._wait, args=(gone,), name=self.name, daemon=True).start()
 
     def _wait(self, gone: Callable[[Pod], None]) -> None:
@@ -249,7 +249,7 @@ class Pod:
             os.killpg(self._process.pid, number)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL after `keeper.GRACE` seconds; returns when the processes are gone."""
+        """Send SIGTERM, and SIGKILL after `keeper.GRACE` seconds; returns when the processes are gone."""
         if self.ended.is_set():
             return
         self._kill(signal.SIGTERM)
@@ -264,7 +264,7 @@ class Pod:
             self._idle.clear()
 
     def ready(self, path: str, deadline: float, cancelled: threading.Event) -> str | None:
-        """Wait for the readiness probe's 2xx or 3xx: None when it came, else the reason why it never will."""
+        """Wait for the readiness probe's 2xx or 3xx: None, or the reason why it never comes."""
         while not self.ended.is_set():
             if cancelled.is_set():
                 return "context canceled"
@@ -287,7 +287,7 @@ class Pod:
         return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), ", and said nothing")
 
     def tail(self) -> bytes:
-        """The end of what this process wrote."""
+        """The end of this process's log."""
         with self.log.open("rb") as file:
             file.seek(max(self._log_start, self.log.stat().st_size - _LOG_TAIL))
             return file.read()
@@ -295,7 +295,7 @@ class Pod:
     # -- connections, kept as a target keeps them -----------------------------------------------------------------
 
     def take(self, timeout: float) -> socket.socket:
-        """A connection, an idle one where there is one that the server has not ended."""
+        """A connection: an idle one that the server has not closed, else a new one."""
         with self._idle_lock:
             while self._idle:
                 since, connection = self._idle.pop()
@@ -319,7 +319,7 @@ IDLE = 6.0
 
 
 def _readable(sock: socket.socket) -> bool:
-    """Whether an idle connection has something to say, which can only be its end."""
+    """Whether an idle connection is readable, which means that the server closed it."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

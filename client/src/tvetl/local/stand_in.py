@@ -21,10 +21,10 @@ from tvetl.local.xactions import Xactions
 class LocalCluster:
     """A stand-in for an AIStore cluster, for tests and for trying things out; also a context manager.
 
-    ``root`` is the folder of the buckets, made where it is not there. ``port`` 0 takes a free one. ``allow`` maps
-    further images to the commands that stand for them, ``server`` is the one for ``tvetl-server`` (default: the
-    program of that name beside this Python, else on the path). Without ``direct`` targets answer 403 to reads that no
-    proxy sent there, as AIStore's do where authentication or request signing is configured.
+    ``root`` is the folder of the buckets, made where it is missing. ``port`` 0 takes a free one. ``allow`` maps further
+    images to their commands. ``server`` is the command for ``tvetl-server``, by default the program beside this Python,
+    else on the path. Without ``direct`` targets answer 403 to reads that no proxy redirected, as AIStore's do where
+    authentication or request signing is configured.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LocalCluster:
         self.endpoint = ""
 
     def start(self) -> None:
-        """Listen. Raises TvetlError where the folder or the port cannot be had."""
+        """Listen. Raises TvetlError where the folder or the port is taken."""
         try:
             self._store = store = Store(self.root)
             self._nodes = [NodeServer(self._port, "p", "proxy0", self._answer)]
@@ -130,7 +130,7 @@ def serve(
     root: Path, *, port: int = 0, targets: int = 1, allow: Mapping[str, Sequence[str]] | None = None,
     server: Sequence[str] | None = None, log: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Run a cluster in the foreground until SIGINT or SIGTERM; says through ``log`` where it is and how to use it."""
+    """Run a cluster in the foreground until SIGINT or SIGTERM; ``log`` gets its address and how to use it."""
     stop = threading.Event()
 
     def asked(number: int, frame: FrameType | None) -> None:

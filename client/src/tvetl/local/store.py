@@ -1,7 +1,7 @@
 """Buckets as folders: ``<root>/<bucket>/<object>``, so that a person can look into them and copy images in.
 
-Not kept: versions and access times survive no restart (a version begins at 1 again), checksums are computed from the
-bytes when first asked for. All targets share the folders; which of them an object belongs to is the cluster's affair.
+Versions and access times survive no restart (a version begins at 1 again). Checksums are computed when first needed.
+All targets share the folders. Not here: which target an object belongs to.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import xxhash
 from tvetl.local.http import BLOCK, ApiError
 from tvetl.local.object_names import check_bucket, from_file, to_file
 
-#: What is ours in the root: files being written, and the logs of transformers. No bucket can have this name.
+#: Our folder in the root, for unfinished files and the logs of transformers. No bucket can have this name.
 OURS = ".tvetl"
-#: An attribute of a bucket's folder: when the bucket was made. No time that a file system keeps says so.
+#: An attribute of a bucket's folder: when the bucket was made, which no file system keeps.
 _IDENTITY = "user.tvetl.made"
 _COLLISION = 'cannot store "{}": here a bucket is a folder, where "a" and "a/b" cannot both be objects'
 
 
 class Blocks(Protocol):
-    """What a body comes from: ``read(most)`` gives the next bytes, none at the end."""
+    """The source of a body: ``read(most)`` returns the next bytes, none at the end."""
 
     def read(self, most: int, /) -> bytes: ...
 
@@ -41,7 +41,7 @@ class Blocks(Protocol):
 class Stat:
     """An object: ``size`` in bytes, ``time`` in nanoseconds since 1970, ``version`` from 1.
 
-    ``checksum`` is there where it was written or asked for, see :meth:`Store.checksum`.
+    ``checksum`` is empty until it is computed, see :meth:`Store.checksum`.
     """
 
     path: Path
@@ -115,8 +115,7 @@ class Store:
             os.setxattr(self.root / bucket, _IDENTITY, str(time.time_ns()).encode())
 
     def identity(self, bucket: str) -> int:
-        """A number that another bucket of the same name, made later, does not have; that of folders made by hand is
-        their name's."""
+        """A number that a later bucket of the same name does not have; folders made by hand have their name's."""
         made = b""
         with suppress(AttributeError, OSError):
             made = os.getxattr(self.bucket(bucket), _IDENTITY)
@@ -134,7 +133,7 @@ class Store:
         shutil.rmtree(doomed)
 
     def _still_there(self) -> None:
-        """Refuse to work on a root that was taken away, or replaced by another folder, which is not locked by us."""
+        """Raises 500 where the root is gone, or replaced by another folder, which is not locked by us."""
         with suppress(OSError):
             if os.path.samestat(os.fstat(self._held), self.root.stat()):
                 return
@@ -156,16 +155,16 @@ class Store:
             linked = "/" in name and os.path.realpath(path) != str(path)  # a folder in the bucket; the bucket is none
             if linked or not S_ISREG(found.st_mode):
                 raise FileNotFoundError
-        except PermissionError:  # that nobody may look is another thing than that nothing is there
+        except PermissionError:  # not the same as a missing object
             raise
         except OSError:
             raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
         return Stat(path, found.st_size, found.st_mtime_ns, self._versions.get(path, 1))
 
     def open(self, bucket: str, name: str, node: str = "") -> tuple[Stat, BinaryIO]:
-        """The object and its bytes, of one moment even while it is written over; the caller closes the file.
+        """The object, the checksum of its bytes, and the open file of these bytes, which the caller closes.
 
-        With the checksum of these very bytes.
+        All three are of one moment, even while the object is written over.
         """
         stat = self.stat(bucket, name, node)
         try:
@@ -177,7 +176,7 @@ class Store:
         return replace(stat, size=found.st_size, time=found.st_mtime_ns, checksum=checksum), file
 
     def put(self, bucket: str, name: str, body: Blocks) -> Stat:
-        """Store a body: all of it under its name at once, or (where it breaks off) nothing."""
+        """Store a body: the object appears whole, or (where the body breaks off) stays as it was."""
         path = self.path(bucket, name)
         temporary = self._temporary()
         digest, size = xxhash.xxh64(), 0
@@ -194,7 +193,7 @@ class Store:
                 self._versions[path] = version
                 self._checksums[path] = (_identity(written), digest.hexdigest())
         finally:
-            with suppress(OSError):  # it must not hide why it is there still
+            with suppress(OSError):  # it must not hide the first error
                 temporary.unlink()
         return Stat(path, size, written.st_mtime_ns, version, digest.hexdigest())
 
@@ -206,7 +205,7 @@ class Store:
                 self._versions.pop(path, None)
             elif path not in self._versions:
                 self._versions[path] = 1  # stored before this process began
-            if path.is_dir():  # folders without an object: a write that came to nothing left them
+            if path.is_dir():  # empty folders that a failed write left
                 for folder, _, _ in os.walk(path, topdown=False):
                     Path(folder).rmdir()
             temporary.replace(path)
@@ -234,9 +233,9 @@ class Store:
         return stat.size
 
     def checksum(self, path: Path, file: BinaryIO) -> str:
-        """The xxhash64 in hex (AIStore's ``xxhash2``) of an object's open file, read once for each time it is written.
+        """The xxhash64 in hex (AIStore's ``xxhash2``) of an object's open file, read once after each write.
 
-        Of the file and not of its name, where another object may lie by now. Leaves the file at its beginning.
+        It is of the file and not of the path, where another object may be by now. Leaves the file at its beginning.
         """
         identity = _identity(os.fstat(file.fileno()))
         known = self._checksums.get(path)
@@ -282,5 +281,5 @@ class Store:
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    """What tells one writing of a file from the next: of two within a tick of the clock, time and size may be equal."""
+    """Differs from write to write: of two within a tick of the clock, only the inode may."""
     return found.st_ino, found.st_mtime_ns, found.st_size

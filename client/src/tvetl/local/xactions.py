@@ -36,7 +36,7 @@ class Snap:
 
 @dataclass
 class Xaction:
-    """A job. One of a list of objects (``listrange``) never ends, it becomes idle."""
+    """A job. A job over a list of objects (``listrange``) never ends, it becomes idle."""
 
     id: str
     kind: str
@@ -60,9 +60,9 @@ class Xaction:
             counter[1] += size
 
     def failed(self, target: NodeServer, name: str, error: ApiError, go_on: bool, dry: bool = False) -> None:
-        """Keep an object's error; without ``go_on`` it ends the job.
+        """Keep an object's error. Without ``go_on`` it ends the job.
 
-        404 is "object not found" and ends nothing; in a dry run a transformer's 404 is an error like others (recorded).
+        404 is "object not found" and ends nothing. In a dry run a transformer's 404 is an error like others (recorded).
         """
         snap = self.snaps[target.id]
         missing = error.tcode == "ErrNotFound"
@@ -137,7 +137,7 @@ class Xactions:
         self, kind: str, names: Iterable[str], work: Callable[[Xaction, str], None], *,
         detail: str, bucket: str, source: str, destination: str = "", etls: tuple[str, ...] = (),
     ) -> Xaction:  # fmt: skip
-        """Begin: ``work(job, name)`` for every name on a few threads."""
+        """Start a job: ``work(job, name)`` for every name, on a few threads."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
         snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
@@ -197,5 +197,5 @@ def _time(ns: int) -> str:
 
 
 def _more(text: str, count: int) -> str:
-    """AIStore's way of adding errors up."""
+    """An error and the number of further ones, as AIStore writes it."""
     return text if count < 1 else f"{text} (and {count} more error{'s' if count > 1 else ''})"
