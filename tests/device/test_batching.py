@@ -175,7 +175,7 @@ def test_absurd_times_do_no_harm(absurd: float, images: int) -> None:
     assert some.begins(MANY) == -math.inf
 
 
-# --- simulation --------------------------------------------------------------------------------------------------------
+# --- simulation -------------------------------------------------------------------------------------------------------
 
 
 class Rule(Protocol):

@@ -130,7 +130,7 @@ def _has_driver() -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
-# --- the server --------------------------------------------------------------------------------------------------------
+# --- the server -------------------------------------------------------------------------------------------------------
 
 
 def server(**settings: str) -> subprocess.CompletedProcess[str]:

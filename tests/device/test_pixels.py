@@ -218,7 +218,7 @@ def test_other_draws_would_be_far_off(taken: dict[str, bytes]) -> None:
         assert distance(one[0], other[0])[1] < 26
 
 
-# --- what comes out ----------------------------------------------------------------------------------------------------
+# --- what comes out ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
@@ -312,7 +312,7 @@ def test_fast_is_the_devices_own_way(taken: dict[str, bytes]) -> None:
     assert distance(device[0], exact[0])[0] <= 1
 
 
-# --- what is not for it ------------------------------------------------------------------------------------------------
+# --- what is not for it -----------------------------------------------------------------------------------------------
 
 
 def file(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -403,7 +403,7 @@ def test_steps_that_only_the_cpu_has_are_done_there(taken: dict[str, bytes]) -> 
     assert (device, ways) == (cpu, {"refused": 1})
 
 
-# --- a batch -----------------------------------------------------------------------------------------------------------
+# --- a batch ----------------------------------------------------------------------------------------------------------
 
 
 def order(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None = None) -> DeviceRequest:

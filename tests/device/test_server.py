@@ -110,7 +110,7 @@ def comes_through(server: Server, data: bytes) -> None:
     assert (reply.status, reply.body == expected(data)) == (200, True)
 
 
-# --- normal operation --------------------------------------------------------------------------------------------------
+# --- normal operation -------------------------------------------------------------------------------------------------
 
 
 def test_thousands_of_objects_each_get_their_own_result_and_nothing_is_leaked(pretend: Run, disk: Disk) -> None:
@@ -201,7 +201,7 @@ def test_bad_images_fail_alone_and_with_the_cpus_own_errors(pretend: Run, run_se
     assert number(server, "tvetl_device_deaths_total") == 0
 
 
-# --- failures ----------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_device_killed_every_half_second_under_load_loses_no_object(pretend: Run) -> None:
@@ -342,7 +342,7 @@ def test_a_killed_supervisor_leaves_other_servers_to_the_cpu(pretend: Run) -> No
     assert server.stop() == 0
 
 
-# --- the end of other processes ----------------------------------------------------------------------------------------
+# --- the end of other processes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["kill -9 of the first", "Ctrl-C", "SIGTERM to each"])

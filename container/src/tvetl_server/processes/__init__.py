@@ -1,5 +1,6 @@
-"""The processes beside a worker: decoders, and the device's where there is a GPU. They know no HTTP.
+"""The processes beside a worker: its decoders, and the device's where there is a GPU.
 
-``decoders`` and ``device`` are these processes; ``batching`` gathers what a device does at once. ``ipc`` is how they
-speak with each other, ``result_body`` a result that is too large for memory.
+``decoders`` and ``device`` do not know each other. Both pass messages and shared memory by ``ipc``, and fork by
+``forking``; ``result_body`` is a result as a worker sends it. Not here: HTTP (:mod:`tvetl_server.serving`), and what is
+done to an image (:mod:`tvetl_server.engine`).
 """

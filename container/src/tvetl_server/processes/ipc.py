@@ -138,7 +138,7 @@ class Buffer:
         self._map: mmap.mmap | None = None
 
     def room(self, size: int) -> memoryview:
-        """The first ``size`` bytes, to be written; what was in them is kept."""
+        """The first ``size`` bytes, to be written; their content is kept."""
         if self._map is None or len(self._map) < size:
             # The kernel allocates only the pages that are written. Views of the old map keep that.
             capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
@@ -167,7 +167,7 @@ class Buffers:
             return Buffer()
 
     def put(self, buffer: Buffer) -> None:
-        """Return one that nobody reads any more."""
+        """Return one that no process reads any more."""
         if len(self._kept) < _BUFFERS and buffer.is_small():
             self._kept.append(buffer)
         else:

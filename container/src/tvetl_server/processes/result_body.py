@@ -1,4 +1,4 @@
-"""A result that is too large for memory: an open file, sent in pieces."""
+"""The body of a result: bytes, or an open file where it is too large for memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PIECE = 1 << 20
 
 
 class FileBody:
-    """A file's first ``length`` bytes, for any number of readings; its descriptor is closed with it."""
+    """The first ``length`` bytes of a file, for any number of readings. It owns the descriptor."""
 
     def __init__(self, descriptor: int, length: int) -> None:
         self._descriptor = descriptor
@@ -43,7 +43,7 @@ Body = bytes | FileBody
 
 
 def pieces(body: Body) -> Iterator[bytes | memoryview]:
-    """The body as it is to be sent."""
+    """The body in pieces of PIECE bytes."""
     if isinstance(body, FileBody):
         yield from body
         return

@@ -1,8 +1,8 @@
 """The decoders of one worker: processes that run the engine, so that an image can crash or block only itself.
 
-``pool`` gives each object a free decoder; ``connection`` is one decoder as the worker sees it. ``forkserver`` forks
-decoders from a process that has the engine ready, ``decoder`` is what runs in them, and ``messages`` what is said
-between them. Not here: HTTP, what the engine does, and the device's process.
+In the worker, ``pool`` gives each object a free decoder, and ``connection`` is one decoder. In processes of their own
+run ``forkserver``, which forks decoders from a ready engine, and ``decoder``. ``messages`` go between them. Not here:
+HTTP, and what the engine does.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Answer(Success):
 
 
 class Connection:
-    """For one request at a time."""
+    """A decoder, for one request at a time."""
 
     def __init__(self, connect: Callable[[int, int], None]) -> None:
         """``connect`` starts a decoder with its end of a connection, and memory for results. Raises RuntimeError."""

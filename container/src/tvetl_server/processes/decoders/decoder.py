@@ -46,7 +46,7 @@ class Decoder:
         """Answer the worker's requests until it closes the connection."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for processes that steps may start
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever native code it is in
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also while native code runs
         with contextlib.suppress(OSError):  # no such file: not Linux
             Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
         with socket.socket(fileno=connection) as worker:

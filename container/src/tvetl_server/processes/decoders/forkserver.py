@@ -12,21 +12,21 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from tvetl_server.engine import Engine
 from tvetl_server.processes.decoders.decoder import Decoder, Files
 from tvetl_server.processes.decoders.messages import Process
+from tvetl_server.processes.forking import fork, ignore_signals
 from tvetl_server.processes.ipc import receive, send
 
 __all__ = ["ForkServer"]
 
 _log = logging.getLogger(__name__)
 
-#: Freed bytes that a decoder keeps; about what an image of 12 megapixels takes.
+#: Freed bytes that a decoder keeps; about as many as an image of 12 megapixels takes.
 _KEPT = 2**24
 
 #: mallopt(3), of malloc.h.
@@ -44,13 +44,13 @@ class ForkServer:
         """
         self._connection, theirs = socket.socketpair()
         self._lock = threading.Lock()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if os.fork() == 0:
-            with _exit_afterwards():
-                for descriptor in (self._connection.fileno(), *not_inherited):
-                    os.close(descriptor)
-                _Server(theirs, make_engine(), files).run()
+
+        def run() -> None:
+            for descriptor in (self._connection.fileno(), *not_inherited):
+                os.close(descriptor)
+            _Server(theirs, make_engine(), files).run()
+
+        fork(run, "The fork server")
         theirs.close()
         if not self._connection.recv(1):
             raise RuntimeError("The process that forks decoders could not start.")
@@ -86,17 +86,14 @@ class _Server:
         self._children: set[int] = set()
 
     def run(self) -> NoReturn:
-        # Ctrl-C and a group's SIGTERM are for the first process, which lets requests finish. This one ends with the
-        # worker.
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(ignored, signal.SIG_IGN)
+        ignore_signals()
         signal.signal(signal.SIGCHLD, self._reap)
         gc.freeze()  # these objects stay in pages that all decoders share
         _keep_freed_memory()
         self._worker.send(b".")
         while True:
             message, descriptors = receive(self._worker)
-            if message is None:  # the worker is gone, and nobody waits for results
+            if message is None:  # the worker has ended, and needs no results
                 self._kill(*self._children)
                 os._exit(0)
             # A child must be recorded before it is reaped, and not be reaped while it is killed.
@@ -108,16 +105,14 @@ class _Server:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def _fork(self, connection: int, outbox: int) -> None:
+        def run() -> None:
+            self._worker.close()
+            Decoder(self._engine, self._files, outbox).serve(connection)
+
         try:
-            child = os.fork()
+            self._children.add(fork(run, "A decoder"))
         except OSError as error:  # no process left, or no memory: the worker sees the end of the connection
             _log.error("A decoder could not be forked: %s", error.strerror)
-        else:
-            if child == 0:
-                with _exit_afterwards():
-                    self._worker.close()
-                    Decoder(self._engine, self._files, outbox).serve(connection)
-            self._children.add(child)
         os.close(connection)
         os.close(outbox)
 
@@ -137,14 +132,3 @@ def _keep_freed_memory() -> None:
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the highest there is
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-
-
-@contextlib.contextmanager
-def _exit_afterwards() -> Iterator[None]:
-    """In a forked process: end it after the block, whatever happens, so that it never runs its parent's code."""
-    try:
-        yield
-    except BaseException:  # noqa: BLE001
-        _log.exception("A process that decodes ended by itself")
-    finally:
-        os._exit(1)

@@ -18,7 +18,7 @@ GRACE = 0.5
 
 @dataclass(frozen=True)
 class Process:
-    """A decoder's process id: its first message to the worker, and what the fork server is told to kill."""
+    """A decoder's process id: its first message to the worker, and the worker's order to the fork server to kill it."""
 
     id: int
 

@@ -1,4 +1,4 @@
-"""The pool of decoders of one worker: each object gets a free one, and another where that dies."""
+"""The pool of decoders of one worker: each object gets a free decoder, and a second one where the first dies."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Decoders:
     def transform(
         self, source: Buffer | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
     ) -> Answer:
-        """What the engine makes of an object, given by its bytes or its file's name; its error is raised as Refused.
+        """The engine's result for an object, given by its bytes or its file's name.
 
-        The caller may reuse the buffer afterwards, whatever the outcome. A decoder that dies is replaced once, as
-        something else may have killed it. An object that takes longer than SLOW seconds gets its decoder to itself: a
-        spare one takes the next objects. There is one spare for all. Raises DamagedImage where the second decoder dies,
-        too, and OutOfTime where none is free, or done, by ``deadline`` (on time.monotonic()).
+        A decoder that dies is replaced once, as something else may have killed it. After SLOW seconds a spare decoder
+        takes the next objects; there is one spare for all. The caller may reuse the buffer afterwards. Raises Refused
+        with the engine's error, DamagedImage where the second decoder dies, too, and OutOfTime where none is free, or
+        done, by ``deadline`` (on time.monotonic()).
         """
         self._counts.waits(1)
         try:
@@ -89,18 +89,16 @@ class Decoders:
                     _log.warning("A decoder died of %r, or was killed", name)
             raise DamagedImage("The image is damaged, or worse: its decoder died of it, twice.")
         finally:
-            if not has_spare:
+            # Where the spare is in use there is now one decoder too many.
+            if not has_spare or self._free.take_back():
                 self._free.put(decoder)
-            else:
-                # Where nobody has taken the spare, this decoder returns in its place; else there is one too many.
-                if self._free.take_back():
-                    self._free.put(decoder)
-                elif decoder:
-                    self._end(decoder)
+            elif decoder:
+                self._end(decoder)
+            if has_spare:
                 self._spare.release()
 
     def self_test(self) -> None:
-        """Decode a real image in one of them; raises what is wrong."""
+        """Decode a real image in one of them; raises as :meth:`transform` does."""
         self.transform("", "", Arguments(), time.monotonic() + 60)
 
     def _end(self, decoder: Connection) -> None:
@@ -109,14 +107,14 @@ class Decoders:
             self._forkserver.kill(decoder.process)
 
     def _watch(self) -> None:
-        """In a thread. The decoders that are there go on without the fork server."""
+        """In a thread, until the fork server has died. The decoders go on without it."""
         self._forkserver.wait()
         _log.error("The process that forks decoders is gone; this worker makes room for another")
         self._lost()
 
 
 class _FreeList:
-    """The free decoders; None stands for one that is forked when it is taken. Threads are served in their order."""
+    """The free decoders, for threads in the order of their calls. None is a decoder that is forked when it is taken."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,9 +1,9 @@
 """One process that owns the GPU, for the decoders of all workers, and a supervisor that starts it again where it died.
 
-``start`` is the part in the server's first process; ``supervisor`` and ``process`` are what runs in those two, and
-``batching`` decides when a batch begins. ``link`` is a decoder's way to the device. They share ``status`` (what the
-device is), ``semaphore`` (who may use the CPU in its place), ``messages`` and ``timing``. Not here: what the device
-does with an image (:mod:`tvetl_server.engine.cuda`), and what the CPU does where the device fails.
+``start`` runs in the server's first process, ``supervisor`` and ``process`` in processes of their own, and ``link`` in
+each decoder. ``batching`` decides when a batch begins. All share ``status``, ``messages`` and ``timing``; a
+``semaphore`` limits the decoders that use the CPU in place of the device. Not here: what is done to an image, by the
+device (:mod:`tvetl_server.engine.cuda`) or, where that fails, by the CPU.
 """
 
 from __future__ import annotations

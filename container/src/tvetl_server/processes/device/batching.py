@@ -18,9 +18,9 @@ PATIENCE = 0.005
 #: The weight of the past when a new time is measured: the last twenty or so count.
 _MEMORY = 0.95
 
-#: Waiting must gain so many times what it costs on average,
+#: Least ratio of gain to average cost for which a batch waits.
 _WORTH = 2.0
-#: and may last so many times what it gains: the next image may be late, and the fewer wait the more it is worth.
+#: Longest wait, in multiples of the gain: the next image may be late, and is worth more the fewer wait.
 _LONGEST = 4.0
 
 
@@ -55,12 +55,12 @@ class Batching:
         self._since = self._from = now
 
     def measured(self, images: int, seconds: float) -> None:
-        """A batch of so many images took so long."""
+        """A batch of ``images`` took ``seconds``."""
         terms = (1, images, images**2, seconds, images * seconds)
         self._sums = [_MEMORY * old + new for old, new in zip(self._sums, terms, strict=True)]
 
     def estimate(self, images: int) -> float:
-        """Seconds that a batch of so many images takes; of none, its start."""
+        """Seconds that a batch of ``images`` takes; of none, its start."""
         count, n, nn, t, nt = self._sums
         spread = count * nn - n * n
         each = (count * nt - n * t) / spread if spread > 1e-9 * nn else t / n
@@ -68,9 +68,9 @@ class Batching:
         return (t - each * n) / count + each * images
 
     def begins(self, others: int) -> float:
-        """When the batch begins: -inf is now, inf that no image waits. ``others`` is how many more could arrive at all.
+        """When the batch begins; -inf: now, inf: no image waits. Only valid while the device is free.
 
-        Only for when the device is free.
+        ``others`` is the number of images that could still arrive.
         """
         if not self.waiting:
             return math.inf

@@ -25,7 +25,7 @@ class Link:
     def __init__(
         self, register: socket.socket, supervisor: socket.socket, status: SharedStatus, semaphore: Semaphore
     ) -> None:
-        """``register`` takes new connections to the device's process; ``supervisor`` ends with the supervisor."""
+        """``register`` leads to the device's process, for new connections, and ``supervisor`` to that, for its end."""
         self._register = register
         self._supervisor = supervisor
         self._status = status
@@ -58,7 +58,7 @@ class Link:
         return results
 
     def _ask(self, request: DeviceRequest, timeout: float) -> Reply:
-        """Raises OSError."""
+        """Raises OSError where no reply comes in time."""
         if self._connection and has_ended(self._connection):  # the process that it led to has died
             self._disconnect()
         connection = self._connection or self._connect()
@@ -86,7 +86,7 @@ class Link:
             self._connection.close()
             self._connection = None
         for descriptor in (self._inbox, self._outbox):
-            if descriptor >= 0:  # where descriptors ran out there is only one of them
+            if descriptor >= 0:  # without a free descriptor one may be missing
                 os.close(descriptor)
         self._inbox = self._outbox = -1
 
@@ -96,5 +96,5 @@ def has_ended(connection: socket.socket) -> bool:
     if connection.fileno() < 0:
         return False
     poll = select.poll()
-    poll.register(connection, 0)  # its end is reported in any case
+    poll.register(connection, 0)  # the kernel reports its end, whatever is asked for
     return bool(poll.poll(0))

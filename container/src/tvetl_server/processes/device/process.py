@@ -79,7 +79,7 @@ class _Client:
     def answer(self, results: Sequence[Array | Encoded] | None) -> None:
         """The results, or None where the device refuses the request."""
         stored = [Part.of(result) for result in results or ()]
-        with contextlib.suppress(OSError):  # the decoder has died, or given up
+        with contextlib.suppress(OSError):  # the decoder has died, or its deadline has passed
             write(self._outbox, b"".join(data for _, data in stored))
             send(self.connection, Reply([part for part, _ in stored]).pack())
 
@@ -112,7 +112,7 @@ class BatchServer:
     """What runs in the process."""
 
     registrations: socket.socket
-    """Where decoders connect: each sends a connection, and shared memory for files and for results."""
+    """Each decoder sends a connection here, and shared memory for files and for results."""
     make: Callable[[], Runner]
     batch: int
     """Images, at most."""
@@ -148,7 +148,7 @@ class BatchServer:
         os.write(pipe, READY)
         while os.getppid() == supervisor:
             self._step()
-        # It was killed: where it ends by itself it ends this process first. Nobody would start this one again.
+        # The supervisor was killed: when it ends by itself it kills this process first. Nothing would restart this one.
         self.counts.device_is(up=False)
         self.status.set(State.LOST, "the device is not there: its supervisor was killed")
         _log.error("The supervisor of the device's process was killed, so this ends, too")
@@ -169,7 +169,7 @@ class BatchServer:
         os._exit(1)
 
     def _step(self) -> None:
-        """Start the next batch where it is time, or wait for what comes."""
+        """Start the next batch, or wait until it begins, or for an event."""
         now = time.monotonic()
         begins = math.inf
         if not self._running:
@@ -200,7 +200,7 @@ class BatchServer:
         self._batching.arrived(now, len(request.steps))
 
     def _forget(self, client: _Client) -> None:
-        """A decoder has ended. Where the running batch may still write to it, it is closed after that."""
+        """A decoder has ended. It is closed when no running batch can write to it any more."""
         self._clients.remove(client)
         self._selector.unregister(client.connection)
         for waiting in [waiting for waiting in self._waiting if waiting.client is client]:
@@ -212,7 +212,7 @@ class BatchServer:
             client.close()
 
     def _start_batch(self, now: float) -> None:
-        """As many as there is room for, in the request of their arrival."""
+        """Of as many requests as fit, in the order of their arrival."""
         batch: list[_Waiting] = []
         images = pixels = 0
         while self._waiting and images < self.batch:

@@ -1,12 +1,10 @@
-"""The start of the device's processes, from the server's first process, and what that knows of them afterwards."""
+"""The device as the server's first process sees it: started, reported on, and closed."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
-import sys
 from collections.abc import Callable
 
 from tvetl_server.engine.driver import DeviceError
@@ -18,11 +16,10 @@ from tvetl_server.processes.device.process import BatchServer, Runner
 from tvetl_server.processes.device.semaphore import Semaphore
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.device.supervisor import Supervisor
+from tvetl_server.processes.forking import fork
 from tvetl_server.processes.ipc import receive
 
 __all__ = ["DeviceProcess"]
-
-_log = logging.getLogger(__name__)
 
 
 class DeviceProcess:
@@ -54,17 +51,13 @@ class DeviceProcess:
         first = os.getpid() if stops else None
         server = BatchServer(self._registrations, make, batch, counts, row, self._status, first)
         self._connection, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._supervisor = os.fork()
-        if self._supervisor == 0:
+
+        def run() -> None:
             self._connection.close()
-            try:
-                counts.use_row(row)
-                Supervisor(theirs, server, counts, self._status, needed, stops).run()
-            except BaseException:  # noqa: BLE001
-                _log.exception("The supervisor of the device's process ended by itself")
-            os._exit(1)
+            counts.use_row(row)
+            Supervisor(theirs, server, counts, self._status, needed, stops).run()
+
+        self._supervisor = fork(run, "The supervisor of the device's process")
         theirs.close()
         problem = self._started()
         if problem and needed:
@@ -72,7 +65,7 @@ class DeviceProcess:
             raise DeviceError(problem.reason, hint=problem.hint)
 
     def _started(self) -> Unavailable | None:
-        """Wait until it is; why it is not."""
+        """Wait until the device is up; the reason where it is not."""
         self._connection.settimeout(timing.START)
         try:
             message, _ = receive(self._connection)
@@ -88,14 +81,14 @@ class DeviceProcess:
 
     @property
     def state(self) -> str:
-        """What the device is, or why there is none, as a message."""
+        """A description of the device, or the reason why there is none."""
         if has_ended(self._connection):
             return "the device is not there: its processes were killed"
         return self._status.message
 
     @property
     def lost(self) -> bool:
-        """Whether there is none, and not only for the moment."""
+        """Whether it will not come back, or not soon."""
         return self._status.state == State.LOST
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class SharedStatus:
         self._seconds = memoryview(self._memory)[8:_MESSAGE].cast("d")
 
     def set(self, state: State, message: str) -> None:
-        """``message`` says what the device is, or why there is none."""
+        """``message`` describes the device, or the reason why there is none."""
         text = message.encode("utf-8", "replace")[: _SIZE - _MESSAGE]
         self._memory[0] = State.DOWN
         self._memory[_MESSAGE:] = text.ljust(_SIZE - _MESSAGE, b"\0")

@@ -17,6 +17,7 @@ from tvetl_server.processes.device import timing
 from tvetl_server.processes.device.messages import READY, Unavailable
 from tvetl_server.processes.device.process import BatchServer
 from tvetl_server.processes.device.status import SharedStatus, State
+from tvetl_server.processes.forking import fork, ignore_signals
 from tvetl_server.processes.ipc import send
 
 __all__ = ["Supervisor"]
@@ -43,9 +44,7 @@ class Supervisor:
         self._has_reported = False
 
     def run(self) -> NoReturn:
-        # Ctrl-C and a group's SIGTERM are for the first process, which lets requests finish. This one ends with it.
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(ignored, signal.SIG_IGN)
+        ignore_signals()
         ends: list[float] = []
         while True:
             end = self._run_once()
@@ -76,23 +75,21 @@ class Supervisor:
         self._wait(timing.RETRY)
 
     def _report(self, message: bytes) -> None:
-        """Tell the first process what became of the start; once."""
+        """Tell the first process the outcome of the start, once."""
         if not self._has_reported:
             send(self.connection, message)
             self._has_reported = True
 
     def _run_once(self) -> Unavailable | str:
-        """One life of the device's process: why there is no device, or how the process died."""
+        """One life of the device's process. Returns the reason why there is no device, or how the process died."""
         pipe, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(pipe)
-                self.connection.close()
-                self.server.run(write_end)
-            except BaseException:  # noqa: BLE001
-                _log.exception("The device's process ended by itself")
-            os._exit(1)
+
+        def run() -> None:
+            os.close(pipe)
+            self.connection.close()
+            self.server.run(write_end)
+
+        child = fork(run, "The device's process")
         os.close(write_end)
         message = self._watch(child, pipe)
         os.close(pipe)
@@ -102,7 +99,7 @@ class Supervisor:
         return f"signal {-code}" if (code := os.waitstatus_to_exitcode(status)) < 0 else f"status {code}"
 
     def _watch(self, child: int, pipe: int) -> bytes:
-        """What the process reports, when it has ended. Kills it where it hangs."""
+        """Wait for the end of the process; its report. Kills it where it hangs."""
         message = b""
         limit = timing.START
         self.status.busy_since = time.monotonic()
@@ -121,7 +118,7 @@ class Supervisor:
                 self._report(READY)
 
     def _wait(self, seconds: float, pipe: int | None = None, child: int = 0) -> bool:
-        """Until ``pipe`` can be read; whether it can. Exits, and kills ``child``, where the first process has ended."""
+        """Wait for ``pipe``; whether it can be read. Where the first process has ended, kill ``child`` and exit."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             watched = [self.connection.fileno()] if pipe is None else [self.connection.fileno(), pipe]

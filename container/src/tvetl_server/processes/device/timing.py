@@ -6,7 +6,7 @@ from __future__ import annotations
 START = 180.0
 #: One batch; the device's process is ended where it takes longer.
 HANG = 10.0
-#: So many deaths within so many seconds are no accident.
+#: Deaths within these seconds after which the device is lost.
 DEATHS, DEATHS_WITHIN = 5, 60.0
 #: Until a lost device is started again.
 RETRY = 30.0

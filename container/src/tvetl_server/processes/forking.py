@@ -1,0 +1,34 @@
+"""Forked processes: they never run on in their parent's code, and leave its signals to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+__all__ = ["fork", "ignore_signals"]
+
+_log = logging.getLogger(__name__)
+
+
+def fork(run: Callable[[], object], name: str) -> int:
+    """The id of a new process, which calls ``run`` and then exits, also after an error. Raises OSError."""
+    sys.stdout.flush()  # else both processes write what is buffered
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+        except BaseException:  # noqa: BLE001
+            _log.exception("%s ended by itself", name)
+        finally:
+            os._exit(1)
+    return child
+
+
+def ignore_signals() -> None:
+    """Ctrl-C and a group's SIGTERM are for the server's first process, which lets requests finish."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_IGN)
