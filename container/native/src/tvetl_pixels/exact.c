@@ -170,7 +170,8 @@ INLINE int exact_all(File *file, Decoder *decoder, const uint8_t *codes, size_t 
                 Component *part = plane->part;
                 for (int v = 0; v < part->v; v++)
                     for (int h = 0; h < part->h; h++)
-                        if (!block_at(&reader, decoder, plane, column * part->h + h, row * part->v + v, coefficients, inverse_dct))
+                        if (!block_at(&reader, decoder, plane, column * part->h + h, row * part->v + v, coefficients,
+                                      inverse_dct))
                             return -1;
             }
         }

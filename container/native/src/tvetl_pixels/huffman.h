@@ -1,6 +1,6 @@
-/* Of a JPEG's codes: the tables that read them, and the reader, which steps over several in one look-up.
+/* The Huffman codes of a JPEG (ITU-T T.81, clauses C and F.2.2): their tables, and a reader of them.
  *
- * Source: ITU-T T.81, clauses C and F.2.2. */
+ * Where a block is not needed, the reader steps over several codes with one look-up. */
 
 #ifndef TVETL_HUFFMAN_H
 #define TVETL_HUFFMAN_H
@@ -9,17 +9,21 @@
 
 #include "processor.h"
 
-#define BITS 11 /* of a look-up */
-#define PADDING 512 /* zeros behind the codes, as a reader looks for the end once in a block only */
-#define BEYOND 16 /* of these are where it stops: more bits than it ever has, so that it is seen to be beyond the codes */
+#define BITS 11     /* that a look-up takes */
+#define PADDING 512 /* zeros behind the codes: the reader looks for their end only once in a block */
+#define BEYOND 16   /* bytes of these where the reader stops: more than it holds, so that it is seen to be beyond the codes */
 
-/* What the next BITS bits begin with; of extra bits, which follow a code, some may lie beyond.
+/* Three tables, by the next BITS bits. A code is followed by its extra bits; these may lie partly beyond the BITS.
  *
- * `one` is a single code with its extra bits: their length together (6 bits, as a shift takes as many), how many extra bits
- * (4), the run of zeros before (4); 0 where the code is longer. `two` is a coefficient, and the code behind it if that is
- * there too: their length together (6), the length of the first (5), the extra bits of the first (4) and second (4), by how
- * much each moves on (5 and 8): a block's end by OVER. `many` is all codes that are there: their length (6), by how many
- * coefficients they move on (10): a block's end by END. What begins with a longer code moves on by twice as much. */
+ * A "step" is by how many coefficients a code moves on: the zeros before its coefficient, and that. The end of a block steps
+ * by OVER in `two` and by END in `many`. Where the first code is longer than BITS, `one` has 0 and the others twice as much.
+ *
+ * table | what the entry is for                         | its fields, from the lowest bit, and their bits
+ * ------|-----------------------------------------------|-----------------------------------------------------------
+ * one   | the first code                                | length with extra bits (6); extra bits (4); zeros before (4)
+ * two   | the first coefficient, and the second if its  | length of both (6); length of the first (5); extra bits of the
+ *       | code is complete                              | first (4) and second (4); step of the first (5) and second (8)
+ * many  | all complete codes                            | length of all (6); step of all (10) */
 typedef struct {
     uint16_t one[1 << BITS];
     uint32_t two[1 << BITS];
@@ -30,7 +34,7 @@ typedef struct {
     int defined;
 } Huffman;
 
-enum { OVER = 64, END = 256 }; /* more than one coefficient, and than all codes of BITS bits move on: 11 times 16 */
+enum { OVER = 64, END = 256 }; /* more than one code steps by (16), and than all codes of BITS bits (11 times 16) */
 
 /* The table of `number` values, with `counts` of codes by length 1..16 (clause C.2); -1: there is no such code. */
 int table_make(Huffman *table, const uint8_t *counts, const uint8_t *values, int number, int is_ac);
@@ -41,8 +45,8 @@ typedef struct {
     unsigned count; /* how many of them are there: at least 29, more than the longest code with its extra bits has */
 } Reader;
 
-/* Take `length` bits, which are there. First comes what follows all that are there, and need not wait for the length:
- * the next look-up waits for a shift alone. */
+/* Remove the next `length` bits, which the reader must hold. It is filled up first, as that need not wait for the length.
+ * So the next look-up waits for one shift alone. */
 INLINE void consume(Reader *reader, unsigned length) {
     uint64_t next;
     memcpy(&next, reader->at, 8);
@@ -61,10 +65,10 @@ INLINE Reader reader_of(const uint8_t *codes, size_t length) {
     return reader;
 }
 
-/* Behind the end come zeros, for ever: for each block, which moves on by less than PADDING - BEYOND bytes. */
+/* Call it once in each block, which takes less than PADDING - BEYOND bytes: the reader never leaves the padding. */
 INLINE void stop_at_end(Reader *reader) { reader->at = reader->at < reader->last ? reader->at : reader->last; }
 
-/* One code, as `one` has it; 0 where there is none such. */
+/* The next code, as an entry of `one`; 0 where the bits are no code. */
 INLINE int look_up(const Reader *reader, const Huffman *table) {
     int entry = table->one[reader->bits >> (64 - BITS)];
     if (entry) return entry;
@@ -78,17 +82,17 @@ INLINE int look_up(const Reader *reader, const Huffman *table) {
     return 0;
 }
 
-/* The number that the last `size` of the first `length` bits say (clause F.2.2.1, EXTEND): what begins with 0 is below zero.
+/* The number in the last `size` of the first `length` bits (clause F.2.2.1, EXTEND); one that begins with 0 is negative.
  * No branch: half of all numbers are, and nothing foresees which. */
 INLINE int extra(uint64_t bits, unsigned length, unsigned size) {
     uint32_t all = (1u << size) - 1, number = (uint32_t)(bits >> (-length & 63)) & all;
     return (int)(number - (2 * number <= all ? all : 0));
 }
 
-/* The number that the extra bits of a code say, as `one` has it. */
+/* The number in the extra bits of the next code, of which `entry` is that of `one`. */
 INLINE int number(const Reader *reader, int entry) { return extra(reader->bits, entry & 63, entry >> 6 & 15); }
 
-/* The rest of a block, from coefficient k on, for nothing; 0 where the codes are no block. */
+/* Step over the rest of a block, from coefficient k on; 0 where the codes are no block. */
 INLINE int skip(Reader *reader, const Huffman *table, int k) {
     while (k < 64) {
         int entry = table->many[reader->bits >> (64 - BITS)], next = k + (entry >> 6);
@@ -101,7 +105,7 @@ INLINE int skip(Reader *reader, const Huffman *table, int k) {
             consume(reader, entry & 63);
             return 1;
         }
-        /* A long code, or some of these codes are of the next block: one by one. */
+        /* The code is long, or some of these codes belong to the next block: one by one. */
         entry = look_up(reader, table);
         if (!entry) return 0;
         consume(reader, entry & 63);

@@ -1,6 +1,6 @@
-/* Of a JPEG's file: its segments up to the codes (ITU-T T.81, annex B), and what each component is (clause A.1).
+/* A JPEG's segments up to its codes (ITU-T T.81, annex B), its components (clause A.1), and the two decoders.
  *
- * Read is what both decoders here know: baseline, one scan without restart markers, one or three components. */
+ * Both decoders take baseline files of one scan, without restart markers, with one or three components. */
 
 #ifndef TVETL_JPEG_H
 #define TVETL_JPEG_H

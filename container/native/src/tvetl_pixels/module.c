@@ -87,7 +87,8 @@ static int region_resize(const JpegRegion *region, const Axis *columns, const Ax
     ResizeFeed feed = {{NULL, step, feed_resize}, {0}, NULL, pitch, 0, 0};
     feed.height = region->box.bottom - region->box.top;
     feed.rows.place = feed.four = calloc(4, feed.pitch);
-    int done = feed.four && !stream_make(&feed.stream, columns, lines, form, 3, step, out) ? region_decode(region, &feed.rows) : -1;
+    int done = -1;
+    if (feed.four && !stream_make(&feed.stream, columns, lines, form, 3, step, out)) done = region_decode(region, &feed.rows);
     room_free(&feed.stream.room);
     free(feed.four);
     return done;
@@ -100,8 +101,8 @@ static PyObject *decode(PyObject *module, PyObject *args) {
     Py_buffer out;
     Box *box = &region.box;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*(ii)i(iiii)w*:decode", &region.data, &region.width, &region.height, &region.scale, &box->left,
-                          &box->top, &box->right, &box->bottom, &out))
+    if (!PyArg_ParseTuple(args, "y*(ii)i(iiii)w*:decode", &region.data, &region.width, &region.height, &region.scale,
+                          &box->left, &box->top, &box->right, &box->bottom, &out))
         return NULL;
     int done = -2;
     if (region_is_valid(&region)) {

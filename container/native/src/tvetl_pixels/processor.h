@@ -1,4 +1,4 @@
-/* What the processor can do, and small things that every part needs. */
+/* What the processor can do, and small definitions that every part needs. */
 
 #ifndef TVETL_PROCESSOR_H
 #define TVETL_PROCESSOR_H

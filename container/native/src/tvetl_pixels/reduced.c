@@ -1,8 +1,7 @@
 /* A region of a JPEG at a half, a quarter or an eighth of its size.
  *
- * Most of what the codes say is lost when a photograph is made small. So an 8 x 8 block of which 4 x 4 pixels are wanted is
- * its 4 x 4 lowest frequencies, through a DCT of as few points, and the codes of the others are stepped over. Chroma that
- * was stored at half the size is not made smaller as long as it need not be. */
+ * An 8 x 8 block of which 4 x 4 pixels are wanted is made of its 4 x 4 lowest frequencies, by a DCT of as few points. The codes
+ * of the other frequencies are stepped over. Chroma stored at half the size is reduced by that much less. */
 
 #include "colour.h"
 #include "jpeg.h"

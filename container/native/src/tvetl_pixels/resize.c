@@ -1,9 +1,8 @@
-/* Pillow's resize of 8-bit RGB and L images, bit for bit, with AVX2 where the processor has it.
+/* The two passes of a resize, with AVX2 where the processor has it.
  *
- * The arithmetic is that of Pillow's src/libImaging/Resample.c (12.3 and 13.0): coefficients in double, rounded to
- * 22 bits behind the point, a horizontal and then a vertical pass, each rounded and cut to 0..255. Sums are whole numbers
- * modulo 2^32, so their order is free, and so is everything that is faster here: rows are resampled just before they are
- * needed, and flip, crop and table are done on the way. tests/engine/test_resize.py compares bytes with Pillow. */
+ * Each pass is rounded and clamped to 0..255, as in Pillow's src/libImaging/Resample.c (12.3 and 13.0). Sums are whole numbers
+ * modulo 2^32, so their order is free. Rows are resampled just before they are needed; flip, crop and table are done on the
+ * way. tests/engine/test_resize.py compares bytes with Pillow. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,107 +10,9 @@
 #include "processor.h"
 #include "resize.h"
 
-#define POINT 22 /* behind the point: a pixel has 8 of 32, and filters with negative parts need 2 more */
 #define HALF (1 << (POINT - 1))
-#define LOW 15       /* a coefficient is high * 2^15 + low, 0 <= low < 2^15: two numbers of 16 bits */
-#define GROUP 4      /* coefficients are stored in fours: 4 low parts, 4 high parts */
 #define BLOCK 32     /* bytes of a row that are worked on at once */
 #define MARGIN 16    /* bytes that may be read behind that */
-
-/* --- coefficients ------------------------------------------------------------------------------------------------ */
-
-static double box(double x) { return x > -0.5 && x <= 0.5 ? 1.0 : 0.0; }
-
-static double bilinear(double x) {
-    x = fabs(x);
-    return x < 1.0 ? 1.0 - x : 0.0;
-}
-
-static double hamming(double x) {
-    x = fabs(x);
-    if (x == 0.0) return 1.0;
-    if (x >= 1.0) return 0.0;
-    x = x * PI;
-    return sin(x) / x * (0.54f + 0.46f * cos(x)); /* these two are floats in Pillow */
-}
-
-static double bicubic(double x) {
-    const double a = -0.5;
-    x = fabs(x);
-    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-    if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
-    return 0.0;
-}
-
-static double sinc(double x) {
-    if (x == 0.0) return 1.0;
-    x = x * PI;
-    return sin(x) / x;
-}
-
-static double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
-
-/* By the numbers of PIL.Image.Resampling; nearest (0) is no filter. */
-static const struct {
-    double (*at)(double);
-    double support;
-} FILTERS[] = {{NULL, 0}, {lanczos, 3.0}, {bilinear, 1.0}, {bicubic, 2.0}, {box, 0.5}, {hamming, 1.0}};
-
-void axis_free(Axis *axis) {
-    free(axis->first);
-    free(axis->count);
-    free(axis->whole);
-    free(axis->parts);
-    memset(axis, 0, sizeof *axis);
-}
-
-int axis_make(Axis *axis, int from, float low_end, float high_end, int to, int start, int size, int filter,
-                     int mirrored) {
-    double scale = (double)(high_end - low_end) / to;
-    double stretch = scale < 1.0 ? 1.0 : scale;
-    double support = FILTERS[filter].support * stretch;
-    double inverse = 1.0 / stretch;
-    int taps_max = (int)ceil(support) * 2 + 1;
-    double *taps = malloc((size_t)taps_max * sizeof *taps);
-
-    axis->size = size;
-    axis->groups = (taps_max + GROUP - 1) / GROUP;
-    axis->first = malloc((size_t)size * sizeof *axis->first);
-    axis->count = malloc((size_t)size * sizeof *axis->count);
-    axis->whole = calloc((size_t)size * axis->groups, GROUP * sizeof *axis->whole);
-    axis->parts = malloc((size_t)size * axis->groups * 2 * GROUP * sizeof *axis->parts);
-    if (!taps || !axis->first || !axis->count || !axis->whole || !axis->parts) {
-        free(taps);
-        axis_free(axis);
-        return -1;
-    }
-    for (int i = 0; i < size; i++) {
-        int32_t *whole = axis->whole + (size_t)i * axis->groups * GROUP;
-        int16_t *parts = axis->parts + (size_t)i * axis->groups * 2 * GROUP;
-        int place = start + (mirrored ? size - 1 - i : i);
-        double centre = low_end + (place + 0.5) * scale;
-        double sum = 0.0;
-        int low = (int)(centre - support + 0.5), high = (int)(centre + support + 0.5);
-        if (low < 0) low = 0;
-        if (high > from) high = from;
-        for (int j = low; j < high; j++) {
-            taps[j - low] = FILTERS[filter].at((j - centre + 0.5) * inverse);
-            sum += taps[j - low];
-        }
-        for (int j = 0; j < high - low; j++) {
-            double weight = (sum != 0.0 ? taps[j] / sum : taps[j]) * (1 << POINT);
-            whole[j] = (int32_t)(weight < 0 ? weight - 0.5 : weight + 0.5);
-        }
-        for (int j = 0; j < axis->groups * GROUP; j++) {
-            parts[j / GROUP * 2 * GROUP + j % GROUP] = (int16_t)(whole[j] & ((1 << LOW) - 1));
-            parts[j / GROUP * 2 * GROUP + GROUP + j % GROUP] = (int16_t)(whole[j] >> LOW);
-        }
-        axis->first[i] = low;
-        axis->count[i] = high - low;
-    }
-    free(taps);
-    return 0;
-}
 
 static inline uint8_t rounded(int32_t sum) {
     sum >>= POINT;

@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define POINT 22 /* behind the point: a pixel has 8 of 32, and filters with negative parts need 2 more */
+#define LOW 15       /* a coefficient is high * 2^15 + low, 0 <= low < 2^15: two numbers of 16 bits */
+#define GROUP 4      /* coefficients are stored in fours: 4 low parts, 4 high parts */
 #define LARGEST 65535 /* of any side; Pillow's own JPEG goes no further, and all sums below stay far from overflow */
 
 /* What one direction needs: which pixels of the source make up each pixel of the result, and how much each counts. */
