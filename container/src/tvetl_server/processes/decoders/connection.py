@@ -30,7 +30,7 @@ class DecoderDied(Exception):
     """The decoder has closed its connection, does not answer, or answers nonsense."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answer(Success):
     """A result, as the worker has it."""
 

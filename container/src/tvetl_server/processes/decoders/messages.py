@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from tvetl.spec import Arguments
@@ -15,8 +15,10 @@ __all__ = ["GRACE", "Process", "Refusal", "Request", "Success", "unpack_reply"]
 #: Seconds beyond an object's deadline after which the kernel ends a decoder that has not given up by itself.
 GRACE = 0.5
 
+_NONE = Arguments()
 
-@dataclass(frozen=True)
+
+@dataclass
 class Process:
     """A decoder's process id: its first message to the worker, and the worker's order to the fork server to kill it."""
 
@@ -31,7 +33,7 @@ class Process:
         return cls(process)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """One object to transform."""
 
@@ -52,10 +54,11 @@ class Request:
         name, source, asked, deadline = cast("tuple[str, str | int, dict[str, Any], float]", unpack(message))
         if isinstance(asked.get("size"), list):
             asked["size"] = tuple(asked["size"])
-        return cls(name, source, replace(Arguments(), **asked, given=frozenset(asked)), deadline)
+        arguments = Arguments(**asked, given=frozenset(asked)) if asked else _NONE
+        return cls(name, source, arguments, deadline)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Success:
     """A result. It is in the decoder's shared memory, or in the open file that comes with the message."""
 
@@ -74,7 +77,7 @@ class Success:
         return pack(["", *fields])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Refusal:
     """An error in place of a result."""
 

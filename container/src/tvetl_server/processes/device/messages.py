@@ -18,7 +18,7 @@ __all__ = ["READY", "Part", "Reply", "Request", "Unavailable"]
 READY = b"."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unavailable:
     """There is no device: takes the way of READY."""
 
@@ -33,7 +33,7 @@ class Unavailable:
         return cls(*cast("list[str]", unpack(message)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """A :class:`tvetl_server.engine.DeviceRequest` whose file is in shared memory."""
 
@@ -58,7 +58,7 @@ class Request:
         return cls(length, (width, height), steps, encoding, asked)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """One result in shared memory: an encoded file, or an array."""
 
@@ -80,7 +80,7 @@ class Part:
         return np.frombuffer(data, self.kind).reshape(self.shape) if self.kind else bytes(data)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reply:
     """What became of a request: one part a view, in the request of their bytes. None: the device refuses it."""
 
