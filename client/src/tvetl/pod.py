@@ -63,8 +63,8 @@ class Resources:
     node, so raise them where much else runs.
 
     There is no CPU limit, which would throttle a pod in the middle of an object. There is no memory limit either: the
-    server has a worker for each CPU, so one number does not fit all nodes, and a pod that exceeds it ends with its ETL
-    and jobs. To protect others on the node, set ``memory_limit`` and TVETL_WORKERS (docs/server.md, Memory).
+    server has a worker for each CPU, so one number does not fit all nodes. A pod that exceeds its limit ends with its
+    ETL and jobs. To protect others on the node, set ``memory_limit`` and TVETL_WORKERS (docs/server.md, Memory).
 
     ``gpu`` is a resource of the node's device plugin, one for each pod. "nvidia.com/gpu" is a whole GPU, or a time
     slice without memory of its own, where the plugin shares GPUs. "nvidia.com/mig-1g.10gb" is a MIG slice.

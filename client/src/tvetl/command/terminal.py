@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -18,14 +18,15 @@ from rich.table import Table
 from tvetl.errors import ArgumentsError, PipelineError, TvetlError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-
     from tvetl.cluster import ObjectError
     from tvetl.conformance import Report as Conformance
     from tvetl.jobs import Estimate, JobProgress, Report
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+#: What is done, how far, how fast; a line of JSON has the same members.
+State = dict[str, str | int | float]
 
 #: Seconds between two lines of progress, where there is no terminal to draw a bar on.
 _LINES_EVERY = 1.0
@@ -36,9 +37,8 @@ _SHOWN = 10
 class Progress:
     """Progress of something: call it with the number done, or pass :meth:`job` to :func:`tvetl.jobs.wait`."""
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what = what
-        self._total = total
+    def __init__(self, what: str, total: int, show: Callable[[State], None]) -> None:
+        self._what, self._total, self._show = what, total, show
 
     def __call__(self, done: int) -> None:
         self._show({"doing": self._what, "done": done, "total": self._total})
@@ -48,69 +48,50 @@ class Progress:
         left = {} if now.left is None or now.done == now.total else {"left": round(now.left, 1)}
         self._show({"doing": now.stage, "done": now.done, "total": now.total, **figures, **left})
 
-    def _show(self, state: dict[str, str | int | float]) -> None:
-        raise NotImplementedError
-
-
-class _Lines(Progress):
-    """A line of JSON every second, and a last one."""
-
-    def __init__(self, what: str, total: int) -> None:
-        super().__init__(what, total)
-        self._printed = time.monotonic()
-        self._last: dict[str, str | int | float] = {}
-
-    def _show(self, state: dict[str, str | int | float]) -> None:
-        self._last = state
-        if time.monotonic() - self._printed > _LINES_EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._last:
-            self._printed = time.monotonic()
-            err.print(json.dumps(self._last), markup=False)
-            self._last = {}
-
-
-class _Bar(Progress):
-    """rich's bar, with speed, bytes and the time that is left."""
-
-    def __init__(self, what: str, total: int, bars: Bars) -> None:
-        super().__init__(what, total)
-        self._bars = bars
-        self._task = bars.add_task(what, total=total, detail="")
-
-    def _show(self, state: dict[str, str | int | float]) -> None:
-        parts = []
-        if state.get("rate"):
-            parts.append(f"{state['rate']:.0f}/s")
-        if state.get("bytes"):
-            parts.append(size_of(int(state["bytes"])))
-        if "left" in state:
-            parts.append(f"{duration(float(state['left']))} left")
-        self._bars.update(
-            self._task,
-            description=str(state["doing"]),
-            completed=int(state["done"]),
-            total=int(state["total"]),
-            detail=", ".join(parts),
-        )
-
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Progress]:
     """To be called with the number done: a bar on a terminal, elsewhere lines of JSON."""
-    if not err.is_terminal:
-        lines = _Lines(what, total)
-        yield lines
-        lines.flush()
-        return
+    with _bar(what, total) if err.is_terminal else _lines() as show:
+        yield Progress(what, total, show)
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[State], None]]:
+    """A line of JSON every second, and after success a last one."""
+    printed, pending = time.monotonic(), State()
+
+    def show(state: State) -> None:
+        nonlocal printed, pending
+        pending = state
+        if time.monotonic() - printed > _LINES_EVERY:
+            err.print(json.dumps(state), markup=False)
+            printed, pending = time.monotonic(), {}
+
+    yield show
+    if pending:
+        err.print(json.dumps(pending), markup=False)
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[State], None]]:
+    """rich's bar, with speed, bytes and the time that is left."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    described, detail = TextColumn("{task.description}"), TextColumn("{task.fields[detail]}")
-    with Bars(described, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), detail, console=err) as bars:
-        yield _Bar(what, total, bars)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Bars(*columns, TextColumn("{task.fields[detail]}"), console=err) as bars:
+        task = bars.add_task(what, total=total, detail="")
+
+        def show(state: State) -> None:
+            rate, size, left = state.get("rate"), state.get("bytes"), state.get("left")
+            parts = [f"{rate:.0f}/s"] if rate else []
+            parts += [size_of(int(size))] if size else []
+            parts += [] if left is None else [f"{duration(float(left))} left"]
+            doing, done, total = str(state["doing"]), int(state["done"]), int(state["total"])
+            bars.update(task, description=doing, completed=done, total=total, detail=", ".join(parts))
+
+        yield show
 
 
 def print_report(report: Report, errors: str = "") -> None:

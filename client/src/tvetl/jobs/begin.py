@@ -86,9 +86,9 @@ def transform_objects(
 def begin(cluster: Cluster, request: Request) -> Job:
     """Start a job for what of the request is left to do, or find the job that is at work on it.
 
-    Makes the destination where it is an ais bucket and missing. Raises NotFound for a source or ETL that is not there,
-    UsageError where there is nothing to transform, ClusterError while a job of another pipeline is at work between the
-    same buckets.
+    Makes the destination where it is an ais bucket and missing. Raises NotFound for a missing source or ETL, and
+    UsageError where there is nothing to transform. Raises ClusterError while a job of another pipeline is at work
+    between the same buckets.
     """
     wanted, absent = wanted_objects(cluster, request)
     digest = provenance.digest_of(cluster.show(request.etl))

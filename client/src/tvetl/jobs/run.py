@@ -21,7 +21,7 @@ from tvetl.jobs.report import Estimate, JobProgress, Report
 from tvetl.jobs.request import Request
 
 #: Seconds between two polls of a job: a twentieth of its age, within these bounds. So a job of 10 s is reported within
-#: half a second of its end (the SDK's own wait reports it after 18.8 s), and one of hours is polled seldom.
+#: half a second of its end (by the SDK's own wait after 18.8 s). One of hours is polled seldom.
 _POLLS = (0.1, 2.0)
 #: A list job never ends, it becomes idle: in two polls in a row, as the SDK demands too.
 _IDLE_POLLS = 2

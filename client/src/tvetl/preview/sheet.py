@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tvetl.spec import Pipeline
+from tvetl.spec import Pipeline, derive_seed
 
 #: Pixels. A transformed image is shown at most this large, 224 being what most pipelines make; its original is
 #: fitted beside it.
@@ -57,6 +57,9 @@ class Source:
     pipeline: Pipeline
     seed: int
     epoch: int
+
+    def torch_seed(self, view: int) -> int:
+        return derive_seed(self.seed, self.epoch, view, f"{self.bucket}/{self.object}")
 
 
 def contact_sheet(rows: Sequence[Row], *, columns: int = 2) -> Image.Image:

@@ -22,7 +22,7 @@ from tvetl.cluster import Cluster, Json
 from tvetl.errors import UsageError
 from tvetl.files import write_whole
 from tvetl.preview.sheet import Source, View, views_sheet
-from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, derive_seed, parse
+from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, parse
 from tvetl.spec.limits import VIEWS
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def preview(
 
 def _view(cluster: Cluster, source: Source, view: int, data: bytes) -> View:
     outcome = _by_etl(cluster, source, view)
-    seed = derive_seed(source.seed, source.epoch, view, f"{source.bucket}/{source.object}")
-    made = View(view, seed, _picture(outcome, source.pipeline), _digest(outcome))
+    made = View(view, source.torch_seed(view), _picture(outcome, source.pipeline), _digest(outcome))
     again = _by_torchvision(source, view, data)
     if again is None:
         return made
@@ -111,8 +110,7 @@ def _by_torchvision(source: Source, view: int, data: bytes) -> Replayed | None:
         from tvetl.preview.replay import replay
     except ImportError:
         return None
-    seed = derive_seed(source.seed, source.epoch, view, f"{source.bucket}/{source.object}")
-    return replay(source.pipeline, data, seed)
+    return replay(source.pipeline, data, source.torch_seed(view))
 
 
 @dataclass(frozen=True)
