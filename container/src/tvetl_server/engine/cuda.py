@@ -1,8 +1,8 @@
 """Batches of images on a GPU: nvImageCodec decodes and encodes, torchvision's functions transform tensors there.
 
-The same draws, boxes and steps as on the CPU, from :class:`DeviceRequest`; the pixels are close to
-torchvision's on PIL images, not equal (docs/gpu.md has how far). With "host" for a device all of it runs on the CPU, by
-the same code. One thread calls; nothing here is for several.
+Draws, boxes and steps are the CPU's, from :class:`DeviceRequest`. The pixels are close to torchvision's on PIL images,
+not equal; docs/gpu.md says how far they differ. With "host" for a device the same code runs on the CPU. Only one thread
+may call it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _SUBSAMPLING = {
 
 
 class DeviceLost(Exception):
-    """The device does not answer any more: only another process may have it again."""
+    """The device no longer answers in this process; another process may still reach it."""
 
 
 class _NotHere(Exception):
@@ -155,10 +155,10 @@ class Gpu:
             raise DeviceError(f"an image cannot be transformed on the device: {str(error).splitlines()[0]}") from error
 
     def run(self, requests: Sequence[DeviceRequest]) -> list[list[Array | Encoded] | None]:
-        """One batch: of each request a result a view, arrays of uint8 (H, W, 3) or (H, W) where the pipeline ends in an
-        image, else (C, H, W). None where the device cannot: it is damaged, of another kind, or too large.
+        """One batch: a list of results for each request, one a view.
 
-        Raises DeviceLost where nothing can be done any more.
+        A result is a JPEG, uint8 of (H, W, 3) or (H, W) where the pipeline ends in an image, or else (C, H, W). None
+        stands for an image that the device cannot do: damaged, of another kind, or too large. Raises DeviceLost.
         """
         try:
             return self._together(requests)

@@ -1,8 +1,8 @@
-"""Image bytes to pixels: what is allowed, how large it may be, and only the part that is needed.
+"""Image bytes to pixels, and only the pixels that are needed.
 
-Everything is refused from the header, before anything is allocated (:mod:`headers`). The pixels are those of
-``PIL.Image.open(...).convert("RGB")``; a region of a JPEG is decoded by the C of container/native, which gives the
-same pixels for less work, and by Pillow where that cannot.
+Images are refused from their header, before anything is allocated (:mod:`headers`). The pixels are those of
+``PIL.Image.open(...).convert("RGB")``. The C part decodes a region of a JPEG to the same pixels for less work. Pillow
+decodes what it cannot.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Source:
         self.size: Size = (height, width) if self._to_upright is not None and orientation >= 5 else (width, height)
 
     def pixels(self, box: Box | None = None, *, keep: bool = False) -> Image.Image:
-        """RGB pixels of the whole image or of ``box``; raises DamagedImage.
+        """RGB pixels of the image or of ``box``; raises DamagedImage.
 
         ``keep`` decodes the whole once, for other parts that will be asked for.
         """
@@ -115,7 +115,7 @@ class Source:
         return self._decoded if box == everything else self._decoded.crop(box)
 
     def array(self, box: Box | None = None, *, keep: bool = False) -> Image.Image | Array:
-        """The same pixels as they come with the least copying: uint8 of (H, W, 3), or an image where Pillow decodes."""
+        """The same pixels with the least copying: uint8 of (H, W, 3), or an image where Pillow decodes."""
         left, top, right, bottom = box = box or (0, 0, *self.size)
         if self._array is None and self._decoded is None and (coded := self.coded(None if keep else box)):
             region = _decode(coded)
@@ -127,7 +127,7 @@ class Source:
         return self._array[top:bottom, left:right]
 
     def coded(self, box: Box | None = None, factor: int = 1) -> Coded | None:
-        """Whole or ``box``, in pixels at 1/``factor``, for the C to decode; None where that cannot be."""
+        """All of the image or ``box``, at 1/``factor``, for the C part to decode; None where it cannot."""
         if native is None or (factor == 1 and not _IS_TURBO) or not self._region_can_do():
             return None
         return Coded(self._data, self.size, factor, box or (0, 0, *self.size))
@@ -135,7 +135,7 @@ class Source:
     def reduced(self, box: Box, factor: int, *, keep: bool = False) -> tuple[Image.Image | Array, Part] | None:
         """RGB pixels around ``box`` at 1/``factor`` (2, 4, 8) of their size, and where it lies in them.
 
-        None where that would be no less work than :meth:`array`. Raises DamagedImage where that does.
+        None where :meth:`array` costs no more. Raises DamagedImage where :meth:`array` does.
         """
         if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._to_upright is not None:
             return None
@@ -156,7 +156,7 @@ class Source:
         return whole[top:bottom, left:right], _part(box, factor, left, top)
 
     def baseline(self) -> bytes | None:
-        """The file, where it is a whole baseline JPEG that is upright as it is; else None."""
+        """The file, if it is a whole baseline JPEG that needs no turning; else None."""
         return self._data if self._region_can_do() else None
 
     def _draft(self, factor: int) -> Array:
@@ -183,11 +183,11 @@ class Source:
         return rgb
 
     def _region_can_do(self) -> bool:
-        """A JPEG of one scan, in one or three components, with nothing between its scan and its end.
+        """Whether regions may be decoded: a JPEG of one scan without markers, closed by its end marker.
 
-        Who decodes a region never looks at damage beyond it, so a broken file could pass under one seed and fail
-        under another. One scan without markers inside, closed by its end marker, is what libjpeg reads to its end
-        whatever its codes say. The rest (progressive, restart markers, cut short, trailing data) and CMYK are Pillow's.
+        Decoding a region never sees damage beyond it. So a broken file could pass under one seed and fail under
+        another. libjpeg reads a file of this structure to its end, whatever its codes say. Pillow decodes all others:
+        progressive, with restart markers, cut short, with trailing data, CMYK.
         """
         if self._image.format != "JPEG" or self._image.mode not in ("RGB", "L") or self._to_upright is not None:
             return False

@@ -84,7 +84,7 @@ class Draw:
     def exp_uniform(self, low: float, high: float) -> float:
         """``torch.exp(torch.empty(1).uniform_(low, high)).item()``: a float32, correctly rounded.
 
-        torch's own exp is off by the last bit for about one input in a hundred, which ones depending on the
-        processor; docs/exactness.md has what that means for a crop box.
+        torch's own exp is off by the last bit for about one input in a hundred, and the processor decides for which.
+        docs/exactness.md says what that means for a crop box.
         """
         return float(np.float32(math.exp(self.uniform(low, high))))

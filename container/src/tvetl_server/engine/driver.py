@@ -1,6 +1,6 @@
-"""Whether there is an NVIDIA GPU that this process can use, and if not, why: in words for who set up the pod.
+"""Checks that this process can use an NVIDIA GPU, and explains to whoever set up the pod why not.
 
-Asks the driver itself (libcuda.so.1, the CUDA driver API), so that it works without torch, and before torch is loaded.
+It asks the driver (libcuda.so.1, the CUDA driver API), so it needs no torch.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _MEANING: Mapping[int, str] = {
 
 
 class DeviceError(TvetlError):
-    """There is no device to work on."""
+    """There is no usable device."""
 
     exit_code = 2
 
 
 def check_driver(visible: str | None, needed: tuple[int, int]) -> int:
-    """How many GPUs there are for this process; at least one.
+    """The number of GPUs for this process, at least one.
 
     ``visible`` is CUDA_VISIBLE_DEVICES, ``needed`` the CUDA version that our libraries are built for. Raises
     DeviceError.

@@ -20,7 +20,7 @@ def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
     def save(image: Image.Image, options: Mapping[str, Value]) -> bytes:
         buffer = io.BytesIO()
         try:
-            # null is "as Pillow does it by itself", which is said by not saying it.
+            # null stands for Pillow's own default.
             given = {name: value for name, value in options.items() if value is not None}
             image.save(buffer, kind, **given)
         except MemoryError as error:
@@ -51,9 +51,9 @@ _MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 def encode(outcome: Outcome | Encoded, output: Output) -> bytes:
-    """One result as the output says. Tensors are C-contiguous, little-endian; ``raw`` is (C, H, W) without a header.
+    """One result in the output's format. Tensors are C-contiguous and little-endian; ``raw`` has no header.
 
-    Raises TransformFailed where the format has no room for such an image.
+    Raises TransformFailed where the format cannot hold the image.
     """
     if isinstance(outcome, bytes):
         return outcome

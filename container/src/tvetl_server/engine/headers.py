@@ -1,9 +1,9 @@
-"""What a file's own structure promises, read before any decoder is asked: decoders take memory and time first.
+"""Checks a file's structure against the limits before a decoder spends memory or time on it.
 
-Pillow checks a size only after opening; by then libwebp has its canvas (8 bytes a pixel) and a GIF may have its first
-frame. It counts the frames of a GIF or TIFF by opening each of them, and libjpeg goes over the whole image for each
-scan of a JPEG. So each format is walked here, as far as needed and no further than its limit. A walk that meets
-something strange ends without a word: what is damaged, and how, the decoder says.
+Pillow checks a size only after opening. By then libwebp has allocated its canvas (8 bytes a pixel), and a GIF's first
+frame may be decoded. Pillow counts the frames of a GIF or TIFF by opening each of them. libjpeg goes over the whole
+image for each scan of a JPEG. So each format is walked here, as far as needed and no further than its limit. A walk
+ends silently at anything unexpected: the decoder reports what is damaged.
 
 Sources: ITU-T T.81 annex B (JPEG), the PNG specification (third edition, with APNG), GIF89a, TIFF 6.0 and BigTIFF,
 RFC 9649 (WebP), ISO/IEC 14496-12 (the boxes of AVIF).
@@ -19,30 +19,30 @@ from tvetl_server.engine.native import native
 from tvetl_server.errors import DamagedImage, TooManyFrames, TooManyPixels
 from tvetl_server.limits import Limits
 
-#: Scans of a JPEG. Encoders write 10, optimisers some more; a scan costs up to 30 ms for the largest image allowed, and
-#: may take ten bytes of the file.
+#: Scans of a JPEG. Encoders write 10, optimisers some more. A scan costs up to 30 ms for the largest image allowed, and
+#: can be as short as ten bytes.
 MAX_SCANS = 100
 #: Segments before the first scan of a JPEG. A colour profile may take 255, XMP with a depth map some hundreds.
 MAX_SEGMENTS = 4096
-#: Segments of EXIF among them. One is what the standard knows; Pillow joins them, with time as their square.
+#: EXIF segments of a JPEG. The standard has one; Pillow concatenates them in quadratic time.
 MAX_EXIF_SEGMENTS = 16
-#: Bytes that belong to nothing before the first scan of a JPEG. Pillow steps over them one by one.
+#: Bytes between the segments before the first scan of a JPEG. Pillow skips them one by one.
 MAX_JUNK = 64 * 1024
 #: Chunks of a PNG. The usual 8 KiB of data in each make 32,768 of the largest file allowed.
 MAX_CHUNKS = 100_000
 #: Compressed texts and colour profiles of a PNG, of which Pillow inflates up to 1 MiB each.
 MAX_COMPRESSED = 64
-#: Entries of a TIFF's directory. Baseline and its extensions together know some 200 tags.
+#: Entries of a TIFF's directory. Baseline TIFF and its extensions define some 200 tags.
 MAX_TAGS = 4096
-#: Numbers in one entry of it: each becomes an object of Python. Strips of one row for 262,144 rows.
+#: Numbers in one entry of a TIFF's directory, each of which becomes a Python object. Enough for 262,144 strips.
 MAX_VALUES = 2**18
 
 
 def check(data: bytes, kind: str, limits: Limits) -> tuple[int, int] | None:
-    """Refuse what promises too much. ``kind`` is Pillow's name of the format that ``data`` begins like.
+    """Refuse a file whose structure exceeds the limits. ``kind`` is Pillow's name of its format, by its first bytes.
 
-    Gives where the coded pixels of a JPEG begin and end, if it is one scan with no marker inside. Raises TooManyPixels
-    and TooManyFrames beyond ``limits``, DamagedImage where the file has more parts than any image of this kind needs.
+    Returns where the coded pixels of a JPEG begin and end, if it is one scan without markers. Raises TooManyPixels and
+    TooManyFrames beyond ``limits``, and DamagedImage where the file has more parts than any image of its kind needs.
     """
     walk = _WALKS.get(kind)
     if walk is not None:
@@ -60,15 +60,15 @@ def check_pixels(width: int, height: int, limits: Limits) -> None:
 
 
 def check_frames(frames: int, limits: Limits, *, counting: bool = False) -> None:
-    """Raises TooManyFrames; ``counting`` says that there may be more."""
+    """Raises TooManyFrames. ``counting``: the number is that of frames so far."""
     if frames > limits.max_frames:
         raise TooManyFrames(
             f"{frames:,} frames{' or more' if counting else ''}, more than the {limits.max_frames:,} allowed."
         )
 
 
-def _too_many(what: str, most: int) -> DamagedImage:
-    return DamagedImage(f"The image is damaged: more than {most:,} {what}.")
+def _too_many(what: str, limit: int) -> DamagedImage:
+    return DamagedImage(f"The image is damaged: more than {limit:,} {what}.")
 
 
 # --- JPEG -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Pillow's resize, by the C of container/native where that is installed and by Pillow itself where it is not.
+"""Pillow's resize, by the C part where it is installed and by Pillow itself elsewhere.
 
-Both give the same bytes. In C the crops, the mirroring and the table that follow a resize are done on the way, and the
-pixels are read where the decoder left them.
+Both give the same bytes. The C part also does the crops, the mirroring and the table that follow a resize, and reads
+the pixels where the decoder left them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tvetl_server.engine.native import native
 from tvetl_server.engine.pixels import Array, Box, Coded, Part, Size, image_on
 from tvetl_server.engine.table import Table
 
-#: Whether Pillow resizes (w, h) to (W, H) down first and then across, which shows in the rounding, by Pillow's version.
+#: By Pillow's version: whether it resizes down first, by the old and new size. The rounding depends on that.
 #: Sources: ImagingResampleInner in src/libImaging/Resample.c of 13.0.0, Image.resize in src/PIL/Image.py of 12.3.0.
-_ORDERS: Mapping[str, Callable[[Size, Size], bool]] = {
+_DOWN_FIRST: Mapping[str, Callable[[Size, Size], bool]] = {
     "13.0.0": lambda old, new: old[1] > new[1] and old[1] - new[1] > 2 * (old[0] - new[0]),
     "12.3.0": lambda old, new: old[1] > new[1] and old[1] > 100 * old[0],
 }
-_down_first = _ORDERS.get(PIL.__version__)
+_down_first = _DOWN_FIRST.get(PIL.__version__)
 
-#: Pixels up to which an Image is worth copying for the C to read it; what its copy costs grows faster than the resize.
+#: Pixels up to which copying an Image for the C part pays; the cost of the copy grows faster than that of the resize.
 _WORTH_A_COPY = 4_000_000
 #: Pixels of a side that the C takes.
 _LARGEST = 65535
@@ -34,7 +34,7 @@ _FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 
 def resizer() -> str:
-    """What resizes in this process, in a few words."""
+    """The name of what resizes in this process, for people."""
     if native is None:
         return "Pillow (tvetl_pixels is not installed, or was without a compiler)"
     if _down_first is None:
@@ -44,23 +44,23 @@ def resizer() -> str:
 
 @dataclass(frozen=True)
 class Resize:
-    """Resize, of the result keep ``window``, mirror that, and look it up in ``table``; called with RGB or L pixels."""
+    """Resizes RGB or L pixels; keeps ``window`` of the result, mirrors that and looks it up in ``table``."""
 
     size: Size
     resample: Image.Resampling
     window: Box
     mirrored: bool = False
     table: Table | None = None
-    #: Left, top, right, bottom of what is resized, in pixels; the pixels around it count at its edges. None: all.
+    #: The part that is resized, None for all; pixels around it contribute at its edges.
     part: Part | None = None
 
     @classmethod
     def to(cls, size: Size, resample: Image.Resampling) -> Resize:
-        """Nothing but resize to ``size``, width and height."""
+        """A plain resize."""
         return cls(size, resample, (0, 0, *size))
 
     def cropped(self, box: Box) -> Resize:
-        """The same, cropped to ``box`` of what came out so far."""
+        """This resize, with its result cropped to ``box``."""
         left, top, right, bottom = box
         x, y, end, _ = self.window
         if self.mirrored:
@@ -68,15 +68,15 @@ class Resize:
         return replace(self, window=(x + left, y + top, x + right, y + bottom))
 
     def flipped(self) -> Resize:
-        """The same, mirrored left to right."""
+        """This resize, with its result mirrored left to right."""
         return replace(self, mirrored=not self.mirrored)
 
     def looked_up(self, table: Table) -> Resize:
-        """The same, with a table behind it."""
+        """This resize, with a look-up of its result."""
         return replace(self, table=table)
 
     def __call__(self, pixels: Image.Image | Array) -> Image.Image | Array:
-        """``pixels`` are an RGB or L image, or uint8 of (H, W, 3). Gives what the table gives, an image without one."""
+        """Resize an RGB or L image, or uint8 of (H, W, 3), to what the table returns, or without one to an image."""
         if self._is_for_c(pixels) and (outcome := self._by_c(np.asarray(pixels), _size(pixels))) is not None:
             return outcome
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
@@ -88,7 +88,7 @@ class Resize:
         return self.table(image) if self.table else image
 
     def of_coded(self, coded: Coded) -> Image.Image | Array | None:
-        """The same of what is still to be decoded, which is done a few rows at a time; None where that cannot be."""
+        """Resize a part of a JPEG while it is decoded, a few rows at a time; None where the C part cannot."""
         left, top, right, bottom = coded.box
         old = right - left, bottom - top
         if not self._is_known(old) or _down_first is None or _down_first(old, self.size):
@@ -96,7 +96,7 @@ class Resize:
         return self._by_c(coded, old)
 
     def _is_known(self, old: Size) -> bool:
-        """Whether the C does what Pillow does."""
+        """Whether the C part gives Pillow's bytes."""
         if native is None or _down_first is None or self.resample == Image.Resampling.NEAREST:
             return False
         return max(*old, *self.size) <= _LARGEST
@@ -108,7 +108,7 @@ class Resize:
         return self._is_known(old)
 
     def _by_c(self, pixels: Array | Coded, old: Size) -> Image.Image | Array | None:
-        """None where ``pixels`` are coded, and not for us."""
+        """None where ``pixels`` are coded in a way that the C part does not decode."""
         assert native is not None and _down_first is not None
         left, top, right, bottom = self.window
         shape = (bottom - top, right - left)

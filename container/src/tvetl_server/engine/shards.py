@@ -1,4 +1,4 @@
-"""Shards: a tar in, a tar out; its images are transformed and all else passes through, in order."""
+"""Shards: a tar in, a tar out. Images are transformed, other members pass through, in order."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ def is_shard(head: bytes) -> bool:
 def transform_shard(file: IO[bytes], output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]) -> Spool:
     """The archive with ``transform(content, name of the member)`` in place of each image.
 
-    No more than one image is held in memory, and the start of the result. Raises TooManyMembers, TooManyBytes where
-    members are said to be larger than the limits (a sparse file may say anything) or the result has no room,
-    DamagedImage where the archive is cut short or broken, and whatever ``transform`` raises, naming the member: one
-    image that fails is the whole shard's failure, for half a shard would be trained on without a word.
+    It holds one image in memory, and the start of the result. It raises
+
+    - TooManyMembers;
+    - TooManyBytes where members claim more than the limits (a sparse file may), or the result has no room;
+    - DamagedImage where the archive is cut short or broken;
+    - what ``transform`` raises, with the member's name. One image that fails fails the shard: nobody would notice that
+      they train on half of one.
     """
     result = Spool(limits)
     try:

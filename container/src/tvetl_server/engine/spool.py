@@ -1,4 +1,4 @@
-"""Where the result of a shard grows: in memory first, then in a file without a name, where there is room for one."""
+"""The growing result of a shard: in memory first, then in a temporary file where there is room for one."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ MEMORY = 32 * 2**20
 
 
 class Spool:
-    """Something to write to, and then to hand on as an open file."""
+    """Is written to, and then handed on as an open file."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._file = _memory()
         self._length = 0
         self._in_memory = True
-        self._most = MEMORY
+        self._limit = MEMORY
 
     def tell(self) -> int:
         """Bytes so far."""
         return self._length
 
     def write(self, data: bytes) -> int:
-        """All of it. Raises TooManyBytes where there is no room for more."""
+        """Append ``data``; raises TooManyBytes where there is no room for it."""
         self._length += len(data)
         try:
-            if self._length > self._most:
+            if self._length > self._limit:
                 self._make_room()
             self._file.write(data)
         except OSError as error:
@@ -49,7 +49,7 @@ class Spool:
         return self._file
 
     def close(self) -> None:
-        """Forget it all."""
+        """Free the memory or the disk."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -58,17 +58,17 @@ class Spool:
             self._in_memory = False
             disk = _disk(self._limits.max_bytes)
             if disk is None:
-                self._most = max(MEMORY, self._limits.max_bytes)
+                self._limit = max(MEMORY, self._limits.max_bytes)
             else:
-                self._most = self._limits.max_shard_bytes
+                self._limit = self._limits.max_shard_bytes
                 with self._file as memory:
                     memory.seek(0)
                     while part := memory.read(1 << 20):
                         disk.write(part)
                 self._file = disk
-        if self._length > self._most:
+        if self._length > self._limit:
             raise TooManyBytes(
-                f"The shard's result has more than {self._most} bytes; beyond TVETL_MAX_BYTES the container must have "
+                f"The shard's result has more than {self._limit} bytes; beyond TVETL_MAX_BYTES the container must have "
                 "a folder with room for it, named by TMPDIR, up to TVETL_MAX_SHARD_BYTES."
             )
 

@@ -1,6 +1,6 @@
-"""Image to tensor and what is done to each value alone, as one look-up of an image in a table.
+"""Steps on single values (ToTensor, Normalize, ...) as one look-up of an image in a table.
 
-The table's values are the contract's (:mod:`tvetl.spec.table`), for a client may look them up itself.
+The table's values are the contract's (:mod:`tvetl.spec.table`), as a client may look them up itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tvetl.spec.table import Array, table_of
 
 
 class _Lookup(Image.ImagePointHandler):
-    """A table of whole numbers, as Pillow's own code takes it: Image.point would round all 768 anew for each image."""
+    """A table of whole numbers as Pillow's C takes it. Image.point would round all 768 again for each image."""
 
     def __init__(self, values: list[int]) -> None:
         self._values = values
@@ -27,7 +27,7 @@ class _Lookup(Image.ImagePointHandler):
 
 
 class Table:
-    """A chain of such steps; called with an RGB or L image, it gives an image or a (C, H, W) tensor."""
+    """A chain of such steps. Called with an RGB or L image, it returns an image or a (C, H, W) tensor."""
 
     def __init__(self, steps: Sequence[Step], bands: int) -> None:
         """``bands`` is 1 or 3: the channels of the images that will come."""

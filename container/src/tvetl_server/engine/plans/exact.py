@@ -1,4 +1,4 @@
-"""``precision: exact``: torchvision's pixels with no torch."""
+"""``precision: exact``: torchvision's pixels without torch, by the table of ops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 
 
 class ExactPlan:
-    """Draw, decode, do: torchvision's pixels with no torch."""
+    """Draws, decodes and acts: torchvision's pixels without torch."""
 
     def __init__(self, pipeline: Pipeline, own: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
         self._stages = list(stages(pipeline))
@@ -57,17 +57,17 @@ class ExactPlan:
                 steps += [] if action.keeps_values else [["look_up", self._tables.index(action)]]
             elif isinstance(action, ops.Call):
                 steps.append([action.name, *action.arguments])
-            else:  # an own op
+            else:  # a plugin's op
                 return None
         return steps
 
     def _drawn(self, size: Size, job: Job) -> tuple[Box | None, list[ops.Action]]:
-        """The region of the source that is needed, and what is done to it."""
+        """The region of the source that is needed, and the actions on it."""
         actions = self._draw(Draw(job.seed), size, job)
         first = actions[0] if actions else None
         if isinstance(first, ops.Crop):
-            return first.box, list(_joined(actions[1:]))
-        return None, list(_joined(actions))
+            return first.box, list(_merged(actions[1:]))
+        return None, list(_merged(actions))
 
     def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
         coded = None if job.keep else source.coded(box)
@@ -89,8 +89,8 @@ class ExactPlan:
         return actions
 
 
-def _joined(actions: Iterable[ops.Action]) -> Iterator[ops.Action]:
-    """The same actions; what a resize can do on the way is part of it."""
+def _merged(actions: Iterable[ops.Action]) -> Iterator[ops.Action]:
+    """The same actions, with each crop, flip and table merged into the resize before it."""
     resize: Resize | None = None
     for action in actions:
         if resize and not resize.table and isinstance(action, ops.Crop):

@@ -21,7 +21,7 @@ _FACTORS = (8, 4, 2)
 
 
 class FastPlan(ExactPlan):
-    """Draw, decode at 1/2, 1/4 or 1/8 where what is left is as large as the target, do."""
+    """Decodes at 1/2, 1/4 or 1/8 where the result is at least as large as the target; otherwise an ExactPlan."""
 
     def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
         box = box or (0, 0, *source.size)
@@ -34,7 +34,7 @@ class FastPlan(ExactPlan):
 
 
 def _factor(box: Box, resize: Resize) -> int | None:
-    """The largest that leaves no less than is wanted; none for nearest, which picks pixels that would be gone."""
+    """The largest factor that leaves at least the target; none for nearest, which picks single pixels."""
     if resize.resample == Image.Resampling.NEAREST:
         return None
     width, height = box[2] - box[0], box[3] - box[1]

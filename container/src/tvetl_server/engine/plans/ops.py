@@ -1,8 +1,8 @@
-"""torchvision's transforms of PIL images, bit for bit, without torch: first drawn, then done.
+"""The table of ops: torchvision's transforms of PIL images, bit for bit, without torch.
 
-Each step reads its draws and the size of the image and answers with *actions* (crop to this box, resize to
-that, ...) and the size that comes out. So everything random is known before a pixel is decoded, and a leading
-crop tells the decoder which region is wanted. Sources: torchvision/transforms/v2/_geometry.py, _color.py and
+An op first makes its random draws, given the size of the image. It answers with *actions* (crop to this box, resize to
+that, ...) and the size that comes out. So everything random is known before a pixel is decoded, and a leading crop
+tells the decoder which region is needed. Sources: torchvision/transforms/v2/_geometry.py, _color.py and
 _functional_pil.py of the pinned release; tests/exactness compares every op with them.
 """
 
@@ -71,17 +71,17 @@ _RESAMPLING = {
 
 def resized(params: Mapping[str, Value], size: Size) -> Size:
     """The size that Resize gives (torchvision.transforms.functional._compute_resized_output_size)."""
-    wanted, most = params["size"], params["max_size"]
+    wanted, longest = params["size"], params["max_size"]
     if isinstance(wanted, tuple):
         height, width = map(_int, wanted)
         return width, height
     short, long = sorted(size)
     if wanted is None:
-        new_short, new_long = int(_int(most) * short / long), _int(most)
+        new_short, new_long = int(_int(longest) * short / long), _int(longest)
     else:
         new_short, new_long = _int(wanted), int(_int(wanted) * long / short)
-        if most is not None and new_long > _int(most):
-            new_short, new_long = int(_int(most) * new_short / new_long), _int(most)
+        if longest is not None and new_long > _int(longest):
+            new_short, new_long = int(_int(longest) * new_short / new_long), _int(longest)
     return (new_short, new_long) if size[0] <= size[1] else (new_long, new_short)
 
 
@@ -184,7 +184,7 @@ def _pad_by(border: tuple[int, ...], fill: Value, mode: str) -> list[Action]:
 
 
 def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
-    """torchvision's ``fill`` as Pillow takes it (_functional_pil._parse_fill): whole numbers, cut, not rounded."""
+    """torchvision's ``fill`` as Pillow takes it (_functional_pil._parse_fill): truncated to whole numbers."""
     bands = len(image.getbands())
     if isinstance(fill, tuple):
         return tuple(int(_float(value)) for value in fill)
@@ -232,21 +232,21 @@ def _color_jitter(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
     for index in order:
         factor = factors[index]
         if factor is not None:
-            actions.append(_turn_hue(factor) if index == 3 else _enhance(names[index], enhancers[index], factor))
+            actions.append(_rotate_hue(factor) if index == 3 else _enhance(names[index], enhancers[index], factor))
     return actions, size
 
 
-def _turn_hue(factor: float) -> Call:
+def _rotate_hue(factor: float) -> Call:
     """``factor`` in -0.5..0.5 of a full turn; the hue channel wraps as uint8 does."""
 
-    def turn(image: Image.Image) -> Image.Image:
+    def rotate(image: Image.Image) -> Image.Image:
         if image.mode == "L":
             return image
         hue, saturation, value = image.convert("HSV").split()
-        turned = np.asarray(hue) + np.int32(factor * 255).astype(np.uint8)
-        return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert(image.mode)
+        rotated = np.asarray(hue) + np.int32(factor * 255).astype(np.uint8)
+        return Image.merge("HSV", (Image.fromarray(rotated), saturation, value)).convert(image.mode)
 
-    return Call("adjust_hue", (factor,), turn)
+    return Call("adjust_hue", (factor,), rotate)
 
 
 def _gray(params: Mapping[str, Value]) -> Call:
@@ -300,7 +300,7 @@ DRAWERS: Mapping[str, Drawer] = {
 
 
 def can_draw(step: Step) -> bool:
-    """Whether this step's draws are torch's without torch: all, but for bounds whose logarithm only torch knows."""
+    """Whether the step can be drawn without torch: all of the table, except ratios whose logarithm only torch knows."""
     if step.op == "RandomResizedCrop":
         return all(value in LOG_OF_RATIO for value in _floats(step.params["ratio"]))
     return step.op in DRAWERS

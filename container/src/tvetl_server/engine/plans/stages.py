@@ -1,4 +1,4 @@
-"""What a pipeline consists of for a plan: steps, and one table for each run of steps on single values."""
+"""A pipeline's stages: its steps, with steps on single values merged into tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvetl_server.engine.table import Table
 
 
 def stages(pipeline: Pipeline) -> Iterator[Step | Table]:
-    """The steps as they are, but each run from image to tensor (and back) as one table."""
+    """The steps, with all steps from image to tensor (and back) merged into one table."""
     inside: list[Step] = []
     for step, form in zip(pipeline.steps, forms(pipeline), strict=False):  # the form before each step
         if inside or step.op in OPENS:
@@ -28,18 +28,18 @@ def stages(pipeline: Pipeline) -> Iterator[Step | Table]:
 
 
 def tables(pipeline: Pipeline) -> list[Table]:
-    """The tables of a pipeline that needs no torch, as its programs count them; none of another's."""
+    """The tables of a pipeline, as DeviceSteps number them; none where it needs torch."""
     return [] if needs_torch(pipeline) else [stage for stage in stages(pipeline) if isinstance(stage, Table)]
 
 
 def _known(step: Step, form: FormKind) -> bool:
-    """Whether a step is done without torch, on what it is given."""
+    """Whether a step can be done without torch on this form of input."""
     here = ops.can_draw(step) if form == "pil" else step.op in POINTWISE
     return here or step.op in OPENS or is_own(step.op)
 
 
 def needs_torch(pipeline: Pipeline) -> list[int]:
-    """The places of the steps that only torchvision itself does; empty where none is."""
+    """The places of the steps that only torchvision can do."""
     steps = zip(pipeline.steps, forms(pipeline), strict=False)  # the form before each step
     return [place for place, (step, form) in enumerate(steps) if not _known(step, form.kind)]
 

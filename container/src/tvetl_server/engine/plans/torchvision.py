@@ -1,4 +1,4 @@
-"""What only torchvision does, by torchvision itself, step by step; no other module of the server needs torch."""
+"""Pipelines that only torchvision can do, by torchvision itself, step by step; it needs torch."""
 
 from __future__ import annotations
 
