@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.util
+import io
 import itertools
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tvetl.cluster import Cluster
@@ -176,6 +181,40 @@ def test_an_epoch_goes_on_at_any_place(
         )
 
 
+def test_the_state_of_an_epoch_that_is_over_does_not_hide_the_next(
+    cluster: Cluster, pets: str, good: list[str], etl: Callable[[str], str]
+) -> None:
+    def new() -> Any:
+        return TransformedBatches(cluster, pets, etl("uint8"), batch=4, names=good, seed=3)
+
+    done = new()
+    first = held(done)
+    done.set_epoch(1)
+    before_second = done.state_dict()
+    second = held(done)
+    after_second = done.state_dict()
+    for state in (before_second, after_second):
+        resumed = new()
+        resumed.load_state_dict(state)
+        rest = held(resumed)
+        assert same(rest, second if state is before_second else [])
+        resumed = new()
+        resumed.set_epoch(2)  # set before the state is loaded, as torchdata's loader does, or after
+        resumed.load_state_dict(state)
+        later = held(resumed)
+        resumed = new()
+        resumed.load_state_dict(state)
+        resumed.set_epoch(2)
+        assert len(later) == len(first)
+        assert same(held(resumed), later)
+    middle = new()
+    begun = iter(middle)
+    next(begun)
+    middle.set_epoch(5)
+    state = middle.state_dict()
+    assert (state["epoch"], state["units"]) == (5, 0)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchdata") is None, reason="needs torchdata")
 @pytest.mark.parametrize("workers", [0, 3])
 def test_torchdatas_loader_resumes(
@@ -266,6 +305,48 @@ def test_where_all_are_bad_there_is_no_batch(cluster: Cluster, pets: str, etl: C
     assert (feed.counts.given, feed.counts.skipped) == (0, 2)
 
 
+def test_what_no_object_is_to_blame_for_is_never_skipped(
+    cluster: Cluster, pets: str, etl: Callable[[str], str]
+) -> None:
+    for options in (
+        {"views": 1000},
+        {"seed": -1},
+        {"seed": 2**70},
+        {"seed": "1"},
+        {"names": "pet_00.jpg"},
+        {"batch": "4"},
+    ):
+        with pytest.raises(UsageError):
+            TransformedBatches(cluster, pets, etl("uint8"), **{"batch": 4, "on_error": "skip", **options})
+    feed = TransformedBatches(cluster, pets, etl("uint8"), batch=4, on_error="skip")
+    feed._reader._arguments["views"] = 1000
+    with pytest.raises(ObjectFailed, match="bad_arguments"):
+        next(iter(feed))
+
+
+def test_stored_objects_that_are_no_tensors_are_named_and_skipped(cluster: Cluster) -> None:
+    cluster.create_bucket("stored")
+    values = {"a": np.arange(4.0), "b": np.arange(4.0).astype(">f8"), "c": np.array(["x"] * 4), "d": None}
+    for name, array in values.items():
+        made = io.BytesIO(b"")
+        if array is not None:
+            np.save(made, array)
+        cluster.put("stored", f"{name}.npy", made.getvalue())
+    feed = TransformedBatches(cluster, "stored", batch=2, on_error="skip", shuffle=False)
+    ((images, names),) = feed
+    assert (images.tolist(), list(names)) == ([[0.0, 1.0, 2.0, 3.0]] * 2, ["a.npy", "b.npy"])
+    assert feed.counts.skipped == 2
+    with pytest.raises(ObjectFailed, match=r"stored/c\.npy: torch has no tensors of <U1"):
+        [*TransformedBatches(cluster, "stored", batch=1, names=["c.npy"])]
+
+
+def test_samples_that_are_left_out_do_not_count_as_given(
+    cluster: Cluster, pets: str, good: list[str], etl: Callable[[str], str]
+) -> None:
+    feed = TransformedBatches(cluster, pets, etl("uint8"), batch=4, names=good, drop_last=True)
+    assert sum(len(images) for images, _ in feed) == feed.counts.given == 20
+
+
 def test_images_of_two_sizes_are_told(cluster: Cluster, pets: str, good: list[str]) -> None:
     steps = [{"op": "Resize", "size": 16}, {"op": "PILToTensor"}]
     cluster.put(pets, "wide.jpg", cluster.get(pets, good[0]))
@@ -291,6 +372,57 @@ def test_what_cannot_work_is_said_at_once(cluster: Cluster, pets: str, etl: Call
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="pin_memory"):
             TransformedBatches(cluster, pets, etl("uint8"), batch=2, pin_memory=True)
+
+
+# Copies, threads and the end of the process
+
+
+def test_a_copy_has_an_epoch_of_its_own_that_workers_hear_of(
+    cluster: Cluster, pets: str, good: list[str], etl: Callable[[str], str]
+) -> None:
+    feed = TransformedBatches(cluster, pets, etl("uint8"), batch=4, names=good, seed=3)
+    copied = copy.deepcopy(feed)
+    loader = DataLoader(copied, batch_size=None, num_workers=2, persistent_workers=True)
+    first = held(loader)
+    copied.set_epoch(1)
+    assert not same(held(loader), first)
+    assert copied.counts.given == 2 * len(good)
+    assert same(held(feed), first)
+
+
+def test_several_threads_iterate_one_feed(
+    cluster: Cluster, pets: str, good: list[str], etl: Callable[[str], str]
+) -> None:
+    feed = TransformedBatches(cluster, pets, etl("uint8"), batch=4, names=good, seed=3)
+    whole, found = held(feed), []
+    threads = [threading.Thread(target=lambda: found.extend([held(feed), held(feed)])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert all(same(each, whole) for each in found)
+
+
+END = """
+import sys
+from tvetl.cluster import Cluster
+from tvetl.datasets import TransformedBatches
+names = sys.argv[4:] * 100
+feed = TransformedBatches(Cluster(sys.argv[1]), sys.argv[2], sys.argv[3], batch=4, names=names, ahead=20)
+it = iter(feed)
+next(it)
+print("first", flush=True)
+"""
+
+
+def test_a_process_ends_well_while_batches_are_read_ahead(
+    cluster: Cluster, pets: str, good: list[str], etl: Callable[[str], str]
+) -> None:
+    for _ in range(5):
+        argv = [sys.executable, "-c", END, cluster.endpoint, pets, etl("float32"), *good]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "first\n", "")
 
 
 # What is left
@@ -328,18 +460,18 @@ def test_at_most_two_batches_more_than_ahead_are_held(
             del images
         gc.collect()
         # Memory that is free is used again before more is taken: so much was in use at once.
-        assert 1 < len(feed._rows._memory["pageable"]._free) <= ahead + 2
+        assert 1 < sum(map(len, feed._rows._memory["pageable"]._free.values())) <= ahead + 2
 
 
 def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:
     memory, layout = Memory("pageable"), Layout((1, 2, 2), torch.float32)
-    first = layout.tensor(memory.take(2 * layout.row_bytes))
+    first = layout.tensor(memory.take(2 * layout.row_bytes), 2)
     assert first.shape == (2, 1, 2, 2)
     part = first[1].fill_(7)
     address = first.data_ptr()
     del first
-    other = layout.tensor(memory.take(2 * layout.row_bytes)).fill_(1)
+    other = layout.tensor(memory.take(2 * layout.row_bytes), 2).fill_(1)
     assert other.data_ptr() != address
     assert bool((part == 7).all())
     del part
-    assert layout.tensor(memory.take(2 * layout.row_bytes)).data_ptr() == address
+    assert layout.tensor(memory.take(2 * layout.row_bytes), 2).data_ptr() == address

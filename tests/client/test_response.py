@@ -117,6 +117,22 @@ def test_what_has_no_body_is_done_with_its_head() -> None:
         assert (response.done, response.body()) == (True, b"")
 
 
+def test_chunks_win_over_a_length() -> None:
+    for order in (
+        b"Content-Length: 9\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 9",
+    ):
+        response = Response()
+        response.feed(HEAD + order + b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert response.body() == b"abc"
+
+
+def test_a_length_alone_takes_no_memory() -> None:
+    response = Response()
+    response.feed(HEAD + b"Content-Length: 99999999999999\r\n\r\nabc")
+    assert len(response.room()) < 1 << 27
+
+
 def test_a_redirect_tells_where_to() -> None:
     response = Response()
     response.feed(
@@ -140,6 +156,7 @@ def test_after_more_than_was_asked_for_the_connection_is_not_used_again() -> Non
         b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
         b"HTTP/1.1 2x0 OK\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+        HEAD + b"Content-Length: 3\r\nContent-Encoding: gzip\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1e9\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nX: y" + b"y" * 70_000,

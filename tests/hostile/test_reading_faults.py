@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -241,6 +244,90 @@ def test_kept_connections_that_the_nodes_ended_meanwhile_cost_nothing(
             for node in local._nodes:
                 for connection in [*node.connections]:
                     connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("close", [False, True])
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.1:99999/x", "http://[::1/x", "http://..../x", "http://x:y/z", "ftp"]
+)
+def test_a_redirect_to_nowhere_is_read_by_the_sdk(gateway: Gateway, location: str, close: bool) -> None:
+    headers = {"Location": location, **({"Connection": "close"} if close else {})}
+    lost = faults.saying(307, "text/html", b"", **headers)
+    gateway.choose = lambda method, path, before: (
+        lost if path.startswith("/at/") and "/v1/objects/" in path and "pid=" not in path else None
+    )
+    with fetcher_of(gateway.endpoint) as fetcher:
+        assert read(fetcher, ["photo_00001.png"])["photo_00001.png"].data
+
+
+def test_what_is_no_error_of_ours_is_raised_and_not_swallowed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> bytes:
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(Cluster, "get", fails)
+    gateway.choose = at_targets(faults.closed)
+    with fetcher_of(gateway.endpoint) as fetcher, pytest.raises(MemoryError):
+        read(fetcher, ["photo_00001.png"])
+
+
+def test_a_host_of_two_addresses_is_asked_at_the_one_that_answers(
+    steady: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = socket.getaddrinfo
+
+    def two(host: str, *arguments: Any, **options: Any) -> Any:
+        found = whole(host, *arguments, **options)
+        return [(*each[:4], ("127.0.0.1", 9)) for each in found] + found
+
+    expected = good(steady.endpoint)
+    with fetcher_of(steady.endpoint) as fetcher:
+        fetcher.homes(["a"])  # asks for the map
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        monkeypatch.setattr(Cluster, "get", lambda *arguments: pytest.fail("the SDK was asked"))
+        done = read(fetcher, [*expected])
+    assert {name: bytes(fetch.data or b"") for name, fetch in done.items()} == expected
+
+
+def test_a_child_that_ends_its_copy_leaves_the_parents_reads_alone(steady: LocalCluster) -> None:
+    with fetcher_of(steady.endpoint) as fetcher:
+        names = names_of(steady.endpoint)
+        read(fetcher, names)
+        for name in names[:4]:
+            fetcher.start(Fetch(name))
+        alone(fetcher.close)
+        found: list[Fetch] = []
+        while len(found) < 4:
+            found += fetcher.wait()
+    assert not [fetch.error for fetch in found if fetch.error]
+
+
+HANGS = """
+import sys
+import tvetl.datasets.reader as reader
+from tvetl.cluster import Cluster
+from tvetl.datasets import TransformedBatches
+it = iter(TransformedBatches(Cluster(sys.argv[1]), "images", "read-small", batch=4))
+print("begins", flush=True)
+next(it)
+"""
+
+
+def test_ctrl_c_ends_a_process_whose_reads_hang(gateway: Gateway) -> None:
+    pytest.importorskip("torch", reason="datasets give torch's tensors")
+    gateway.choose = lambda method, path, before: (
+        None if "/v1/objects/" not in path else faults.reset if path.startswith("/at/") else faults.hang
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGS, gateway.endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begins\n"
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SOON)
+    assert errors.strip().endswith(b"KeyboardInterrupt")
 
 
 # A cluster that changes

@@ -65,6 +65,10 @@ class TransformedBatches(Stream):
         device: torch.device | str | None = None,
         wire: Wire = "auto",
     ) -> None:
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise UsageError(f"dtype is {dtype!r}: expected one of torch's, like torch.bfloat16")
+        if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise UsageError(f"device is {device!r}, and torch sees no GPU here")
         if ahead < 1:
             raise UsageError(f"ahead is {ahead}: at least one batch is read ahead")
         if pin_memory and not torch.cuda.is_available():
@@ -107,7 +111,7 @@ class TransformedBatches(Stream):
         try:
             while filled := filler.take():
                 self._reader.tally(filled.attempts)
-                self._done = (units + filled.units, 0)
+                self._done = (epoch, units + filled.units, 0)
                 images, labels = filled.images, filled.labels
                 del filled
                 if images is not None:
@@ -115,7 +119,7 @@ class TransformedBatches(Stream):
                     del images
                     yield given
                     del given
-            self._done = (len(share), 0)
+            self._done = (epoch, len(share), 0)
         finally:
             filler.stop()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,15 @@ from tvetl.fetch import Fetcher
 
 #: Seconds to wait for the thread's end.
 _JOIN = 5.0
+#: The threads at work, which must have ended before the interpreter does: torch's code cannot be left in the middle.
+_running: weakref.WeakSet[Filler] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for filler in [*_running]:
+        if filler.is_alive():  # not after a fork
+            filler.stop()
 
 
 @dataclass
@@ -88,7 +99,8 @@ class Filler(threading.Thread):
         """End the thread and what it reads; one that waits for the cluster map ends when that comes."""
         self._stopped = True
         self._wake()
-        self.join(_JOIN)
+        if threading.current_thread() is not self:  # where garbage is collected in the thread itself
+            self.join(_JOIN)
 
     def _wake(self) -> None:
         if fetcher := self._fetcher:
@@ -98,6 +110,7 @@ class Filler(threading.Thread):
 
     def run(self) -> None:
         last: BaseException | None = None
+        _running.add(self)
         try:
             with self._reader.fetcher(self._epoch) as self._fetcher:
                 self._fill(self._fetcher)
@@ -106,6 +119,7 @@ class Filler(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - the consumer raises it
             last = error
         self._fetcher = None
+        _running.discard(self)
         self._give(last)
 
     def _give(self, filled: Filled | BaseException | None) -> None:
@@ -132,6 +146,8 @@ class Filler(threading.Thread):
         if self._placed % self._batch and not self._drop_last:
             self._deliver(self._placed % self._batch)
         elif self._attempts:
+            for attempt in self._attempts:  # what is left out was not given
+                attempt.samples = []
             self._give(Filled(None, attempts=self._attempts, units=self._units))
 
     def _may_begin(self, flying: int) -> bool:
@@ -170,7 +186,7 @@ class Filler(threading.Thread):
         assert isinstance(row, _Row)
         answer = row.answer
         if data is not None:
-            answer, form = self._rows.answer(data), self._rows.form
+            answer, form = self._rows.answer(self._reader.decoded(name, data, values=False), data), self._rows.form
             assert form is not None
             if (form.shape, form.dtype) != (tuple(answer.shape), answer.dtype):
                 said = f"{name} is {_said(answer.shape, answer.dtype)}, the others {_said(form.shape, form.dtype)}"

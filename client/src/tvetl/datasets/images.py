@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, Sample, choose, decode, labelled
+from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, Sample, choose, labelled
 from tvetl.errors import ObjectFailed, UsageError
 
 
@@ -83,20 +83,20 @@ class TransformedImages:
 
     def _make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         assert data is not None
-        return [(decode(data, pil=True) if self._pil else self._reader.tensor(data), self._label(name))]
+        return [(self._reader.decoded(name, data, pil=self._pil), self._label(name))]
 
     def state_dict(self) -> dict[str, object]:
         """Seed and epoch; where in the epoch is the sampler's business (torchdata's StatefulDataLoader keeps it)."""
         return {"seed": self.seed, "epoch": self._reader.epoch, "of": self._reader.fingerprint()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on as another dataset stood. Raises UsageError where that one was another."""
-        restore(self._reader, state, self._reader.fingerprint())
+        """Go on as another dataset stood, or in a later epoch that was set. Raises UsageError for another dataset's."""
+        check_state(state, self._reader.fingerprint())
+        self._reader.epoch = max(self._reader.epoch, int(str(state["epoch"])))
 
 
-def restore(reader: Reader, state: dict[str, object], fingerprint: str) -> None:
-    """Take over seed and epoch of a saved state. Raises UsageError where it is of another dataset."""
-    if state.get("of") != fingerprint:
+def check_state(state: dict[str, object], fingerprint: str) -> None:
+    """Raises UsageError where a saved state is of another dataset, or none."""
+    if not isinstance(state, dict) or state.get("of") != fingerprint:
         hint = "Objects, ETL, seed, order and numbers of workers and ranks must be as they were."
         raise UsageError("this state was saved of another dataset", hint=hint)
-    reader.epoch = int(str(state["epoch"]))

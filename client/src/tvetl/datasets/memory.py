@@ -27,13 +27,13 @@ class Layout:
     def row_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def tensor(self, memory: torch.Tensor) -> torch.Tensor:
-        """Memory (uint8, of any number of rows) as (rows, *shape), strided as ``channels_last`` says."""
-        *views, channels, height, width = self.shape
+    def tensor(self, memory: torch.Tensor, count: int) -> torch.Tensor:
+        """Memory (uint8) for ``count`` rows as (count, *shape), strided as ``channels_last`` says."""
         values = memory.view(self.dtype)
         if not self.channels_last:
-            return values.view(-1, *self.shape)
-        return values.view(-1, *views, height, width, channels).movedim(-1, -3)
+            return values.view(count, *self.shape)
+        *views, channels, height, width = self.shape
+        return values.view(count, *views, height, width, channels).movedim(-1, -3)
 
 
 class Memory:
@@ -45,7 +45,7 @@ class Memory:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self._free: list[npt.NDArray[np.uint8]] = []
+        self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
 
     def take(self, size: int) -> torch.Tensor:
         """``size`` bytes, as uint8 (size,)."""
@@ -54,9 +54,11 @@ class Memory:
         if self.kind == "shared":
             shared: torch.Tensor = torch.empty(size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
             return shared
-        while self._free and self._free[-1].size != size:
-            self._free.pop()
-        memory = self._free.pop() if self._free else np.empty(size, np.uint8)
+        free = self._free.setdefault(size, [])
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
         lent = memory[:]  # an object of its own, which the tensor's storage keeps
-        weakref.finalize(lent, self._free.append, memory).atexit = False
+        weakref.finalize(lent, free.append, memory).atexit = False
         return torch.from_numpy(lent)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import secrets
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch, Fetcher
 from tvetl.notation import expand
 from tvetl.spec import Pipeline
-from tvetl.spec.limits import COUNTER, SEED
+from tvetl.spec.limits import COUNTER, SEED, VIEWS
 from tvetl.spec.table import split
 
 OnError = Literal["raise", "skip", "substitute"]
@@ -105,6 +106,10 @@ class Reader:
             raise UsageError(f"on_error is {on_error!r}: expected raise, skip or substitute")
         if reads < 1:
             raise UsageError(f"reads is {reads}: at least one must be in flight")
+        if seed is not None and not (isinstance(seed, int) and 0 <= seed <= SEED):
+            raise UsageError(f"seed is {seed!r}: expected a whole number from 0 to {SEED}")
+        if views is not None and not (isinstance(views, int) and 1 <= views <= VIEWS):
+            raise UsageError(f"views is {views!r}: expected a whole number from 1 to {VIEWS}")
         if wire not in ("auto", "values"):
             raise UsageError(f"wire is {wire!r}: expected auto or values")
         self.bucket, self.etl, self.names = bucket, etl, tuple(names)
@@ -120,6 +125,7 @@ class Reader:
         self._endpoint = cluster.endpoint
         self._patience = (cluster.object_seconds(etl) if etl else 45.0) + _GRACE
         self._here: tuple[int, list[Fetcher]] | None = None
+        self._seen = 0.0
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._counts = torch.zeros((_ROWS, 3), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._names_digest = _digest(self.names)
@@ -212,15 +218,26 @@ class Reader:
         return named
 
     def etl_is_there(self) -> None:
-        """Raises NotFound where it is the ETL that is gone, and not an object."""
-        if self.etl:
-            Cluster(self._endpoint).show(self.etl)
+        """Raises NotFound where it is the ETL that is gone, and not an object. Asks at most once a second."""
+        if self.etl and time.monotonic() - self._seen > 1.0:
+            cluster = Cluster(self._endpoint)
+            cluster.show(self.etl)
+            cluster.close()
+            self._seen = time.monotonic()
 
-    def tensor(self, data: bytearray | bytes) -> torch.Tensor:
-        """What was answered, as tensors; where it is pixels, the values that they stand for."""
-        if self.table is None:
-            return to_tensor(data)
-        return look_up(pixels_of(data), self.table)
+    def decoded(self, name: str, data: bytearray | bytes, *, pil: bool = False, values: bool = True) -> object:
+        """What was answered, as tensors, or with ``pil`` its images.
+
+        Where it is pixels, the values that they stand for; without ``values`` the pixels. Raises ObjectFailed, with
+        the name, where it cannot be decoded.
+        """
+        try:
+            if self.table is None:
+                return decode(data, pil=pil)
+            pixels = pixels_of(data)
+            return look_up(pixels, self.table) if values else torch.from_numpy(pixels)
+        except UsageError as error:
+            raise ObjectFailed(f"{self.bucket}/{name}: {error.message}", code="undecodable", hint=error.hint) from error
 
     def tally(self, attempts: Sequence[Attempt]) -> list[object]:
         """Count them (in the consumer's thread, so that nobody counts beside us), and give their samples."""
@@ -241,6 +258,12 @@ class Reader:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_here": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        for shared in (self._epoch, self._counts):
+            if not shared.is_shared():  # a copy in the same process, whose workers are to hear of it too
+                shared.share_memory_()
 
 
 class Flight:
@@ -292,7 +315,8 @@ class Flight:
         names = self._reader.names
         tries = len(names) if self._reader.on_error == "substitute" else 1
         last = len(attempt.failed) == tries - 1
-        if self._reader.on_error == "raise" or (self._reader.on_error == "substitute" and last):
+        all_alike = isinstance(error, ObjectFailed) and error.code == "bad_arguments"  # no object's own fault
+        if all_alike or self._reader.on_error == "raise" or (self._reader.on_error == "substitute" and last):
             attempt.error = error
             return
         try:
@@ -326,6 +350,8 @@ def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | No
     """
     if sum((bool(prefix), names is not None, bool(template))) > 1:
         raise UsageError("prefix, names and template exclude one another")
+    if isinstance(names, str):
+        raise UsageError(f"names is {names!r}: expected a list of names", hint="One object is names=[...].")
     if names is not None:
         chosen = tuple(names)
     elif template:
@@ -386,7 +412,11 @@ def to_tensor(data: bytearray | bytes) -> torch.Tensor:
 
 def _tensor(answer: Decoded) -> torch.Tensor:
     if isinstance(answer, np.ndarray):
-        return torch.from_numpy(answer)
+        native = answer.dtype.newbyteorder("=")
+        try:
+            return torch.from_numpy(answer if answer.dtype == native else answer.astype(native))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"torch has no tensors of {answer.dtype}") from error
     if isinstance(answer, Image.Image):
         pixels = np.array(answer)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -12,7 +12,6 @@ from torch.utils.data import get_worker_info
 from tvetl.answers import npy_header
 from tvetl.datasets.lookup import look_up
 from tvetl.datasets.memory import Kind, Layout, Memory
-from tvetl.datasets.reader import pixels_of, to_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +72,9 @@ class Rows:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_memory": {}}
 
-    def answer(self, data: bytearray | bytes) -> torch.Tensor:
-        """Decode an answer that was not received in place; the first one tells what all others are to be."""
-        made = to_tensor(data) if self._table is None else torch.from_numpy(pixels_of(data))
+    def answer(self, made: object, data: bytearray | bytes) -> torch.Tensor:
+        """A decoded answer, which was not received in place; the first one tells what all others are to be."""
+        assert isinstance(made, torch.Tensor)
         if self.form is None:
             self.form = self._form_of(data, made)
         return made
@@ -85,7 +84,7 @@ class Rows:
         assert self.form is not None
         kind: Kind = "shared" if get_worker_info() else "pinned" if self._pin else "pageable"
         memory, layout = self._memory.setdefault(kind, Memory(kind)), self.form.row
-        return layout.tensor(memory.take(count * layout.row_bytes))
+        return layout.tensor(memory.take(count * layout.row_bytes), count)
 
     def _form_of(self, data: bytearray | bytes, made: torch.Tensor) -> Form:
         prefix = b""

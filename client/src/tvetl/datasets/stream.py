@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.images import restore
-from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, choose, decode, labelled
+from tvetl.datasets.images import check_state
+from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, choose, labelled
 from tvetl.errors import UsageError
 from tvetl.spec import derive_seed
 
@@ -28,11 +28,11 @@ class Stream(IterableDataset[object]):
         self._reader = reader
         self._shuffle, self._batch, self._even = shuffle, batch, even
         self._rank, self._world = _place(rank, world)
-        if batch < 1:
-            raise UsageError(f"batch is {batch}: expected the batch_size of the DataLoader")
-        #: Units done, and samples given of the one after them.
-        self._done = (0, 0)
-        self._resume: tuple[int, int] | None = None
+        if not isinstance(batch, int) or batch < 1:
+            raise UsageError(f"batch is {batch!r}: expected how many samples make a batch")
+        #: Where the last iteration is: its epoch, the units done, and samples given of the one after them.
+        self._done = (0, 0, 0)
+        self._resume: tuple[int, int, int] | None = None
 
     def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         """The samples of one unit."""
@@ -49,49 +49,68 @@ class Stream(IterableDataset[object]):
         return self._reader.counts
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order and other draws: call it before each epoch, counted from 0. Workers that live on hear of it."""
-        self._reader.epoch = epoch
+        """Another order and other draws: call it before each epoch, counted from 0. Workers that live on hear of it.
 
-    def order(self) -> list[int]:
-        """This rank's places in ``names``, in the order of this epoch, for all its workers together."""
+        A place in another epoch, loaded or left, is forgotten.
+        """
+        self._reader.epoch = epoch
+        if self._done[0] != epoch:
+            self._done = (epoch, 0, 0)
+        if self._resume and self._resume[0] != epoch:
+            self._resume = None
+
+    def order(self, epoch: int | None = None) -> list[int]:
+        """This rank's places in ``names``, in the order of an epoch (the one that is set), for all its workers."""
         count = len(self.names)
         places = np.arange(count)
         if self._shuffle:
             # RandomState, for numpy promises that its numbers never change (NEP 19).
-            seed = derive_seed(self.seed, self._reader.epoch, 0, f"order of {self._reader.bucket}")
+            seed = derive_seed(
+                self.seed, self._reader.epoch if epoch is None else epoch, 0, f"order of {self._reader.bucket}"
+            )
             places = np.random.RandomState(seed).permutation(count)
         if self._even:
             places = places[: count - count % self._world]
         return [int(place) for place in places[self._rank :: self._world]]
 
-    def _share(self) -> list[int]:
+    def _share(self, epoch: int | None = None) -> list[int]:
         """Of the rank's order the blocks of ``batch`` that are this worker's: DataLoader takes them in turn."""
-        order, (worker, workers) = self.order(), _worker()
+        order, (worker, workers) = self.order(epoch), _worker()
         return [place for at, place in enumerate(order) if at // self._batch % workers == worker]
 
     def __iter__(self) -> Iterator[object]:
         # Not a generator itself: what was loaded counts for the iterator that is made next, begun or not.
-        self._done, self._resume = self._resume or (0, 0), None
-        return self._samples(self._reader.epoch, self._share(), *self._done)
+        epoch, units, within = self._resume or (self._reader.epoch, 0, 0)
+        self._done, self._resume = (epoch, units, within), None
+        return self._samples(epoch, self._share(epoch), units, within)
 
     def _samples(self, epoch: int, share: list[int], units: int, within: int) -> Iterator[object]:
         for at, attempt in enumerate(self._reader.in_order(share[units:], epoch, self.make), start=units):
             samples = self._reader.tally([attempt])
             skip = within if at == units else 0
             for given, sample in enumerate(samples[skip:], start=skip + 1):
-                self._done = (at, given) if given < len(samples) else (at + 1, 0)
+                self._done = (epoch, at, given) if given < len(samples) else (epoch, at + 1, 0)
                 yield sample
-            self._done = (at + 1, 0)
+            self._done = (epoch, at + 1, 0)
 
     def state_dict(self) -> dict[str, object]:
         """Where this worker is: what was read ahead and not given is read again."""
-        units, within = self._resume or self._done
-        return {"seed": self.seed, "epoch": self._reader.epoch, "units": units, "within": within, "of": self._print()}
+        epoch, units, within = self._resume or self._done
+        if not units and not within:
+            epoch = self._reader.epoch
+        return {"seed": self.seed, "epoch": epoch, "units": units, "within": within, "of": self._print()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """The next iteration gives what was left then. Raises UsageError for the state of another dataset."""
-        restore(self._reader, state, self._print())
-        self._resume = int(str(state["units"])), int(str(state["within"]))
+        """The next iteration gives what was left of that epoch. Raises UsageError for the state of another dataset.
+
+        An epoch that had not begun, or was over, is nothing to go back to: a later one that was set stays.
+        """
+        check_state(state, self._print())
+        epoch, units, within = (int(str(state[name])) for name in ("epoch", "units", "within"))
+        whole = (not units and not within) or units >= len(self._share(epoch))
+        if not whole or epoch > self._reader.epoch:
+            self._reader.epoch = epoch
+        self._resume = (epoch, units, within) if epoch == self._reader.epoch else None
 
     def _print(self) -> str:
         parts = (self._shuffle, self.seed, self._batch, self._rank, self._world, self._even)
@@ -139,7 +158,7 @@ class TransformedStream(Stream):
 
     def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         assert data is not None
-        return [(decode(data, pil=True) if self._pil else self._reader.tensor(data), self._label(name))]
+        return [(self._reader.decoded(name, data, pil=self._pil), self._label(name))]
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch, if none is skipped."""

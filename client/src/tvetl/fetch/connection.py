@@ -42,18 +42,23 @@ class Node:
         self.base = parts.path.rstrip("/").encode()
         self.idle: list[Connection] = []
         self._port = parts.port or (443 if self.tls else 80)
-        self._address: tuple[socket.AddressFamily, tuple[object, ...]] | None = None
+        self._addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]] = []
         common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"
         token = f"Authorization: Bearer {access.token}\r\n" if access.token else ""
         #: What follows a path: with the token where we address the node, without it where a redirect does.
         self.ours, self.redirected = f"{common}{token}\r\n".encode(), f"{common}\r\n".encode()
 
     def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
-        """Looked up once. Raises OSError."""
-        if self._address is None:
-            family, _, _, _, address = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)[0]
-            self._address = family, address
-        return self._address
+        """Looked up once. Raises OSError, UnicodeError."""
+        if not self._addresses:
+            found = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
+            self._addresses = [(family, address) for family, _, _, _, address in found]
+        return self._addresses[0]
+
+    def take_next_address(self) -> bool:
+        """Nobody answers at the address that was tried: whether there is another one, which is tried from now on."""
+        del self._addresses[:1]
+        return bool(self._addresses)
 
 
 class Connection:
@@ -63,7 +68,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, node: Node) -> None:
         self.sock, self.node = sock, node
-        #: connect, handshake (TLS's), or ready.
+        #: connect, handshake (TLS's), ready or closed.
         self.stage = "connect"
         self.fetch: Fetch | None = None
         self.request = b""

@@ -9,13 +9,13 @@ its answer is always right.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +29,7 @@ from tvetl.errors import TvetlError
 from tvetl.fetch.connection import NONE, Connection, Fetch, Node
 from tvetl.fetch.places import places
 from tvetl.fetch.response import Malformed, Response
+from tvetl.fetch.threads import DaemonThreads
 
 #: Bytes of the read that takes a response's head; what it takes of the body is copied once more.
 _SCRATCH = 1 << 13
@@ -70,8 +71,9 @@ class Fetcher:
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tvetl-read")
+        self._threads = DaemonThreads(threads, "tvetl-read")
         self._by_sdk: deque[_Answer] = deque()
+        self._process = os.getpid()
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._busy: set[Connection] = set()
         self._unfinished = 0
@@ -149,7 +151,7 @@ class Fetcher:
         for node in self._nodes.values():
             while node.idle:
                 self._close(node.idle.pop())
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._selector.close()
         self._waker.close()
         self._woken.close()
@@ -187,7 +189,9 @@ class Fetcher:
         """Send a request over this connection, or over a new one."""
         try:
             connection = connection or self._connect(node)
-        except OSError:
+        except (OSError, UnicodeError):
+            if node.take_next_address():
+                return self._ask(fetch, node, request, None)
             return self._to_sdk(fetch, stale=True)
         connection.fetch, connection.request, connection.sent = fetch, request, 0
         connection.reused = connection.stage == "ready"
@@ -215,6 +219,8 @@ class Fetcher:
 
     def _advance(self, connection: Connection, mask: int) -> None:
         """Go on with a connection as far as it goes without waiting."""
+        if connection.stage == "closed":  # earlier among the same events
+            return
         try:
             if connection.stage != "ready":
                 self._open(connection)
@@ -225,7 +231,7 @@ class Fetcher:
                     pass
         except _WAITS:
             pass
-        except (OSError, ValueError, Malformed):
+        except (OSError, ValueError, MemoryError, Malformed):
             self._lose(connection)
 
     def _open(self, connection: Connection) -> None:
@@ -278,19 +284,25 @@ class Fetcher:
 
     def _close(self, connection: Connection) -> None:
         self._busy.discard(connection)
-        with suppress(KeyError, ValueError):
-            self._selector.unregister(connection.sock)
+        if connection.stage != "closed" and os.getpid() == self._process:  # a fork shares the selector with its parent
+            with suppress(KeyError, ValueError):
+                self._selector.unregister(connection.sock)
+        connection.stage = "closed"
         connection.sock.close()
 
     def _lose(self, connection: Connection) -> None:
         """The connection, or the response over it, is of no use."""
+        connecting = connection.stage == "connect"
         self._close(connection)
-        if connection.fetch is None:
-            connection.node.idle.remove(connection)
-        elif connection.reused:  # the node ended it before it had our request
-            self._ask(connection.fetch, connection.node, connection.request, None)
+        fetch, connection.fetch = connection.fetch, None
+        if fetch is None:
+            with suppress(ValueError):
+                connection.node.idle.remove(connection)
+        elif connection.reused or (connecting and connection.node.take_next_address()):
+            # The node had ended it before it got our request, or has another address.
+            self._ask(fetch, connection.node, connection.request, None)
         else:
-            self._to_sdk(connection.fetch, stale=True)
+            self._to_sdk(fetch, stale=True)
 
     def _end_late(self) -> None:
         """Once a second, end the reads that have waited for too long."""
@@ -301,12 +313,12 @@ class Fetcher:
         for connection in [*self._busy]:
             connected = connection.stage == "ready"
             if now - connection.since > (self._patience if connected else _CONNECT):
-                self._close(connection)
-                assert connection.fetch is not None
-                if connected:
-                    self._finish(connection.fetch, None, too_late(self._cluster.endpoint))
-                else:
-                    self._to_sdk(connection.fetch, stale=True)
+                if not connected:
+                    self._lose(connection)
+                elif fetch := connection.fetch:
+                    connection.fetch = None
+                    self._close(connection)
+                    self._finish(fetch, None, too_late(self._cluster.endpoint))
 
     # Responses
 
@@ -334,7 +346,8 @@ class Fetcher:
             fetch.redirects += 1
             scheme, _, rest = location.partition("://")
             host, _, path = rest.partition("/")
-            return self._send(fetch, self._node(f"{scheme}://{host}"), b"/" + path.encode("latin-1"))
+            with suppress(ValueError):  # no address
+                return self._send(fetch, self._node(f"{scheme}://{host}"), b"/" + path.encode("latin-1"))
         if status >= 400 and status not in (429, 503) and b'"ETL error: ' in body[:200]:
             return self._finish(fetch, None, self._cluster.refused(status, body.decode("utf-8", "replace")))
         if status == 403 and not fetch.redirects and not self._refused:
@@ -359,7 +372,7 @@ class Fetcher:
             answer = _Answer(fetch)
             try:
                 answer.data = self._cluster.get(self._bucket, fetch.name, self._etl, arguments)
-            except TvetlError as error:
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
                 answer.error = error
             if again:
                 with suppress(TvetlError):
@@ -376,6 +389,8 @@ class Fetcher:
             answer = self._by_sdk.popleft()
             if answer.targets:
                 self._follow(answer.targets)
+            if answer.error is not None and not isinstance(answer.error, TvetlError):
+                raise answer.error
             self._finish(answer.fetch, answer.data, answer.error)
 
 
@@ -385,5 +400,5 @@ class _Answer:
 
     fetch: Fetch
     data: bytes | None = None
-    error: TvetlError | None = None
+    error: BaseException | None = None
     targets: Sequence[Target] = ()

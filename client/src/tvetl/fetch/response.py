@@ -8,8 +8,11 @@ from __future__ import annotations
 import re
 
 _HEAD_LIMIT = 1 << 16  # bytes of a status line and headers
+_FIRST_BUFFER = 1 << 26  # bytes that are taken before as many have come, whatever a length promises
 _LINE_LIMIT = 1 << 10  # bytes of a chunk's line, and of the trailer after the last chunk
-_LENGTH = re.compile(rb"\r\n(?:content-length:[ \t]*(\d{1,15})|(transfer-encoding:[ \t]*chunked))[ \t]*\r\n", re.I)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.I)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.I)
+_ENCODED = re.compile(rb"\r\ncontent-encoding:", re.I)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.I)
 _LOCATION = re.compile(rb"\r\nlocation:[ \t]*([^\r\n]+)", re.I)
 _CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -66,13 +69,15 @@ class Response:
         return self._buffer
 
     def room(self) -> memoryview:
-        """Where the next ``left`` bytes go. Tell :meth:`filled` how many came."""
-        if self._buffer is None and self._begun < len(self._prefix):
-            self._to_buffer(self.left)
-        end = self._pos + self.left
-        if end > len(self._view):
-            self._to_buffer(self.left)
-        return self._view[self._pos : end]
+        """Where the next bytes go, ``left`` of them at most. Tell :meth:`filled` how many came."""
+        missing_prefix = self._buffer is None and self._begun < len(self._prefix)
+        if missing_prefix or (self._pos + self.left > len(self._view) and (self._buffer is None or self._full)):
+            self._to_buffer(min(self.left, _FIRST_BUFFER))
+        return self._view[self._pos : self._pos + self.left]
+
+    @property
+    def _full(self) -> bool:
+        return self._pos == len(self._view)
 
     def filled(self, count: int) -> None:
         """``count`` bytes were received into :meth:`room`."""
@@ -107,17 +112,17 @@ class Response:
         self.status = int(head[9:12])
         self._head, rest = head[: end + 2], head[end + 4 :]
         self.closes = bool(_CLOSES.search(self._head))
+        self._chunked = bool(_CHUNKED.search(self._head))
         length = _LENGTH.search(self._head)
-        if length is None and self.status not in (204, 304):
-            raise Malformed("the length of its body is not told")
-        self._chunked = bool(length and length[2])
-        self.left = int(length[1]) if length and length[1] else 0
+        if not (length or self._chunked or self.status in (204, 304)) or _ENCODED.search(self._head):
+            raise Malformed("the length of its body is not told, or the body is compressed")
+        self.left = int(length[1]) if length and not self._chunked else 0
         self.done = not self.left and not self._chunked
         fits = self._into is not None and self.left == len(self._prefix) + len(self._into)
         if self._into is not None and self.status == 200 and (fits or self._chunked):
             self._view = self._into
         else:
-            self._to_buffer(self.left or self._usual)
+            self._to_buffer(min(self.left or self._usual, _FIRST_BUFFER))
         return rest
 
     def _to_buffer(self, more: int) -> None:
@@ -142,8 +147,9 @@ class Response:
                 self.done = not self.left and not self._chunked
                 return data[len(seen) :]
             self._to_buffer(self._usual)
-        part = data[: self.left]
-        self.room()[: len(part)] = part
+        room = self.room()
+        part = data[: len(room)]
+        room[: len(part)] = part
         self.filled(len(part))
         return data[len(part) :]
 
