@@ -55,19 +55,20 @@ class Node:
             self._addresses = [(family, address) for family, _, _, _, address in found]
         return self._addresses[0]
 
-    def take_next_address(self) -> bool:
-        """Nobody answers at the address that was tried: whether there is another one, which is tried from now on."""
-        del self._addresses[:1]
+    def has_other_address(self, tried: object) -> bool:
+        """Nobody answers at the address that was tried: whether there is another, which is tried from now on."""
+        if self._addresses and self._addresses[0][1] == tried:
+            del self._addresses[0]
         return bool(self._addresses)
 
 
 class Connection:
     """A connection, and the read that it serves; without one it is idle."""
 
-    __slots__ = ("fetch", "node", "request", "response", "reused", "sent", "since", "sock", "stage")
+    __slots__ = ("address", "fetch", "node", "request", "response", "reused", "sent", "since", "sock", "stage")
 
-    def __init__(self, sock: socket.socket, node: Node) -> None:
-        self.sock, self.node = sock, node
+    def __init__(self, sock: socket.socket, node: Node, address: object) -> None:
+        self.sock, self.node, self.address = sock, node, address
         #: connect, handshake (TLS's), ready or closed.
         self.stage = "connect"
         self.fetch: Fetch | None = None

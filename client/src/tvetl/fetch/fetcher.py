@@ -190,8 +190,6 @@ class Fetcher:
         try:
             connection = connection or self._connect(node)
         except (OSError, UnicodeError):
-            if node.take_next_address():
-                return self._ask(fetch, node, request, None)
             return self._to_sdk(fetch, stale=True)
         connection.fetch, connection.request, connection.sent = fetch, request, 0
         connection.reused = connection.stage == "ready"
@@ -203,6 +201,7 @@ class Fetcher:
         return None
 
     def _connect(self, node: Node) -> Connection:
+        """Begin to connect, to the first address that does not refuse at once. Raises OSError, UnicodeError."""
         family, address = node.address()
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -212,8 +211,10 @@ class Fetcher:
                 sock.connect(address)
         except OSError:
             sock.close()
+            if node.has_other_address(address):
+                return self._connect(node)
             raise
-        connection = Connection(sock, node)
+        connection = Connection(sock, node, address)
         self._selector.register(sock, selectors.EVENT_WRITE, connection)
         return connection
 
@@ -298,7 +299,7 @@ class Fetcher:
         if fetch is None:
             with suppress(ValueError):
                 connection.node.idle.remove(connection)
-        elif connection.reused or (connecting and connection.node.take_next_address()):
+        elif connection.reused or (connecting and connection.node.has_other_address(connection.address)):
             # The node had ended it before it got our request, or has another address.
             self._ask(fetch, connection.node, connection.request, None)
         else:
