@@ -31,11 +31,11 @@ class Pretended:
     about = "a device of the tests' own"
     pixels = 400 * 400
 
-    def run(self, orders: Sequence[DeviceRequest]) -> list[list[np.ndarray] | None]:
-        return [self._one(order) for order in orders]
+    def run(self, requests: Sequence[DeviceRequest]) -> list[list[np.ndarray] | None]:
+        return [self._one(request) for request in requests]
 
-    def _one(self, order: DeviceRequest) -> list[np.ndarray] | None:
-        width = order.size[0]
+    def _one(self, request: DeviceRequest) -> list[np.ndarray] | None:
+        width = request.size[0]
         if width == DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         if width == HANGS:
@@ -46,13 +46,13 @@ class Pretended:
             time.sleep(1.2)
         if width == REFUSES:
             return None
-        if any(len(program) != 1 or program[0][0] != "crop" for program in order.steps):
+        if any(len(steps) != 1 or steps[0][0] != "crop" for steps in request.steps):
             return None
         try:
-            image = Image.open(io.BytesIO(order.data)).convert("RGB")
+            image = Image.open(io.BytesIO(request.data)).convert("RGB")
         except OSError:  # damaged
             return None
-        return [np.asarray(image.crop(tuple(program[0][1:]))) for program in order.steps]
+        return [np.asarray(image.crop(tuple(steps[0][1:]))) for steps in request.steps]
 
 
 def make(*_: object) -> Pretended:

@@ -1,4 +1,4 @@
-"""A device that does what each order says, in its real process, with its supervisor and links.
+"""A device that does what each request says, in its real process, with its supervisor and links.
 
 No torch, no GPU and no HTTP: the processes, sockets, shared memory and the kernel's locks are real.
 """
@@ -28,7 +28,7 @@ Result = Any
 
 
 class Scripted:
-    """A device that does what the bytes of each order say, as JSON."""
+    """A device that does what the bytes of each request say, as JSON."""
 
     about = "a device that does what it is told"
     pixels = 1000
@@ -36,11 +36,11 @@ class Scripted:
     def __init__(self) -> None:
         self._batches = 0
 
-    def run(self, orders: Sequence[DeviceRequest]) -> list[list[Result] | None]:
+    def run(self, requests: Sequence[DeviceRequest]) -> list[list[Result] | None]:
         self._batches += 1
-        return [self._one(json.loads(bytes(order.data)), order, orders) for order in orders]
+        return [self._one(json.loads(bytes(request.data)), request, requests) for request in requests]
 
-    def _one(self, told: dict[str, Any], order: DeviceRequest, batch: Sequence[DeviceRequest]) -> list[Result] | None:
+    def _one(self, told: dict[str, Any], request: DeviceRequest, batch: Sequence[DeviceRequest]) -> list[Result] | None:
         do = told["do"]
         if do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,11 +54,13 @@ class Scripted:
             return None
         if do == "who":
             return [json.dumps([os.getpid(), self._batches, [len(other.steps) for other in batch]]).encode()]
-        if do == "order":
-            return [json.dumps([order.size, order.jpeg, order.resized, program]).encode() for program in order.steps]
+        if do == "request":
+            return [
+                json.dumps([request.size, request.jpeg, request.resized, steps]).encode() for steps in request.steps
+            ]
         if do == "array":
-            return [self._array(told, view) for view in range(len(order.steps))]
-        return [bytes(order.data)[::-1] for _ in order.steps]
+            return [self._array(told, view) for view in range(len(request.steps))]
+        return [bytes(request.data)[::-1] for _ in request.steps]
 
     @staticmethod
     def _array(told: dict[str, Any], view: int) -> Result:
@@ -66,13 +68,13 @@ class Scripted:
 
 
 def made(told: dict[str, Any], view: int = 0) -> np.ndarray[Any, Any]:
-    """Random numbers, different for each order and view."""
+    """Random numbers, different for each request and view."""
     seed = int.from_bytes(sha256(json.dumps([told, view]).encode()).digest()[:4], "big")
     numbers = np.random.default_rng(seed).integers(0, 256, told["shape"], np.uint8)
     return numbers.astype(told["kind"])
 
 
-def order(
+def request(
     do: str = "", views: int = 1, size: tuple[int, int] = (1, 1), left: float | None = None, **more: Any
 ) -> DeviceRequest:
     data = json.dumps({"do": do, **more}).encode()
@@ -134,7 +136,7 @@ class Started:
         until(lambda: self.number("tvetl_device_deaths_total") == deaths and self.up)
 
     def ask(self, **told: Any) -> Result:
-        return self.link().transform(order(**told))
+        return self.link().transform(request(**told))
 
 
 @pytest.fixture
@@ -156,20 +158,20 @@ def reason(link: Link, what: DeviceRequest) -> str:
     return str(error.value)
 
 
-def together(started: Started, orders: Sequence[DeviceRequest]) -> list[str | list[Result]]:
+def together(started: Started, requests: Sequence[DeviceRequest]) -> list[str | list[Result]]:
     """Their results or reasons. All are sent while the device is busy, so that they wait when it is free."""
-    found: list[str | list[Result]] = [""] * len(orders)
+    found: list[str | list[Result]] = [""] * len(requests)
     busy = threading.Thread(target=lambda: started.ask(do="sleep", seconds=0.4))
     busy.start()
     time.sleep(0.2)
 
     def ask(place: int) -> None:
         try:
-            found[place] = started.link().transform(orders[place])
+            found[place] = started.link().transform(requests[place])
         except NotByDevice as error:
             found[place] = str(error)
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(orders))]
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(requests))]
     for thread in threads:
         thread.start()
         time.sleep(0.01)  # in this order

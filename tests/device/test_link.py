@@ -1,4 +1,4 @@
-"""The link of a decoder to the device: orders and results arrive, and a missing result has a reason."""
+"""The link of a decoder to the device: requests and results arrive, and a missing result has a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from alone import alone, descriptors
 from device.looking import PATIENCE, until
-from device.scripted import Scripted, Started, made, order, reason, together
+from device.scripted import Scripted, Started, made, reason, request, together
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
@@ -32,7 +32,7 @@ def test_tensors_arrive_as_they_were(start: Callable[..., Started], kind: str, s
     link = start().link()
     for views in (1, 3):
         told = {"do": "array", "shape": list(shape), "kind": kind}
-        found = link.transform(order(views=views, **told))
+        found = link.transform(request(views=views, **told))
         assert len(found) == views
         for view, tensor in enumerate(found):
             assert isinstance(tensor, np.ndarray)
@@ -47,7 +47,7 @@ def test_images_gray_images_and_files_arrive_as_what_they_are(start: Callable[..
         turn = staticmethod(contextlib.nullcontext)
 
         def transform(self, given: DeviceRequest) -> Sequence[Any]:
-            return link.transform(order(views=len(given.steps), **told))
+            return link.transform(request(views=len(given.steps), **told))
 
     pipeline = parse({"steps": [{"op": "CenterCrop", "size": 5}], "output": {"format": "png"}})
     engine = Engine(pipeline, Limits(), device=Linked())
@@ -62,12 +62,12 @@ def test_images_gray_images_and_files_arrive_as_what_they_are(start: Callable[..
         for view, found in enumerate(images):
             assert (found.mode, found.size) == (mode, (7, 5))
             assert np.array_equal(np.asarray(found), made(told, view))
-    assert link.transform(order("echo", views=2)) == [order("echo").data[::-1]] * 2
+    assert link.transform(request("echo", views=2)) == [request("echo").data[::-1]] * 2
 
 
 def test_a_transposed_array_arrives_in_its_own_order(start: Callable[..., Started]) -> None:
     told = {"do": "array", "shape": [4, 6, 3], "kind": "uint8", "turned": [2, 0, 1]}
-    (found,) = start().link().transform(order(**told))
+    (found,) = start().link().transform(request(**told))
     assert np.array_equal(found, made(told).transpose(2, 0, 1))
 
 
@@ -75,20 +75,20 @@ def test_the_largest_objects_arrive_and_their_memory_is_freed(start: Callable[..
     """8 MiB of shared memory are kept; 60 MB are freed."""
     link = start().link()
     told = {"do": "array", "shape": [3, 5000, 4000], "kind": "uint8"}
-    (found,) = link.transform(order(**told))
+    (found,) = link.transform(request(**told))
     assert np.array_equal(found, made(told))
     large = "x" * 30_000_000
-    (back,) = link.transform(order("echo", text=large))
-    assert back == order("echo", text=large).data[::-1]
+    (back,) = link.transform(request("echo", text=large))
+    assert back == request("echo", text=large).data[::-1]
     assert os.fstat(link._inbox).st_size == os.fstat(link._outbox).st_size == 0
-    (back,) = link.transform(order("echo"))
-    assert back == order("echo").data[::-1]
+    (back,) = link.transform(request("echo"))
+    assert back == request("echo").data[::-1]
 
 
 @pytest.mark.parametrize("resized", [None, 5, (6, 7)])
-def test_an_order_arrives_as_it_was(start: Callable[..., Started], resized: int | tuple[int, int] | None) -> None:
+def test_a_request_arrives_as_it_was(start: Callable[..., Started], resized: int | tuple[int, int] | None) -> None:
     programs = [[["crop", 1, 2, 3, 4], ["resize", (5, 6), "bilinear", (0, 0, 5, 6), True, -1]], [["pad", None, 0.25]]]
-    given = DeviceRequest(b'{"do": "order"}', (20, 10), programs, (75, "4:2:0"), resized)
+    given = DeviceRequest(b'{"do": "request"}', (20, 10), programs, (75, "4:2:0"), resized)
     found = [json.loads(each) for each in start().link().transform(given)]
     expected = [[(20, 10), (75, "4:2:0"), resized, program] for program in programs]
     assert found == json.loads(json.dumps(expected))
@@ -103,11 +103,11 @@ def test_each_of_thousands_gets_its_own_result_and_batches_form(start: Callable[
         for number in range(150):
             if number % 3:
                 told = {"do": "array", "shape": [place + 1, number + 1, 3], "kind": "uint8", "n": [place, number]}
-                for view, found in enumerate(link.transform(order(views=1 + number % 2, **told))):
+                for view, found in enumerate(link.transform(request(views=1 + number % 2, **told))):
                     if not np.array_equal(np.asarray(found), made(told, view)):
                         wrong.append(f"{place}: {number}")
             else:
-                what = order("echo", n=[place, number])
+                what = request("echo", n=[place, number])
                 if link.transform(what) != [what.data[::-1]]:
                     wrong.append(f"{place}: {number}")
 
@@ -137,11 +137,11 @@ def _come_and_go() -> None:
     def many(count: int) -> None:
         for number in range(count):
             link = started.device.link()
-            link.transform(order("echo"))
+            link.transform(request("echo"))
             if number % 3 == 0:
-                assert reason(link, order("sleep", seconds=0.05, left=0.02)) == "late"
+                assert reason(link, request("sleep", seconds=0.05, left=0.02)) == "late"
             link._disconnect()
-        kept.transform(order("echo"))
+        kept.transform(request("echo"))
 
     many(3)
     until(lambda: _settled(device))
@@ -170,40 +170,40 @@ def test_no_descriptor_is_leaked_where_they_run_out(start: Callable[..., Started
         before = descriptors()
         resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + 3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         for _ in range(5):
-            assert reason(link, order("echo")) == "lost"
+            assert reason(link, request("echo")) == "lost"
         gc.collect()  # the errors hold the sockets
         assert descriptors() == before
 
     alone(promise)
-    assert started.ask(do="echo") == [order("echo").data[::-1]]
+    assert started.ask(do="echo") == [request("echo").data[::-1]]
 
 
-def test_a_refused_order_harms_no_other(start: Callable[..., Started]) -> None:
+def test_a_refused_request_harms_no_other(start: Callable[..., Started]) -> None:
     started = start()
-    found = together(started, [order("echo"), order("refuse"), order("echo")])
-    assert found == [[order("echo").data[::-1]], "refused", [order("echo").data[::-1]]]
+    found = together(started, [request("echo"), request("refuse"), request("echo")])
+    assert found == [[request("echo").data[::-1]], "refused", [request("echo").data[::-1]]]
     link = started.link()
     for _ in range(3):
-        assert reason(link, order("refuse")) == "refused"
-        assert link.transform(order("echo")) == [order("echo").data[::-1]]
+        assert reason(link, request("refuse")) == "refused"
+        assert link.transform(request("echo")) == [request("echo").data[::-1]]
 
 
 def test_an_answer_that_comes_after_the_deadline_is_dropped(start: Callable[..., Started]) -> None:
     """The device gets half of an object's time."""
     link = start().link()
-    link.transform(order("echo"))
+    link.transform(request("echo"))
     began = time.monotonic()
-    assert reason(link, order("sleep", seconds=1.5, left=1.0)) == "late"
+    assert reason(link, request("sleep", seconds=1.5, left=1.0)) == "late"
     assert 0.4 < time.monotonic() - began < 1.4
-    assert link.transform(order("echo", n=2)) == [order("echo", n=2).data[::-1]]
+    assert link.transform(request("echo", n=2)) == [request("echo", n=2).data[::-1]]
 
 
-def test_an_order_without_time_left_is_not_sent(start: Callable[..., Started]) -> None:
+def test_a_request_without_time_left_is_not_sent(start: Callable[..., Started]) -> None:
     """Even if the answer would come at once."""
     started = start()
     link = started.link()
     for _ in range(100):
-        assert reason(link, order("echo", left=-1.0)) == "late"
-    assert link.transform(order("echo")) == [order("echo").data[::-1]]
+        assert reason(link, request("echo", left=-1.0)) == "late"
+    assert link.transform(request("echo")) == [request("echo").data[::-1]]
     until(lambda: started.number("tvetl_device_batch_sum") > 0)  # counted after the answer
     assert started.number("tvetl_device_batch_sum") == 1

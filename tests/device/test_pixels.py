@@ -406,7 +406,7 @@ def test_steps_that_only_the_cpu_has_are_done_there(taken: dict[str, bytes]) -> 
 # --- a batch ----------------------------------------------------------------------------------------------------------
 
 
-def order(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None = None) -> DeviceRequest:
+def request(data: bytes, *programs: list[Any], jpeg: tuple[int, str | None] | None = None) -> DeviceRequest:
     return DeviceRequest(data, Image.open(io.BytesIO(data)).size, programs or ([],), jpeg, None)
 
 
@@ -420,12 +420,12 @@ def test_a_batch_gives_what_each_gives_alone(taken: dict[str, bytes]) -> None:
         [],
         [["invert"]],
     ]
-    orders = [order(data, *programs[place % 3 : place % 3 + 2]) for place, data in enumerate(taken.values())]
-    orders.insert(3, order(taken["0.jpg"], [["crop", 0, 0, 10, 10]]))
-    orders.insert(5, DeviceRequest(b"no image", (10, 10), [[]], None, None))
-    together = gpu.run(orders)
+    requests = [request(data, *programs[place % 3 : place % 3 + 2]) for place, data in enumerate(taken.values())]
+    requests.insert(3, request(taken["0.jpg"], [["crop", 0, 0, 10, 10]]))
+    requests.insert(5, DeviceRequest(b"no image", (10, 10), [[]], None, None))
+    together = gpu.run(requests)
     assert together[5] is None
-    for each, found in zip(orders, together, strict=True):
+    for each, found in zip(requests, together, strict=True):
         (alone,) = gpu.run([each])
         assert (alone is None) == (found is None)
         for one, other in zip(alone or [], found or [], strict=True):
@@ -447,11 +447,11 @@ class Faulty(Gpu):
     lost = False
     batches: list[int]
 
-    def _together(self, orders: Sequence[DeviceRequest]) -> Any:
-        self.batches.append(len(orders))
-        if any(each is culprit for each in orders for culprit in self.culprits):
+    def _together(self, requests: Sequence[DeviceRequest]) -> Any:
+        self.batches.append(len(requests))
+        if any(each is culprit for each in requests for culprit in self.culprits):
             raise RuntimeError("CUDA out of memory.\nmore")
-        return super()._together(orders)
+        return super()._together(requests)
 
     def _probe(self, error: Exception) -> None:
         if self.lost:
@@ -462,12 +462,12 @@ class Faulty(Gpu):
 def test_in_a_batch_that_fails_only_the_bad_images_do(taken: dict[str, bytes]) -> None:
     gpu = Faulty("host", Both([]).pipeline)
     gpu.batches = []
-    orders = [order(data) for data in taken.values()]
-    whole = Gpu("host", Both([]).pipeline).run(orders)
-    for places in ([0], [len(orders) - 1], [2, 3], [1, 5, 6], [*range(len(orders))]):
+    requests = [request(data) for data in taken.values()]
+    whole = Gpu("host", Both([]).pipeline).run(requests)
+    for places in ([0], [len(requests) - 1], [2, 3], [1, 5, 6], [*range(len(requests))]):
         gpu.batches.clear()
-        gpu.culprits = [orders[place] for place in places]
-        for place, (found, right) in enumerate(zip(gpu.run(orders), whole, strict=True)):
+        gpu.culprits = [requests[place] for place in places]
+        for place, (found, right) in enumerate(zip(gpu.run(requests), whole, strict=True)):
             assert (found is None) == (place in places)
             assert found is None or np.array_equal(found[0], right[0])  # type: ignore[index]
         assert len(gpu.batches) <= 1 + 2 * len(places) * 4, "halves, not one by one"
@@ -475,8 +475,8 @@ def test_in_a_batch_that_fails_only_the_bad_images_do(taken: dict[str, bytes]) -
 
 def test_a_device_that_is_lost_is_not_tried_in_halves(taken: dict[str, bytes]) -> None:
     gpu = Faulty("host", Both([]).pipeline)
-    orders = [order(data) for data in taken.values()]
-    gpu.batches, gpu.lost, gpu.culprits = [], True, orders[1:2]
+    requests = [request(data) for data in taken.values()]
+    gpu.batches, gpu.lost, gpu.culprits = [], True, requests[1:2]
     with pytest.raises(DeviceLost, match="out of memory"):
-        gpu.run(orders)
+        gpu.run(requests)
     assert gpu.batches == [len(taken)]

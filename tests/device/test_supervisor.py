@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from device.looking import PATIENCE, children, runs, until
-from device.scripted import Scripted, Started, order, reason, together
+from device.scripted import Scripted, Started, reason, request, together
 
 from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.engine.driver import DeviceError
@@ -28,11 +28,11 @@ def test_a_death_loses_the_running_batch_alone_and_the_process_is_restarted(
     started = start()
     assert started.up
     before = started.process
-    found = together(started, [order("echo"), order(how), order("echo")])
+    found = together(started, [request("echo"), request(how), request("echo")])
     assert found == ["lost"] * 3
     started.is_back(deaths=1)
     assert not started.device.lost
-    assert started.ask(do="echo") == [order("echo").data[::-1]]
+    assert started.ask(do="echo") == [request("echo").data[::-1]]
     assert not runs(before)
 
 
@@ -54,10 +54,10 @@ def test_the_status_is_down_from_a_death_until_the_restart_is_ready(
     until(lambda: "started again" in started.device.state)
     assert not started.device.lost
     link = started.link()
-    assert reason(link, order("echo")) == "lost"
+    assert reason(link, request("echo")) == "lost"
     slow.unlink()
     until(lambda: started.up)
-    assert link.transform(order("echo"))
+    assert link.transform(request("echo"))
 
 
 @pytest.fixture
@@ -111,18 +111,18 @@ def test_after_five_deaths_in_a_minute_the_device_is_lost_and_tried_again_later(
         until(lambda: started.up)
         assert not started.device.lost
         link = started.link()
-        assert reason(link, order("die")) == "lost"
+        assert reason(link, request("die")) == "lost"
         until(lambda deaths=deaths: started.number("tvetl_device_deaths_total") == deaths + 1)
     assert "died 5 times" in started.device.state
     assert started.device.lost
     assert not started.up
     began = time.monotonic()
-    assert reason(link, order("echo")) == "lost"
+    assert reason(link, request("echo")) == "lost"
     assert time.monotonic() - began < 0.4, "nobody waits for what is not there"
     until(lambda: started.up)
     assert time.monotonic() - began > 0.3
     assert started.device.state == Scripted.about
-    assert link.transform(order("echo"))
+    assert link.transform(request("echo"))
 
 
 def killed() -> Scripted:
@@ -162,7 +162,7 @@ def test_a_device_needed_at_the_start_may_be_lost_later(start: Callable[..., Sta
     taken.touch()
     os.kill(started.process, signal.SIGKILL)
     until(lambda: "there is none" in started.device.state)
-    assert reason(started.link(), order("echo")) == "lost"
+    assert reason(started.link(), request("echo")) == "lost"
     taken.unlink()
     until(lambda: started.up)
 
@@ -178,10 +178,10 @@ def test_a_missing_device_that_is_not_needed_is_tried_again(start: Callable[...,
     assert "there is none" in started.device.state
     assert not started.up
     link = started.link()
-    assert reason(link, order("echo")) == "lost"
+    assert reason(link, request("echo")) == "lost"
     there.touch()
     until(lambda: started.up)
-    assert link.transform(order("echo"))
+    assert link.transform(request("echo"))
     assert started.number("tvetl_device_deaths_total") == 0
 
 
@@ -192,7 +192,7 @@ def test_without_its_supervisor_the_process_ends_and_no_decoder_waits(
 ) -> None:
     started = start()
     link, process = started.link(), started.process
-    assert link.transform(order("echo"))
+    assert link.transform(request("echo"))
     if both:
         os.kill(started.supervisor, signal.SIGSTOP)  # it must not notice the end of the process
         os.kill(process, signal.SIGKILL)
@@ -200,7 +200,7 @@ def test_without_its_supervisor_the_process_ends_and_no_decoder_waits(
     until(lambda: not runs(started.supervisor) and not runs(process))
     began = time.monotonic()
     for _ in range(3):
-        assert reason(link, order("echo")) == "lost"
+        assert reason(link, request("echo")) == "lost"
     assert time.monotonic() - began < 1
     assert "not there" in started.device.state
     if not both:
@@ -230,7 +230,7 @@ def test_repeated_kills_under_load_give_no_wrong_result_and_no_wait(
         number = 0
         while not over.is_set():
             number += 1
-            what = order("echo", left=20.0, n=[place, number])
+            what = request("echo", left=20.0, n=[place, number])
             began = time.monotonic()
             try:
                 outcomes["right" if link.transform(what) == [what.data[::-1]] else "wrong"] += 1

@@ -35,7 +35,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class Decoder:
-    """What runs in the process."""
+    """Answers the requests of one worker."""
 
     engine: Engine
     files: Files

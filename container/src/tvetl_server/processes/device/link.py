@@ -1,4 +1,4 @@
-"""A decoder's way to the device."""
+"""The link of a decoder to the device's process: sends an image, and waits for its results."""
 
 from __future__ import annotations
 

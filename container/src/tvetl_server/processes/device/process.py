@@ -109,7 +109,7 @@ class _Waiting:
 
 @dataclass
 class BatchServer:
-    """What runs in the process."""
+    """Serves the requests of all decoders, in batches."""
 
     registrations: socket.socket
     """Each decoder sends a connection here, and shared memory for files and for results."""

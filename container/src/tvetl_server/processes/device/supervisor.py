@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Supervisor:
-    """What runs in the process. It loads none of the device's libraries."""
+    """Runs one device's process after the other. It loads none of the device's libraries."""
 
     connection: socket.socket
     """To its parent, the server's first process."""
@@ -58,10 +58,10 @@ class Supervisor:
                     _log.error("The device's process has died (%s) and is started again", end)
                     continue
                 end = Unavailable(f"its process died {timing.DEATHS} times")
-            self._is_lost(end)
+            self._handle_loss(end)
             ends.clear()
 
-    def _is_lost(self, why: Unavailable) -> None:
+    def _handle_loss(self, why: Unavailable) -> None:
         """End the server, or do without the device for a while, as is set."""
         self.status.set(State.LOST, f"the device is not there: {why.reason}")
         was_up = self._has_reported
