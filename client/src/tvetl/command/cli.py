@@ -441,9 +441,9 @@ def bench(
         print_table(TITLES, done.rows())
         print_line(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
         print_line(
-            "CPU time is this machine's: of the process that trains and its workers. Left out, as they are examples'"
+            "CPU time is that of each side's own process and its workers. Left out: the SDK's own dataset and emulated"
         )
-        print_line("(`make training`): the SDK's own dataset, and how many emulated accelerators one core feeds.")
+        print_line("accelerators, which `make training` measures on this machine.")
     if done.equal != done.images:
         raise typer.Exit(TvetlError.exit_code)
 
