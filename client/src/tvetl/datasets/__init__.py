@@ -9,9 +9,10 @@ same. Not here: transforming (the cluster does), requests and connections (:mod:
 from __future__ import annotations
 
 from tvetl.datasets.batches import TransformedBatches
+from tvetl.datasets.flight import OnError
 from tvetl.datasets.images import TransformedImages
 from tvetl.datasets.labels import Labels, read_labels
-from tvetl.datasets.reader import Counts, OnError, to_tensor
+from tvetl.datasets.reader import Counts, to_tensor
 from tvetl.datasets.shards import Shards
 from tvetl.datasets.stream import TransformedStream
 

@@ -9,8 +9,9 @@ from torch.utils.data import get_worker_info
 
 from tvetl.cluster import Cluster
 from tvetl.datasets.filler import Filler
+from tvetl.datasets.flight import OnError
 from tvetl.datasets.lookup import look_up_on_device
-from tvetl.datasets.reader import LabelsBy, OnError, Reader, Wire, choose, labelled
+from tvetl.datasets.reader import LabelsBy, Reader, Wire, choose, labelled
 from tvetl.datasets.rows import Rows
 from tvetl.datasets.stream import Stream
 from tvetl.errors import UsageError

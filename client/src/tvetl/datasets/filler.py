@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import default_collate
 
-from tvetl.datasets.reader import Attempt, Body, Flight, Reader
+from tvetl.datasets.flight import Attempt, Body, Flight
+from tvetl.datasets.reader import Reader
 from tvetl.datasets.rows import Rows
 from tvetl.errors import UsageError
 from tvetl.fetch import Fetcher

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, Sample, choose, labelled
+from tvetl.datasets.flight import Attempt, Body, OnError
+from tvetl.datasets.reader import Counts, LabelsBy, Reader, Sample, choose, labelled
 from tvetl.errors import ObjectFailed, UsageError
 
 

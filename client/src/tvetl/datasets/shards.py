@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from tvetl.answers import members
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import Attempt, Body, OnError, Reader, choose, decode
+from tvetl.datasets.flight import Attempt, Body, OnError
+from tvetl.datasets.reader import Reader, choose, decode
 from tvetl.datasets.stream import Stream
 from tvetl.errors import ObjectFailed, UsageError
 

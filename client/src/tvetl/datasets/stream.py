@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tvetl.cluster import Cluster
+from tvetl.datasets.flight import Attempt, Body, OnError
 from tvetl.datasets.images import check_state
-from tvetl.datasets.reader import Attempt, Body, Counts, LabelsBy, OnError, Reader, choose, labelled
+from tvetl.datasets.reader import Counts, LabelsBy, Reader, choose, labelled
 from tvetl.errors import UsageError
 from tvetl.spec import derive_seed
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tvetl.cluster import Access
+from tvetl.cluster import Access, Target
 from tvetl.errors import TvetlError
 from tvetl.fetch.response import Response
 
@@ -29,6 +30,16 @@ class Fetch:
     data: bytearray | bytes | None = None
     error: TvetlError | None = None
     redirects: int = 0
+
+
+@dataclass
+class SdkAnswer:
+    """What the SDK made of a read, and the cluster map where it was asked for again."""
+
+    fetch: Fetch
+    data: bytes | None = None
+    error: BaseException | None = None
+    targets: Sequence[Target] = ()
 
 
 class Node:

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ import msgspec
 from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
-from tvetl.fetch.connection import NONE, Connection, Fetch, Node
+from tvetl.fetch.connection import NONE, Connection, Fetch, Node, SdkAnswer
 from tvetl.fetch.places import places
 from tvetl.fetch.response import Malformed, Response
 from tvetl.fetch.threads import DaemonThreads
@@ -72,7 +71,7 @@ class Fetcher:
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._threads = DaemonThreads(threads, "tvetl-read")
-        self._by_sdk: deque[_Answer] = deque()
+        self._by_sdk: deque[SdkAnswer] = deque()
         self._process = os.getpid()
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._busy: set[Connection] = set()
@@ -370,7 +369,7 @@ class Fetcher:
             self._mapped = time.monotonic()
 
         def read() -> None:
-            answer = _Answer(fetch)
+            answer = SdkAnswer(fetch)
             try:
                 answer.data = self._cluster.get(self._bucket, fetch.name, self._etl, arguments)
             except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
@@ -393,13 +392,3 @@ class Fetcher:
             if answer.error is not None and not isinstance(answer.error, TvetlError):
                 raise answer.error
             self._finish(answer.fetch, answer.data, answer.error)
-
-
-@dataclass
-class _Answer:
-    """What the SDK made of a read, and the cluster map where it was asked for again."""
-
-    fetch: Fetch
-    data: bytes | None = None
-    error: BaseException | None = None
-    targets: Sequence[Target] = ()
