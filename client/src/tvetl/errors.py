@@ -19,8 +19,6 @@ class TvetlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        if hint and hasattr(self, "add_note"):  # from Python 3.11 on a traceback shows it
-            self.add_note(hint)
 
 
 @dataclass(frozen=True)
