@@ -14,6 +14,13 @@ def decode(data: Buffer, size: tuple[int, int], scale: int, box: Box, out: Buffe
     Raises TypeError, ValueError, MemoryError.
     """
 
+def look_up(source: Buffer, table: Buffer, target: Buffer, /) -> None:
+    """``table[v]`` for each byte v of ``source``, into ``target``.
+
+    ``table`` is 256 entries of 2 or 4 bytes; ``target`` has room for as many of these as ``source`` has bytes, and
+    shares no memory with the others. All are C-contiguous; the GIL is released. Raises TypeError, ValueError.
+    """
+
 def marker(data: Buffer, start: int, /) -> int:
     """Where the first 0xff is, from ``start`` on, that another byte than 0 follows; -1 where there is none."""
 

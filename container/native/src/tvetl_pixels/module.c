@@ -1,9 +1,10 @@
-/* The Python module: decoding of a JPEG's region, resizing, and both at once. Each file's head has its sources. */
+/* The Python module: decoding of a JPEG's region, resizing, both at once, and look-ups. Each file's head has its sources. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "jpeg.h"
+#include "look_up.h"
 #include "resize.h"
 
 int avx2_enabled;
@@ -293,9 +294,28 @@ static PyObject *has_avx2(PyObject *module, PyObject *nothing) {
     return PyBool_FromLong(avx2_enabled);
 }
 
+static PyObject *look_up_entries(PyObject *module, PyObject *args) {
+    Py_buffer source, table, target;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*y*w*:look_up", &source, &table, &target)) return NULL;
+    Py_ssize_t item = table.len / 256;
+    int fits = (table.len == 2 * 256 || table.len == 4 * 256) && target.len % item == 0 && target.len / item == source.len;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS;
+        look_up_bytes(source.buf, (size_t)source.len, table.buf, (size_t)item, target.buf);
+        Py_END_ALLOW_THREADS;
+    }
+    PyBuffer_Release(&source);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&target);
+    if (!fits) return PyErr_Format(PyExc_ValueError, "table is 256 entries of 2 or 4 bytes, target one for each byte of source");
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"resize", resize, METH_VARARGS, "See _native.pyi."},
     {"decode", decode, METH_VARARGS, "See _native.pyi."},
+    {"look_up", look_up_entries, METH_VARARGS, "See _native.pyi."},
     {"marker", marker, METH_VARARGS, "See _native.pyi."},
     {"has_avx2", has_avx2, METH_NOARGS, "See _native.pyi."},
     {"use_avx2", use_avx2, METH_O, "See _native.pyi."},
