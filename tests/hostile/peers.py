@@ -134,5 +134,5 @@ def family(server: Server) -> dict[str, list[int]]:
     def depth(process: int) -> int:
         return 0 if process == server.process.pid or process not in parents else 1 + depth(parents[process])
 
-    kinds = ("arbiter", "worker", "nursery", "decoder")
+    kinds = ("arbiter", "worker", "fork server", "decoder")
     return {kind: [process for process in parents if depth(process) == at] for at, kind in enumerate(kinds)}

@@ -131,7 +131,7 @@ def test_with_one_decoder_a_hang_still_keeps_nobody_waiting(
     for _ in range(3):
         assert server.put("/src/good.png", faulty.picture(200)).status == 200
     running = [process for process in processes(server) if _is_running(process)]
-    assert len(running) <= 4, "the arbiter, a worker, its nursery, a decoder"
+    assert len(running) <= 4, "the arbiter, a worker, its fork server, a decoder"
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux says whom it ends first")
@@ -151,7 +151,7 @@ def test_where_memory_is_short_the_kernel_ends_a_decoder_first(
     scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii")) for pid in processes(server)}
     here, kinds = scores[server.process.pid], family(server)
     assert os.geteuid() != 0 or here == 990
-    assert {scores[process] for kind in ("worker", "nursery") for process in kinds[kind]} == {here}
+    assert {scores[process] for kind in ("worker", "fork server") for process in kinds[kind]} == {here}
     assert all(scores[process] > here for process in kinds["decoder"])
 
 

@@ -50,7 +50,7 @@ def right(number: int, answer: bytes) -> bool:
     return faulty.level_of(answer) == 110 + number % 100
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("decoder", 4.0), ("nursery", 3.0), ("worker", 5.0)])
+@pytest.mark.parametrize(("kind", "seconds"), [("decoder", 4.0), ("fork server", 3.0), ("worker", 5.0)])
 def test_one_killed_every_half_second(
     kind: str, seconds: float, tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None]
 ) -> None:
@@ -85,7 +85,7 @@ def test_the_only_worker_is_back_within_two_seconds(
     run_server: Callable[..., Server], image: bytes, figure: Callable[[str, str], None]
 ) -> None:
     server = run_server()
-    found = {"decoder": 0.0, "worker": 0.0, "nursery": 0.0}
+    found = {"decoder": 0.0, "worker": 0.0, "fork server": 0.0}
     for kind in found:
         os.kill(family(server)[kind][0], signal.SIGKILL)
         end = time.monotonic() + 2 * BACK
