@@ -96,8 +96,7 @@ class TransformedBatches(Stream):
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch, if no sample is skipped."""
-        count = len(range(self._rank, len(self.names) - len(self.names) % self._world * self._even, self._world))
-        return count // self._batch if self._drop_last else -(-count // self._batch)
+        return self._units() // self._batch if self._drop_last else -(-self._units() // self._batch)
 
     def _samples(self, epoch: int, share: list[int], units: int, within: int) -> Iterator[Batch]:
         """The batches of what is left of a share: see :meth:`Stream.__iter__`."""

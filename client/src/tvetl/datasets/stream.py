@@ -74,6 +74,10 @@ class Stream(IterableDataset[object]):
             places = places[: count - count % self._world]
         return [int(place) for place in places[self._rank :: self._world]]
 
+    def _units(self) -> int:
+        """How many places :meth:`order` has."""
+        return len(range(self._rank, len(self.names) - len(self.names) % self._world * self._even, self._world))
+
     def _share(self, epoch: int | None = None) -> list[int]:
         """Of the rank's order the blocks of ``batch`` that are this worker's: DataLoader takes them in turn."""
         order, (worker, workers) = self.order(epoch), _worker()
@@ -163,7 +167,7 @@ class TransformedStream(Stream):
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch, if none is skipped."""
-        return len(range(self._rank, len(self.names) - len(self.names) % self._world * self._even, self._world))
+        return self._units()
 
 
 def _worker() -> tuple[int, int]:
