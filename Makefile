@@ -34,7 +34,7 @@ ifneq ($(ARGS),)
 	.venv/bin/python -m pytest $(ARGS)
 else
 # One after the other: those of the one Kubernetes, and the hostile ones, some of which compare times. All of them run.
-	@sh tests/parts.sh \
+	@sh tests/support/parts.sh \
 		".venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore tests/,cluster e2e image hostile)" \
 		".venv/bin/python -m pytest tests/cluster tests/e2e tests/image" \
 		".venv/bin/python -m pytest tests/hostile" \

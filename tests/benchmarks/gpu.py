@@ -329,7 +329,12 @@ def main() -> int:
     if not asked.quick:
         gpu.keep(f"bench on {asked.where}", results)
         if not asked.no_distances:
-            command = [sys.executable, str(REPOSITORY / "tests" / "distances.py"), "--where", asked.where]
+            command = [
+                sys.executable,
+                str(REPOSITORY / "tests" / "benchmarks" / "distances.py"),
+                "--where",
+                asked.where,
+            ]
             subprocess.run([*command, *(["--data", str(folder)] if folder else [])], check=True)
         subprocess.run([sys.executable, str(REPOSITORY / "docs" / "tables.py")], check=True)
     say(f"{time.monotonic() - began:.0f} s")

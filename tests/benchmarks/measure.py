@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from benchmarks.work import BUCKET
-from serving import by_name, free_port, sampled
+from support.serving import by_name, free_port, sampled
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 300.0

@@ -154,7 +154,7 @@ def test_equal_ops_stand_together_at_the_end(monkeypatch: pytest.MonkeyPatch, gp
 
 
 def test_distances_see_a_difference() -> None:
-    distances = pytest.importorskip("distances")
+    distances = pytest.importorskip("benchmarks.distances")
     found = distances.Distance()
     flat = np.full((4, 4, 3), 100, np.uint8)
     found.add(flat, flat)

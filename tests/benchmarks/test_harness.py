@@ -14,7 +14,7 @@ import pytest
 from benchmarks import check, inputs, measure
 from benchmarks.work import PIPELINES, pipeline
 from PIL import Image
-from serving import Disk, disk, image, start
+from support.serving import Disk, disk, image, start
 
 from tvetl.spec import parse
 

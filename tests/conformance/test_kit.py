@@ -14,7 +14,7 @@ from threading import Thread
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 import pytest
-from serving import PATIENCE, SECRET
+from support.serving import PATIENCE, SECRET
 
 from tvetl.conformance import CASES, Case, Report, Subject, check, sample
 from tvetl.conformance.cases import _case

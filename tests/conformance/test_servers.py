@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, PIPELINE, SECRET, environment, free_port
+from support.serving import PATIENCE, PIPELINE, SECRET, environment, free_port
 
 from tvetl.conformance import CASES, Report, Subject, check
 

@@ -1,7 +1,7 @@
-"""The fixtures of ../serving.py, processes of a test's own, and a scripted device."""
+"""The fixtures of support/serving.py, processes of a test's own, and a scripted device."""
 
 from device.forks import fork
 from device.scripted import start
-from serving import disk, image, recorder, run_server
+from support.serving import disk, image, recorder, run_server
 
 __all__ = ["disk", "fork", "image", "recorder", "run_server", "start"]

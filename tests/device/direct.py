@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
-from distances import InProcess
+from benchmarks.distances import InProcess
 from PIL import Image
 
 from tvetl.spec import Arguments, parse

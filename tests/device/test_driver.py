@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import environment, free_port
+from support.serving import environment, free_port
 
 from tvetl_server.engine.driver import _MEANING
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alone import descriptors
 from device.looking import PATIENCE, counted, until
 from device.test_server import device_of, number, ways
 from hostile.promises import memory, processes
 from PIL import Image
-from serving import Disk, Server, ask, start
+from support.alone import descriptors
+from support.serving import Disk, Server, ask, start
 
 from tvetl.spec import Arguments, parse, parse_arguments
 from tvetl_server import problems

@@ -21,8 +21,8 @@ from tvetl.spec import OPS, Arguments, parse_arguments
 pytest.importorskip("torch", reason="the device needs torch, which is not installed")
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")
 
+from benchmarks.distances import InProcess
 from device.direct import Both, distance, pixels
-from distances import InProcess
 
 from tvetl_server.engine import DeviceRequest
 from tvetl_server.engine.cuda import DeviceLost, Gpu

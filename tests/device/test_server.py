@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alone import descriptors
 from device.launch import DIES, FAILS, HANGS, REFUSES, SLOW
 from device.looking import PATIENCE, children, counted, runs, until
 from hostile import faulty
 from hostile.peers import Peers
 from hostile.promises import memory, processes
 from PIL import Image
-from serving import PIPELINE, Disk, Server, ask
+from support.alone import descriptors
+from support.serving import PIPELINE, Disk, Server, ask
 
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine

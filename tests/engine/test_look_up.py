@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import sanitizers
+from support import sanitizers
 
 from tvetl_server.engine.native import native as installed
 

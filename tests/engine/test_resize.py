@@ -15,11 +15,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import resizing
-import sanitizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support import resizing, sanitizers
 
 import tvetl
 from tvetl.spec import Arguments, parse
@@ -203,5 +202,5 @@ def test_a_pillow_it_does_not_know_resizes_itself(monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_reads_and_writes_nothing_that_is_not_its_own(repository: Path, tmp_path: Path) -> None:
-    script = repository / "tests" / "resizing.py"
+    script = repository / "tests" / "support" / "resizing.py"
     assert sanitizers.run(repository / SOURCE, script, 600, tmp_path) == "600 cases equal\n"

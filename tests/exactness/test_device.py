@@ -12,7 +12,7 @@ from PIL import Image
 from tvetl.spec import OPS
 
 pytest.importorskip("nvidia.nvimgcodec", reason="needs nvImageCodec, as the device does")
-distances = pytest.importorskip("distances", reason="compares by torch, which is not installed")
+distances = pytest.importorskip("benchmarks.distances", reason="compares by torch, which is not installed")
 
 #: What the policies draw for few photographs says nothing about all of them.
 DRAWN = ("AutoAugment", "RandAugment", "TrivialAugmentWide")

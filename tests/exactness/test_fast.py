@@ -14,10 +14,9 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 import pytest
-import reducing
-import sanitizers
 from benchmarks.inputs import enlarged
 from PIL import Image
+from support import reducing, sanitizers
 
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine, decode
@@ -304,5 +303,5 @@ def test_what_does_not_fit_is_refused(wrong: tuple[int, tuple[int, int, int, int
 
 
 def test_damaged_files_let_it_read_and_write_nothing_that_is_not_its_own(repository: Path, tmp_path: Path) -> None:
-    script = repository / "tests" / "reducing.py"
+    script = repository / "tests" / "support" / "reducing.py"
     assert sanitizers.run(repository / SOURCE, script, 4000, tmp_path) == "fine\n"

@@ -6,11 +6,11 @@ import io
 from collections.abc import Iterator
 from random import Random
 
-import jpegs
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from support import jpegs
 
 from tvetl_server.engine import decode
 from tvetl_server.engine.pixels import Box

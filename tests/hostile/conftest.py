@@ -1,4 +1,4 @@
-"""The fixtures of ../serving.py, and the figures that these tests find: printed at the end, and kept for the docs."""
+"""The fixtures of support/serving.py, and the figures these tests find, printed at the end and kept for the docs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from serving import disk, image, recorder, run_server
+from support.serving import disk, image, recorder, run_server
 
 __all__ = ["disk", "figure", "image", "recorder", "run_server"]
 

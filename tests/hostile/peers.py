@@ -12,7 +12,7 @@ from http.client import BadStatusLine, HTTPConnection, HTTPException
 from pathlib import Path
 
 from hostile.promises import processes
-from serving import PATIENCE, Reply, Server, ask
+from support.serving import PATIENCE, Reply, Server, ask
 
 #: How often a target repeats a connection that was refused or reset.
 REPEATS = 10

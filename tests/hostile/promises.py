@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import Disk, Reply, Server, ask, sampled
+from support.serving import Disk, Reply, Server, ask, sampled
 
 from tvetl_server.problems import PROBLEMS
 

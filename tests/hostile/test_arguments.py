@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from serving import PIPELINE, Server, environment
-from traps import exchange, request
+from support.serving import PIPELINE, Server, environment
+from support.traps import exchange, request
 
 from tvetl.errors import ArgumentsError
 from tvetl.spec import parse_arguments

@@ -14,7 +14,7 @@ import pytest
 from hostile.inputs import BOMBS, damages, good, strange, truncations
 from hostile.promises import PIPELINE, Broken, Sender, code_of, deaths, lasting
 from PIL import Image
-from serving import Disk, Server
+from support.serving import Disk, Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow, of one of ours
 

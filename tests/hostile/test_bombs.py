@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hostile.inputs import BOMBS
-from serving import environment
+from support.serving import environment
 
 #: What a refusal may cost.
 SECONDS = 0.050

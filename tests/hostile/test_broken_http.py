@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from hostile import faulty
-from serving import PATIENCE, Disk, Server, start
+from support.serving import PATIENCE, Disk, Server, start
 
 PUT = b"PUT /src/a.png HTTP/1.1\r\nHost: pod\r\n"
 

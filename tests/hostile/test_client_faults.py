@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import faults
 import numpy as np
 import pytest
-from faults import Fault, Gateway
 from PIL import Image
+from support import faults
+from support.faults import Fault, Gateway
 
 from tvetl import answers, jobs
 from tvetl.cluster import Cluster, connection, registration

@@ -16,7 +16,7 @@ import pytest
 from hostile import faulty
 from hostile.peers import family
 from hostile.promises import processes
-from serving import PATIENCE, Server, ask, start
+from support.serving import PATIENCE, Server, ask, start
 
 SECONDS = 2.0
 #: Beyond TVETL_SECONDS: the decoder's own grace, the last wait for one that is deaf, and a busy machine.

@@ -13,8 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from serving import SECRET, Reply, Server, free_port
-from traps import Behaviour, Peer, answering, exchange, peers, read_request, request, status, stores, take, timed
+from support.serving import SECRET, Reply, Server, free_port
+from support.traps import (
+    Behaviour,
+    Peer,
+    answering,
+    exchange,
+    peers,
+    read_request,
+    request,
+    status,
+    stores,
+    take,
+    timed,
+)
 
 from tvetl_server.errors import BadNodeUrl, HostNotAllowed, ObjectError
 from tvetl_server.serving.delivery import Delivery

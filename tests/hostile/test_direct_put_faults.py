@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 from PIL import Image
-from serving import SECRET, Disk, Reply, Server, free_port
-from traps import Behaviour, Peer, answering, peers, read_request, reset, status, stores, take, timed
+from support.serving import SECRET, Disk, Reply, Server, free_port
+from support.traps import Behaviour, Peer, answering, peers, read_request, reset, status, stores, take, timed
 
 #: No seed: each run of it gives another result.
 RANDOM = '{"steps": [{"op": "RandomCrop", "size": 32}], "output": {"format": "png"}}'

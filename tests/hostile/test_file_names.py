@@ -18,10 +18,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
-from alone import alone, descriptors
 from PIL import Image
-from serving import SECRET, Disk, Reply, Server, by_name
-from traps import exchange, request
+from support.alone import alone, descriptors
+from support.serving import SECRET, Disk, Reply, Server, by_name
+from support.traps import exchange, request
 
 from tvetl_server.errors import FileGone, ObjectError, OutsideRoots
 from tvetl_server.serving import source

@@ -18,7 +18,7 @@ import pytest
 from hostile.inputs import good, shard
 from hostile.mutants import Mutants, put_together, take_apart
 from hostile.promises import PIPELINE, Broken, Sender, code_of, deaths, lasting, memory, processes
-from serving import Disk, Reply, Server
+from support.serving import Disk, Reply, Server
 
 SENDERS = 3
 #: Pixels of a source, so that no time goes into large ones; and what that may take, see docs/server.md.

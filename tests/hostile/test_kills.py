@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hostile import faulty
 from hostile.peers import Outcome, Peers, family
-from serving import PATIENCE, Server
+from support.serving import PATIENCE, Server
 
 #: Seconds after a kill within which objects come through again.
 BACK = 2.0

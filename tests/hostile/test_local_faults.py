@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import StandIn, is_whole, object_path, sealed, start_stand_in
+from support.faults import StandIn, is_whole, object_path, sealed, start_stand_in
 
 from tvetl import jobs
 from tvetl.cluster import Cluster

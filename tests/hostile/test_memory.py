@@ -12,7 +12,7 @@ import pytest
 from hostile.inputs import damages, good, jpeg_of, picture, saved, strange
 from hostile.promises import PIPELINE, Broken, Memory, Sender, code_of, memory, watching
 from PIL import Image
-from serving import Disk, Server
+from support.serving import Disk, Server
 
 MIB = 2**20
 

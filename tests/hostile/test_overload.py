@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hostile import faulty
 from hostile.peers import Peers, percentile
-from serving import Server
+from support.serving import Server
 
 #: Each object takes so long in its decoder: the server's pace is known, and is not this machine's.
 PACE = 0.2

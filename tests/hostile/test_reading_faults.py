@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faults
 import pytest
-from alone import alone, descriptors
-from faults import Fault, Gateway
 from PIL import Image
+from support import faults
+from support.alone import alone, descriptors
+from support.faults import Fault, Gateway
 
 from tvetl.cluster import Cluster, connection
 from tvetl.errors import NotFound, ObjectFailed, TimedOut, TvetlError

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hostile import faulty
 from hostile.peers import Peers, percentile
-from serving import PATIENCE, Server, start
+from support.serving import PATIENCE, Server, start
 
 #: A tensor of 600 kB, as of ImageNet's usual 224 x 224: more than a socket takes of an answer that nobody reads.
 PIPELINE = json.dumps(

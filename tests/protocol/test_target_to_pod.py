@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pytest
 from PIL import Image
-from serving import start
+from support.serving import start
 
 #: The exchanges of the recording that are requests to a pod.
 REQUESTS = 54

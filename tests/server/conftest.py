@@ -1,5 +1,5 @@
-"""The fixtures of ../serving.py."""
+"""The fixtures of support/serving.py."""
 
-from serving import disk, image, recorder, run_server
+from support.serving import disk, image, recorder, run_server
 
 __all__ = ["disk", "image", "recorder", "run_server"]

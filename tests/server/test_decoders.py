@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alone import alone, descriptors
+from support.alone import alone, descriptors
 
 from tvetl.spec import Arguments
 from tvetl_server.errors import DamagedImage, FileGone, NotAnImage, OutOfTime

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
-from serving import PATIENCE
+from support.serving import PATIENCE
 
 # Names as the targets of the recordings sent them, and worse.
 NAMES = [

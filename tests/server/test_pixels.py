@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Disk, Server
+from support.serving import Disk, Server
 
 from tvetl.spec import parse
 from tvetl.spec.table import split

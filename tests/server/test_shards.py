@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hostile.promises import watching
-from serving import Disk, Recorder, Reply, Server
+from support.serving import Disk, Recorder, Reply, Server
 
 MIB = 2**20
 

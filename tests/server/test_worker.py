@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import PATIENCE, ask
+from support.serving import PATIENCE, ask
 
 from tvetl_server.serving import client_connection
 from tvetl_server.serving.worker import ConnectionCounts

@@ -1,7 +1,7 @@
 """How far the device's pixels are from exact: each op on its own, and whole pipelines, on photographs.
 
-``.venv/bin/python tests/distances.py`` measures what TVETL_DEVICE=host makes, and keeps it in docs/gpu.json, from which
-``make tables`` writes the table in docs/gpu.md; ``make bench-gpu`` does the same on a GPU, with ``--where cuda``.
+``.venv/bin/python tests/benchmarks/distances.py`` measures what TVETL_DEVICE=host makes, and keeps it in docs/gpu.json.
+``make tables`` writes the table in docs/gpu.md of it; ``make bench-gpu`` does the same on a GPU, with ``--where cuda``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.limits import Limits
 from tvetl_server.settings import DeviceKind
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "docs"))
 import gpu  # noqa: E402
 

@@ -41,7 +41,12 @@ def run(sources: Path, script: Path, count: int, folder: Path) -> str:
     )
     done = subprocess.run(
         [sys.executable, str(script), str(extension), str(count)],
-        env={"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        env={
+            "PYTHONPATH": str(script.parents[1]),
+            "LD_PRELOAD": library,
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "PYTHONMALLOC": "malloc",
+        },
         capture_output=True,
         text=True,
         check=False,

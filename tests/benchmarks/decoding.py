@@ -1,7 +1,7 @@
 """What the drawn region of a photograph costs, by each decoder: the table in docs/performance.md.
 
-``PYTHONPATH=tests python tests/decoding.py [FOLDER OF JPEGS]`` takes the decoders in turns, and compares their pixels
-before it measures. Milliseconds of CPU time.
+``PYTHONPATH=tests python -m benchmarks.decoding [FOLDER OF JPEGS]`` takes the decoders in turns, and compares their
+pixels before it measures. Milliseconds of CPU time.
 """
 
 from __future__ import annotations

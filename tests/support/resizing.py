@@ -1,6 +1,6 @@
 """The resize in C beside Pillow's own steps, on random images of random sizes; also run alone, under sanitizers.
 
-``python tests/resizing.py --times`` takes the time of both, in turns.
+``PYTHONPATH=tests python -m support.resizing --times`` takes the time of both, in turns.
 """
 
 from __future__ import annotations

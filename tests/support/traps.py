@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving import PATIENCE, Put, Reply
+from support.serving import PATIENCE, Put, Reply
 
 #: What a peer does with one connection; what it has read as a whole request it notes with ``peer.puts.append``.
 Behaviour = Callable[["Peer", socket.socket], None]

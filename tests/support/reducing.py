@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from random import Random
 from types import ModuleType
 
-import jpegs
 import numpy as np
 from PIL import Image
+from support import jpegs
 
 
 def small_jpegs() -> list[bytes]:
