@@ -66,7 +66,7 @@ def split(lock: Path, checked: Path, torch: Path) -> None:
 
 
 def finish() -> None:
-    """In the image itself: a place for own ops, byte code of what the server loads, the list of all that is inside."""
+    """In the image itself: a place for plugin ops, byte code of the modules that the server loads, and the SBOM."""
     site = Path(sysconfig.get_path("purelib"))
     # By a .pth, and not PYTHONPATH: so they come after ours, and no dependency of theirs takes the place of our Pillow.
     OWN.mkdir(exist_ok=True)

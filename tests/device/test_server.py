@@ -176,7 +176,7 @@ def test_the_way_of_each_image_is_counted(pretend: Run, tmp_path: Path) -> None:
     own = pretend(**faulty.install(tmp_path))
     reply = own.put("/src/a.jpg", picture(1))
     assert reply.status == 200
-    assert ways(own) == {"step": 1}, "an own op is the CPU's"
+    assert ways(own) == {"step": 1}, "a plugin op is the CPU's"
 
 
 def test_bad_images_fail_alone_and_with_the_cpus_own_errors(pretend: Run, run_server: Run) -> None:

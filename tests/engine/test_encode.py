@@ -45,7 +45,7 @@ def test_what_was_done_to_an_image_is_in_its_file() -> None:
         lambda image: image.paste((0, 255, 0), (5, 5, 20, 20)),
         lambda image: ImageDraw.Draw(image).line((0, 0, 40, 40), fill=(0, 0, 255)),
         lambda image: image.thumbnail((40, 40)),
-        lambda image: image.info.update(comment=b"by an own op"),
+        lambda image: image.info.update(comment=b"by a plugin op"),
     ):
         image, other = picture(), picture().copy()
         change(image)

@@ -67,7 +67,7 @@ def test_a_shards_images_are_pixels_then(photo: bytes) -> None:
     assert found == {}
 
 
-def test_own_ops_before_the_table_are_done(photo: bytes) -> None:
+def test_plugin_ops_before_the_table_are_done(photo: bytes) -> None:
     def shade(params: Mapping[str, Value], draw: Draw, size: Size) -> tuple[Do, Size]:
         return lambda image: image.point([value // 2 for value in range(256)] * 3), size
 

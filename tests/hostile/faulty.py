@@ -1,4 +1,4 @@
-"""A package of own ops that do to their process what a broken decoder may, by the level of an image's first pixel."""
+"""Plugin ops that do to their process what a broken decoder may, by the level of an image's first pixel."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_make_refuses_a_cuda_variant_without_cuda(repository: Path) -> None:
 
 
 def test_the_example_derives_from_this_version(repository: Path) -> None:
-    text = (repository / "examples" / "own-ops" / "Dockerfile").read_text(encoding="utf-8")
+    text = (repository / "examples" / "plugin-ops" / "Dockerfile").read_text(encoding="utf-8")
     assert f"tvetl-server:{tvetl.__version__}\n" in text
 
 

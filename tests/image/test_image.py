@@ -187,7 +187,7 @@ def test_the_bill_of_materials_is_what_was_locked(tool: Any, image: str, reposit
     assert len(licensed) == len(wheels)
 
 
-def test_a_derived_image_brings_own_ops(
+def test_a_derived_image_brings_plugin_ops(
     tool: Any,
     image: str,
     repository: Path,
@@ -197,7 +197,7 @@ def test_a_derived_image_brings_own_ops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The two commands of docs/image.md, and the same pixels as the same package gives here."""
-    example = repository / "examples" / "own-ops"
+    example = repository / "examples" / "plugin-ops"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*pip, str(tmp_path / "own"), str(example)], check=True)
     # Were it first on the path, a package of theirs would take the place of ours.

@@ -82,7 +82,7 @@ def test_nothing_lingers_after_stop(make_cluster: Callable[..., LocalCluster], p
     cluster = make_cluster(2)
     register(cluster, pod)
     register(cluster, pod, "rec-etl2")
-    assert len(processes(cluster)) == 8, "two ETLs, two targets, each a transformer and its keeper"
+    assert len(processes(cluster)) == 8, "two ETLs, two targets, each a transformer and its watchdog"
     assert ask(cluster, "POST", "/v1/etl/rec-etl/stop")[0] == 200
     assert len(processes(cluster)) == 4
     cluster.stop()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tvetl.errors import PipelineError, TvetlError
 from tvetl.spec import Param, Pipeline, Step, Value
-from tvetl.spec.ops import is_own
+from tvetl.spec.ops import is_plugin
 from tvetl.spec.parse import Problems, read_params
 from tvetl_server.errors import TransformFailed
 
@@ -94,7 +94,7 @@ def installed() -> dict[str, PluginOp]:
             raise PluginError(f"the ops of {package} cannot be loaded: {type(error).__name__}: {error}") from error
         for op in declared if isinstance(declared, Iterable) else [declared]:
             name = f"{point.name}.{op.name}" if isinstance(op, PluginOp) else ""
-            if not is_own(name):
+            if not is_plugin(name):
                 raise PluginError(f"{package}: expected {point.value} to be a list of PluginOp, named like acme.Blur")
             if name in found:
                 raise PluginError(f"{package}: {name} is declared twice")
@@ -112,7 +112,7 @@ def checked(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Pipeline:
 
 
 def _checked(step: Step, path: str, plugins: Mapping[str, PluginOp], problems: Problems) -> Step:
-    if not is_own(step.op):
+    if not is_plugin(step.op):
         return step
     if step.op not in plugins:
         have = f"it has {', '.join(sorted(plugins))}" if plugins else "it has none"

@@ -19,7 +19,7 @@ import gunicorn.arbiter
 
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
-from tvetl.spec.ops import is_own
+from tvetl.spec.ops import is_plugin
 from tvetl_server.engine import Engine, runnable
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.engine.resize import resizer
@@ -149,7 +149,7 @@ def _read(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, Plug
     settings = read_settings(env)
     pipeline = parse(settings.pipeline)
     # Plugins are loaded only for a pipeline that uses them: a broken one harms no other pipeline.
-    plugins = installed() if any(is_own(step.op) for step in pipeline.steps) else NO_PLUGINS
+    plugins = installed() if any(is_plugin(step.op) for step in pipeline.steps) else NO_PLUGINS
     Engine(pipeline, settings.limits, plugins)
     return settings, pipeline, plugins
 

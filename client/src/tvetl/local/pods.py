@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from tvetl.local import keeper
+from tvetl.local import watchdog
 from tvetl.local.http import ApiError
 from tvetl.local.object_names import check_etl
 from tvetl.notation import seconds
@@ -223,7 +223,7 @@ class Pod:
         with log.open("ab") as output:  # appended, as the reason of the last end must survive a restart
             self._log_start = output.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, *command], stdin=subprocess.PIPE, stdout=output,
+                [sys.executable, "-I", watchdog.__file__, *command], stdin=subprocess.PIPE, stdout=output,
                 stderr=subprocess.STDOUT, env={**env, "PORT": str(self.port)}, start_new_session=True,
             )  # fmt: skip
         self._idle: list[tuple[float, socket.socket]] = []
@@ -249,13 +249,13 @@ class Pod:
             os.killpg(self._process.pid, number)
 
     def stop(self) -> None:
-        """Send SIGTERM, and SIGKILL after `keeper.GRACE` seconds; returns when the processes are gone."""
+        """Send SIGTERM, and SIGKILL after `watchdog.GRACE` seconds; returns when the processes are gone."""
         if self.ended.is_set():
             return
         self._kill(signal.SIGTERM)
         if self._process.stdin:
             self._process.stdin.close()
-        if not self.ended.wait(keeper.GRACE):
+        if not self.ended.wait(watchdog.GRACE):
             self._kill(signal.SIGKILL)
             self.ended.wait()
         with self._idle_lock:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec.model import Pipeline, Step
-from tvetl.spec.ops import ALIASES, OPS, alias_params, is_own
+from tvetl.spec.ops import ALIASES, OPS, alias_params, is_plugin
 from tvetl.spec.parse import parse
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def to_compose(pipeline: Pipeline) -> v2.Compose:
     """
     from torchvision.transforms import v2
 
-    own = [f"$.steps[{place}].op" for place, step in enumerate(pipeline.steps) if is_own(step.op)]
-    if own:
-        raise PipelineError([Problem(path, "an op of your own, which torchvision does not have") for path in own])
+    plugins = [f"$.steps[{place}].op" for place, step in enumerate(pipeline.steps) if is_plugin(step.op)]
+    if plugins:
+        raise PipelineError([Problem(path, "an op of your own, which torchvision does not have") for path in plugins])
     return v2.Compose([to_transform(step) for step in pipeline.steps] or [v2.Identity()])
 
 

@@ -220,17 +220,17 @@ _ROWS = (
 OPS: Mapping[str, Op] = {op.name: op for op in _ROWS}
 
 #: Qualifier, dot, name.
-OWN_PATTERN = r"^[a-z][a-z0-9_]{0,31}\.[A-Za-z][A-Za-z0-9_]{0,63}$"
+PLUGIN_PATTERN = r"^[a-z][a-z0-9_]{0,31}\.[A-Za-z][A-Za-z0-9_]{0,63}$"
 
 
-def is_own(name: str) -> bool:
+def is_plugin(name: str) -> bool:
     """Whether the name is qualified, as those of ops that a derived image brings (``acme.Vignette``)."""
-    return bool(re.match(OWN_PATTERN, name)) and not name.endswith("\n")  # which "$" lets pass
+    return bool(re.match(PLUGIN_PATTERN, name)) and not name.endswith("\n")  # which "$" lets pass
 
 
 def row(name: str) -> Op:
-    """The op's row. Of an own op only what holds for each: it takes a PIL image and gives one of as many channels."""
-    return Op(name, _PIL, {}) if is_own(name) else OPS[name]
+    """The op's row. Of a plugin op only what holds for each: it takes a PIL image and gives one of as many channels."""
+    return Op(name, _PIL, {}) if is_plugin(name) else OPS[name]
 
 
 #: Names of torchvision.transforms (v1) that mean an op of another name.

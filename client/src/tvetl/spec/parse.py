@@ -14,7 +14,7 @@ from tvetl.errors import PipelineError, Problem
 from tvetl.spec import limits
 from tvetl.spec.forms import START, Form, pil_image
 from tvetl.spec.model import Output, Pipeline, Step, Value
-from tvetl.spec.ops import ALIASES, OPS, Param, alias_params, is_own, row
+from tvetl.spec.ops import ALIASES, OPS, Param, alias_params, is_plugin, row
 from tvetl.spec.output import FORMATS, default_output, misfits
 from tvetl.spec.text import BadText, check_data, load
 from tvetl.spec.values import PLAIN, Refused, choice, integer, optional, show
@@ -155,7 +155,7 @@ def _read_step(item: object, path: str, problems: Problems) -> Step | None:
         problems.add(path, f"expected an object with op, got {show(item)}")
         return None
     name = item.get("op")
-    if isinstance(name, str) and is_own(name):  # its parameters are known where its package is: in the server
+    if isinstance(name, str) and is_plugin(name):  # its parameters are known where its package is: in the server
         plain = {str(key): Param(PLAIN, required=True) for key in item if key != "op"}
         return Step(name, read_params(item, plain, path, problems, ignore=("op",)))
     alias = ALIASES.get(name) if isinstance(name, str) else None
@@ -229,7 +229,7 @@ def to_data(pipeline: Pipeline) -> dict[str, object]:
 
 def _unusual(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:
     def told(name: str) -> bool:
-        param = params.get(name)  # none of an own op's is known here: all are told
+        param = params.get(name)  # none of a plugin op's is known here, so all are given
         return param is None or param.required or values[name] != param.default
 
     return {name: values[name] for name in sorted(values) if told(name)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tvetl.spec import limits
 from tvetl.spec.model import Value
-from tvetl.spec.ops import ALIASES, OPS, OWN_PATTERN, Param, alias_params
+from tvetl.spec.ops import ALIASES, OPS, PLUGIN_PATTERN, Param, alias_params
 from tvetl.spec.output import FORMATS
 from tvetl.spec.parse import FIELDS
 
@@ -21,7 +21,7 @@ _DESCRIPTION = (
 _OWN: dict[str, object] = {
     "title": "an op of your own",
     "type": "object",
-    "properties": {"op": {"type": "string", "pattern": OWN_PATTERN}},
+    "properties": {"op": {"type": "string", "pattern": PLUGIN_PATTERN}},
     "required": ["op"],
 }
 

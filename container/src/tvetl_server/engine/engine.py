@@ -70,22 +70,26 @@ class Engine:
     """One pipeline, ready to run, for any number of threads."""
 
     def __init__(
-        self, pipeline: Pipeline, limits: Limits, own: Mapping[str, PluginOp] = NO_PLUGINS, device: Device | None = None
+        self,
+        pipeline: Pipeline,
+        limits: Limits,
+        plugins: Mapping[str, PluginOp] = NO_PLUGINS,
+        device: Device | None = None,
     ) -> None:
-        """``own`` has the ops that this container has beside those of the table, by their qualified names.
+        """``plugins`` has the ops that this container has beside those of the table, by their qualified names.
 
         Raises tvetl.errors.PipelineError, naming each step, where this container cannot run the pipeline.
         """
         self._limits = limits
-        self._own = own
+        self._plugins = plugins
         self._device = device
-        self._pipeline = pipeline = checked(pipeline, own)
+        self._pipeline = pipeline = checked(pipeline, plugins)
         Image.MAX_IMAGE_PIXELS = None  # the limit is ours, from the header, as an error and not a warning
         PngImagePlugin.MAX_TEXT_MEMORY = _TEXT  # Pillow keeps 64 MiB of what we never look at
         # Pillow warns of damage that it survives, torchvision that ToTensor is old (its successors give other last
         # bits). Set once: warnings.catch_warnings around each image is not for several threads.
         warnings.filterwarnings("ignore", module=r"(PIL|torchvision)\.")
-        self._plan = make_plan(pipeline, own)
+        self._plan = make_plan(pipeline, plugins)
         self._plans: dict[object, Plan] = {}
 
     def transform(
@@ -152,7 +156,7 @@ class Engine:
         if key not in self._plans:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
-            self._plans[key] = make_plan(pipeline, self._own)
+            self._plans[key] = make_plan(pipeline, self._plugins)
         return pipeline, self._plans[key]
 
 

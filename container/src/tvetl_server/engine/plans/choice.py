@@ -14,11 +14,11 @@ from tvetl_server.engine.plans.stages import needs_torch, only_torch
 from tvetl_server.plugin_ops import PluginOp
 
 
-def make_plan(pipeline: Pipeline, own: Mapping[str, PluginOp]) -> Plan:
+def make_plan(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Plan:
     """The plan of a pipeline; raises PipelineError where it needs torch, which is not installed."""
     places = needs_torch(pipeline)
     if not places:
-        return (FastPlan if pipeline.precision == "fast" else ExactPlan)(pipeline, own)
+        return (FastPlan if pipeline.precision == "fast" else ExactPlan)(pipeline, plugins)
     if not has_torch():
         raise PipelineError(
             [
@@ -29,7 +29,7 @@ def make_plan(pipeline: Pipeline, own: Mapping[str, PluginOp]) -> Plan:
         )
     from tvetl_server.engine.plans.torchvision import TorchPlan  # seconds and 500 MB, so only where a step asks for it
 
-    return TorchPlan(pipeline, own)
+    return TorchPlan(pipeline, plugins)
 
 
 def has_torch() -> bool:

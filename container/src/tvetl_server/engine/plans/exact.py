@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from PIL import Image
 
 from tvetl.spec import Pipeline
-from tvetl.spec.ops import is_own
+from tvetl.spec.ops import is_plugin
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.draw import Draw
@@ -23,10 +23,10 @@ from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 class ExactPlan:
     """Draws, decodes and acts: torchvision's pixels without torch."""
 
-    def __init__(self, pipeline: Pipeline, own: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
+    def __init__(self, pipeline: Pipeline, plugins: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
         self._stages = list(stages(pipeline))
         self._tables = [stage for stage in self._stages if isinstance(stage, Table)]
-        self._own = own
+        self._plugins = plugins
 
     def __call__(self, source: Source, job: Job) -> Outcome:
         box, actions = self._drawn(source.size, job)
@@ -79,8 +79,8 @@ class ExactPlan:
         for stage in self._stages:
             if isinstance(stage, Table):
                 actions.append(stage)
-            elif is_own(stage.op):
-                action, size = prepare(stage.op, self._own[stage.op], stage.params, draw, size)
+            elif is_plugin(stage.op):
+                action, size = prepare(stage.op, self._plugins[stage.op], stage.params, draw, size)
                 actions.append(action)
             else:
                 drawn, size = ops.DRAWERS[stage.op](stage.params, draw, size)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tvetl.spec import Op, Pipeline, Step, forms
 from tvetl.spec.forms import FormKind
-from tvetl.spec.ops import is_own
+from tvetl.spec.ops import is_plugin
 from tvetl.spec.pointwise import CLOSES, OPENS, POINTWISE
 from tvetl_server.engine.plans import ops
 from tvetl_server.engine.table import Table
@@ -35,7 +35,7 @@ def tables(pipeline: Pipeline) -> list[Table]:
 def _known(step: Step, form: FormKind) -> bool:
     """Whether a step can be done without torch on this form of input."""
     here = ops.can_draw(step) if form == "pil" else step.op in POINTWISE
-    return here or step.op in OPENS or is_own(step.op)
+    return here or step.op in OPENS or is_plugin(step.op)
 
 
 def needs_torch(pipeline: Pipeline) -> list[int]:

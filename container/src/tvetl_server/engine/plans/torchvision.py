@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from tvetl.spec import Pipeline, Step
 from tvetl.spec.compose import to_transform
-from tvetl.spec.ops import is_own
+from tvetl.spec.ops import is_plugin
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.pixels import Outcome, Size
@@ -27,10 +27,10 @@ _generator = threading.Lock()
 class TorchPlan:
     """torchvision's transforms, one after the other, behind the same call as ExactPlan."""
 
-    def __init__(self, pipeline: Pipeline, own: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
+    def __init__(self, pipeline: Pipeline, plugins: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
         torch.set_num_threads(1)  # the workers are the parallelism; more threads only fight over the same cores
-        self._steps = [(step, None if is_own(step.op) else to_transform(step)) for step in pipeline.steps]
-        self._own = own
+        self._steps = [(step, None if is_plugin(step.op) else to_transform(step)) for step in pipeline.steps]
+        self._plugins = plugins
 
     def __call__(self, source: Source, job: Job) -> Outcome:
         value: Image.Image | torch.Tensor = source.pixels(keep=job.keep)
@@ -39,7 +39,7 @@ class TorchPlan:
             for step, transform in self._steps:
                 size = _size(value)
                 job.check(resized(step.params, size) if step.op == "Resize" else size)
-                done = transform(value) if transform else self._do_own(step, value, job)
+                done = transform(value) if transform else self._do_plugin(step, value, job)
                 assert isinstance(done, (Image.Image, torch.Tensor))
                 value = done
             job.check(_size(value))
@@ -48,15 +48,15 @@ class TorchPlan:
     def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
         return None if any(transform is None for _, transform in self._steps) else [["torchvision", job.seed]]
 
-    def _do_own(self, step: Step, value: Image.Image | torch.Tensor, job: Job) -> Image.Image:
+    def _do_plugin(self, step: Step, value: Image.Image | torch.Tensor, job: Job) -> Image.Image:
         assert isinstance(value, Image.Image)  # parsing lets nothing else through
-        do, size = prepare(step.op, self._own[step.op], step.params, _TorchDraw(), value.size)
+        do, size = prepare(step.op, self._plugins[step.op], step.params, _TorchDraw(), value.size)
         job.check(size)
         return do(value)
 
 
 class _TorchDraw:
-    """What own ops draw, from the generator that the steps around them draw from; equal to :class:`draw.Draw`'s."""
+    """What plugin ops draw, from the generator that the steps around them draw from; equal to :class:`draw.Draw`'s."""
 
     def rand(self) -> float:
         return float(torch.rand(1))

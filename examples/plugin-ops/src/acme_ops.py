@@ -1,4 +1,4 @@
-"""acme's own op: darken the corners of an image, as much as a seeded draw says."""
+"""A plugin op of acme's: darken the corners of an image, as much as a seeded draw says."""
 
 from __future__ import annotations
 

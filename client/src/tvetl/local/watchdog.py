@@ -1,4 +1,4 @@
-"""Runs one command and never outlives its parent: ``python keeper.py COMMAND...`` with a pipe as standard input.
+"""Runs one command and never outlives its parent: ``python watchdog.py COMMAND...`` with a pipe as standard input.
 
 The pipe ends when the parent closes it or dies in any way. Then the whole process group gets SIGTERM, and `GRACE`
 seconds later SIGKILL. Linux's PR_SET_PDEATHSIG does not do: it follows the *thread* that started a process, and other

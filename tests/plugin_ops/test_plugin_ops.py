@@ -258,8 +258,8 @@ def test_a_client_without_the_package_registers_and_reads(
         cluster = Cluster(local.endpoint)
         cluster.create_bucket("photos")
         cluster.put("photos", "a.png", photograph)
-        cluster.register(PodSpec("own-ops", parsed, env={"PYTHONPATH": str(packages)}, start_timeout=60))
-        body = cluster.get("photos", "a.png", "own-ops")
+        cluster.register(PodSpec("plugin-ops", parsed, env={"PYTHONPATH": str(packages)}, start_timeout=60))
+        body = cluster.get("photos", "a.png", "plugin-ops")
         assert body == Engine(parsed, Limits(), plugins).transform(photograph, "photos/a.png", Arguments()).body
         with pytest.raises(RegistrationError, match=r"acme\.Vignette is not installed in this container"):
-            cluster.register(PodSpec("no-own-ops", parsed, start_timeout=60))
+            cluster.register(PodSpec("no-plugin-ops", parsed, start_timeout=60))

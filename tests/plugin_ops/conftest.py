@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def example(repository: Path) -> Path:
-    return repository / "examples" / "own-ops"
+    return repository / "examples" / "plugin-ops"
 
 
 @pytest.fixture(scope="session")
