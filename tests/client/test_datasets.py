@@ -28,18 +28,6 @@ from tvetl.datasets import Shards, TransformedImages, TransformedStream, read_la
 
 needs_torchdata = pytest.mark.skipif(importlib.util.find_spec("torchdata") is None, reason="needs torchdata")
 
-#: The first lines of Oxford-IIIT Pet's annotations/list.txt, as they are.
-PETS = """\
-#Image CLASS-ID SPECIES BREED ID
-#ID: 1:37 Class ids
-#SPECIES: 1:Cat 2:Dog
-#BREED ID: 1-25:Cat 1:12:Dog
-#All images with 1st letter as captial are cat images
-#images with small first letter are dog images
-Bengal_171 6 1 2
-beagle_9 5 2 3
-"""
-
 
 @pytest.fixture(scope="module")
 def pets(cluster: Cluster, photographs: list[Path]) -> str:
@@ -187,18 +175,6 @@ def test_names_prefix_or_template_choose(cluster: Cluster, pets: str, images: st
 def test_a_missing_etl_is_said_when_the_dataset_is_made(cluster: Cluster, pets: str) -> None:
     with pytest.raises(NotFound):
         TransformedImages(cluster, pets, "not-there")
-
-
-def test_the_pets_list_is_read_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text(PETS, encoding="utf-8")
-    labels = read_labels(tmp_path / "list.txt")
-    assert labels["Bengal_171"] == labels["images/Bengal_171.jpg"] == (6, 1, 2)
-    assert read_labels(str(tmp_path / "list.txt"), column=0)["beagle_9.jpg"] == 5
-    assert read_labels(["a.jpg,cat", "b.jpg\tdog"])["a.jpg"] == "cat"
-    assert "Bengal_172.jpg" not in labels
-    for wrong in (["a.jpg"], ["a.jpg 1 2"]):
-        with pytest.raises(UsageError, match="line 1"):
-            read_labels(wrong, column=2)
 
 
 def test_labels_are_a_function_or_a_table(cluster: Cluster, pets: str, tensors: str) -> None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from tvetl.errors import UsageError
 
-Label: TypeAlias = "int | str"
+Label: TypeAlias = "int | float | str"
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+#: Digits of a whole number, a sign before them; Python converts no more than 4,300.
+_WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
+#: A quoted field, or the beginning of one that goes on on the next line.
+_QUOTED = re.compile(r'(?<![^\t, ])"(?:[^"]|"")*(?:"|$)')
+_SEPARATORS = {"\t": "tabs", ",": "commas", " ": "blanks"}
 
 
 class Labels(Mapping[str, object]):
@@ -32,24 +45,149 @@ class Labels(Mapping[str, object]):
         return len(self._labels)
 
 
-def read_labels(source: Path | str | Iterable[str], column: int | None = None) -> Labels:
-    """Read a file (or its lines): name and labels, parted by blanks, tabs or commas; ``#`` begins a comment line.
+def read_labels(
+    source: Path | str | Iterable[str],
+    column: int | str | None = None,
+    *,
+    header: bool = False,
+    separator: str | None = None,
+) -> Labels:
+    """Read a file in UTF-8 (or its lines): a line an image, its name and then its labels, on each line as many.
 
-    Whole numbers become int. A line with one label gives it, one with several a tuple (``Bengal_171 6 1 2`` is
-    class 6, species 1, breed 2), or with ``column`` one of these, counted from 0. Raises UsageError naming the line.
+    The first line says what separates fields: a tab if it has one, else a comma, else blanks; or say it:
+    ``separator=";"``. Fields are as in CSV: with quotes around them they may hold the separator, quotes (doubled) and
+    line ends; an empty field is the label "". Between blanks there are no empty fields. ``#`` begins a comment line.
+    Whole numbers become int, real ones float, all else is str.
+
+    With one column of labels an image's label is its value, with several a tuple (``Bengal_171 6 1 2`` is class 6,
+    species 1, breed 2), or with ``column`` one of these, counted from 0. With ``header`` the first line has the names
+    of the columns, and ``column`` may be one; without it, the first line is an image.
+
+    Raises UsageError with the file's name and the line's number: for a line with more or fewer fields than the first or
+    with another separator, two different labels of one name, a column that is not there, no name, a quote that is
+    not closed, or bytes that are no UTF-8.
     """
-    lines = Path(source).read_text(encoding="utf-8").splitlines() if isinstance(source, (Path, str)) else source
+    table = _Table(source, separator)
+    rows = iter(table)
+    if header:
+        column = _column_of(next(rows, None), column, table)
+    elif isinstance(column, str):
+        raise UsageError(f"column is {column!r}, and the file's columns have no names", hint="Say header=True.")
     labels: dict[str, object] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, *values = [part for part in re.split(r"[\s,]+", line.strip()) if part]
+    lines: dict[str, int] = {}
+    for row in rows:
+        name, *values = row.fields
+        if not name:
+            table.refuse(row.line, "it has no name")
         if not values or (column is not None and not -len(values) <= column < len(values)):
-            raise UsageError(f"line {number} has no such label: {line.strip()!r}", hint="A line is a name and labels.")
-        row = tuple(_label(value) for value in values)
-        labels[name] = row[column] if column is not None else row[0] if len(row) == 1 else row
+            asked = "" if column is None else f", and the one asked for is {column}, counted from 0"
+            table.refuse(row.line, f"it has {len(values)} labels{asked}", "A line is a name and its labels.")
+        found = tuple(map(_label, values))
+        label = found[column] if column is not None else found[0] if len(found) == 1 else found
+        if labels.setdefault(name, label) != label:
+            table.refuse(row.line, f"{name!r} is {label!r}, and {labels[name]!r} on line {lines[name]}")
+        lines.setdefault(name, row.line)
     return Labels(labels)
 
 
+@dataclass(frozen=True)
+class _Row:
+    #: The number of its first line, from 1.
+    line: int
+    fields: list[str]
+
+
+class _Table:
+    """The rows of a file or of its lines, all of one length, without comments and empty lines."""
+
+    def __init__(self, source: Path | str | Iterable[str], separator: str | None) -> None:
+        if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+            raise UsageError(f"separator is {separator!r}: expected one character, like ';'")
+        self._file = str(source) if isinstance(source, (Path, str)) else ""
+        self._lines = self._read(Path(source)) if isinstance(source, (Path, str)) else iter(source)
+        self._separator, self._told = separator, separator is not None
+        self._number = 0
+        self._count = 0
+
+    def refuse(self, line: int, why: str, hint: str = "") -> NoReturn:
+        raise UsageError(f"{self._file or 'the labels'}, line {line}: {why}", hint=hint)
+
+    def __iter__(self) -> Iterator[_Row]:
+        lines = self._numbered()
+        for line in lines:
+            if not line.strip() or line.startswith("#"):
+                continue
+            row = _Row(self._number, self._fields(line, lines))
+            self._count = self._count or len(row.fields)
+            if len(row.fields) != self._count:
+                hint = "A field with the separator in it needs quotes around it."
+                self.refuse(row.line, f"it has {len(row.fields)} fields, the first has {self._count}", hint)
+            yield row
+
+    def _read(self, path: Path) -> Iterator[str]:
+        try:
+            data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            return iter(io.StringIO(data.decode(), newline=""))
+        except UnicodeDecodeError as error:
+            self.refuse(data.count(b"\n", 0, error.start) + 1, "it is not UTF-8", "Save the file as UTF-8.")
+
+    def _numbered(self) -> Iterator[str]:
+        for line in self._lines:
+            self._number += 1
+            if "\0" in line:
+                self.refuse(self._number, "it has a byte 0 in it", "Is it a text file, in UTF-8?")
+            yield line.removeprefix("\ufeff") if self._number == 1 else line
+
+    def _fields(self, line: str, rest: Iterator[str]) -> list[str]:
+        """The fields of the row that begins with this line, and goes on as long as a quote is open."""
+        separator, begun = self._separator_of(line), self._number
+        plain = '"' not in line
+        if separator == " ":
+            line = " ".join(line.split()) if plain else line.lstrip()
+        reader = csv.reader(chain([line], rest), delimiter=separator, strict=True, skipinitialspace=True)
+        try:
+            fields = next(reader)
+        except csv.Error as error:
+            unclosed = "unexpected end of data" in str(error)
+            self.refuse(begun, "it opens a quote that is never closed" if unclosed else f"it is no CSV: {error}")
+        if separator == " ":
+            return [field for field in fields if field]
+        # Blanks around a field are layout; where there are quotes they may be its own.
+        return [field.strip() for field in fields] if plain else fields
+
+    def _separator_of(self, line: str) -> str:
+        """What separates the fields of this line, as of the first; refused where it is another."""
+        if self._told:
+            return self._separator or ""
+        bare = _QUOTED.sub("", line.rstrip("\r\n"))
+        found = next((mark for mark in "\t," if mark in bare), " ")
+        self._separator = self._separator or found
+        if found != self._separator:
+            first, here = _SEPARATORS[self._separator], _SEPARATORS[found]
+            hint = "Put a field with these in it into quotes, or say which it is: separator=..."
+            self.refuse(self._number, f"its fields are separated by {here}, those of the first by {first}", hint)
+        return self._separator
+
+
+def _column_of(row: _Row | None, column: int | str | None, table: _Table) -> int | None:
+    """The column's number, from 0 for the first label, where the header has its name."""
+    if row is None:
+        table.refuse(1, "there is no header")
+    names = row.fields[1:]
+    if not isinstance(column, str):
+        return column
+    if names.count(column) != 1:
+        why = f"{names.count(column)} columns are called {column!r}"
+        table.refuse(row.line, why, f"There are: {', '.join(names)}.")
+    return names.index(column)
+
+
 def _label(text: str) -> Label:
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    bare = text.strip()
+    if _WHOLE.fullmatch(bare):
+        return int(bare)
+    number = float(bare) if _NUMBER.fullmatch(bare) else math.inf
+    return number if math.isfinite(number) else text
