@@ -17,6 +17,7 @@ from tvetl.spec import OPS
 from tvetl.spec.arguments import ARGUMENTS
 from tvetl.spec.ops import Param
 from tvetl.spec.output import FORMATS
+from tvetl.spec.parse import FIELDS
 from tvetl_server.engine.plans import only_torch
 from tvetl_server.problems import INTERNAL, PROBLEMS
 from tvetl_server.settings import SETTINGS
@@ -78,6 +79,11 @@ def parameters() -> str:
         ("op", "parameter", "may be", "default"),
         [row for op in OPS.values() for row in _params(op.params, f"`{op.name}`") or [(f"`{op.name}`", "", "", "")]],
     )
+
+
+def fields() -> str:
+    """Every field of a pipeline beside its steps and output."""
+    return _table(("field", "may be", "default"), [row[1:] for row in _params(FIELDS, "")])
 
 
 def outputs() -> str:
@@ -160,7 +166,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/gpu.md": {"distances": gpu.distances},
     "docs/reliability.md": {"reliability": reliability},
-    "docs/reference.md": {"parameters": parameters, "outputs": outputs, "arguments": arguments, "commands": commands},
+    "docs/reference.md": {
+        "parameters": parameters,
+        "fields": fields,
+        "outputs": outputs,
+        "arguments": arguments,
+        "commands": commands,
+    },
 }
 
 

@@ -104,18 +104,3 @@ def test_other_kinds_of_jpeg_have_the_same_regions(
     whole = Image.open(file).convert("RGB")
     for box in _boxes(random.Random(3), whole.size, 5):
         assert np.array_equal(open_source(file.getvalue(), limits).pixels(box), whole.crop(box))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_where_asked(orientation: int, sample: list[bytes]) -> None:
-    file, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = orientation
-    picture = Image.open(io.BytesIO(sample[0])).convert("RGB").resize((90, 60))
-    picture.save(file, "JPEG", exif=exif)
-    kept = open_source(file.getvalue(), Limits())
-    turned = open_source(file.getvalue(), Limits(), upright=True)
-    assert kept.size == (90, 60)
-    assert turned.size == ((60, 90) if orientation >= 5 else (90, 60))
-    assert turned.pixels().size == turned.size
-    corner = turned.pixels((0, 0, 9, 6))
-    assert np.array_equal(corner, turned.pixels().crop((0, 0, 9, 6)))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms import v2
 
 from tvetl.answers import Array
 from tvetl.spec import OPS, Pipeline, Step
 from tvetl.spec.compose import to_compose
+from tvetl.spec.opening import open_rgb
 
 #: Left, top, right, bottom in the original's pixels; left is larger than right where the view is mirrored.
 Box = tuple[float, float, float, float]
@@ -38,8 +38,7 @@ def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
     ``seed`` is what :func:`tvetl.spec.derive_seed` gives for the view. torch's own generator is left as it was.
     Raises what Pillow and torchvision raise.
     """
-    with Image.open(io.BytesIO(data)) as opened:
-        image: object = (ImageOps.exif_transpose(opened) if pipeline.orientation == "apply" else opened).convert("RGB")
+    image: object = open_rgb(data, pipeline)
     place = _Place(_size(image))
     drawn: list[str] = []
     with torch.random.fork_rng(devices=[]):

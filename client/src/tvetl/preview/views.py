@@ -24,6 +24,7 @@ from tvetl.files import write_whole
 from tvetl.preview.sheet import Source, View, views_sheet
 from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, parse
 from tvetl.spec.limits import VIEWS
+from tvetl.spec.opening import open_rgb
 
 if TYPE_CHECKING:
     from tvetl.preview.replay import Replayed
@@ -80,9 +81,10 @@ def preview(
     base = seed if seed is not None else pipeline.seed if pipeline.seed is not None else 0
     source = Source(bucket, name, etl, pipeline, base, epoch)
     data = cluster.get(bucket, name)
-    original = read_answer(data)
-    if not isinstance(original, Image.Image):
-        raise UsageError(f"{bucket}/{name} is no image")
+    try:
+        original = open_rgb(data, pipeline)
+    except Exception as error:  # by what is broken, Pillow raises any class
+        raise UsageError(f"{bucket}/{name} is no image that can be opened: {error}") from error
     return Preview(source, original, tuple(_view(cluster, source, view, data) for view in range(views)))
 
 

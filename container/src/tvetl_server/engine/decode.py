@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from tvetl_server.engine import headers
 from tvetl_server.engine.native import native
@@ -61,6 +61,8 @@ _LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
 )
 
 _ORIENTATION = 0x0112  # the EXIF tag
+#: Its values by which the sides change places.
+_ON_ITS_SIDE = (5, 6, 7, 8)
 #: Its values, and what makes the image upright: ImageOps.exif_transpose, which would write the EXIF data anew, too.
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,18 +85,15 @@ class Source:
         """``scan`` is what :func:`headers.check` gave."""
         self._data = data
         self._image = image
-        orientation = image.getexif().get(_ORIENTATION, 1) if upright else 1
-        #: Where EXIF orientation was asked to be applied and turns this image, how.
-        self._to_upright = _TO_UPRIGHT.get(orientation)
+        #: (width, height) in pixels, after orientation.
+        self.size: Size
+        self.size, self._to_upright = _orientation(image, upright)
         self._decoded: Image.Image | None = None
         self._array: Array | None = None  # all of it
         self._reduced: dict[int, Array] = {}  # all of it at 1/2, 1/4, 1/8
         # Pillow stopped reading behind the header of the first scan; the same must have been seen there.
         begin = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
         self._end_of_scan = scan[1] if scan and scan[0] == begin else None
-        width, height = image.size
-        #: (width, height) in pixels, after orientation.
-        self.size: Size = (height, width) if self._to_upright is not None and orientation >= 5 else (width, height)
 
     def pixels(self, box: Box | None = None, *, keep: bool = False) -> Image.Image:
         """RGB pixels of the image or of ``box``; raises DamagedImage.
@@ -194,11 +193,27 @@ class Source:
         return self._end_of_scan is not None and not self._data[self._end_of_scan + 2 :].strip(b"\0")
 
 
+def _orientation(image: Image.Image, upright: bool) -> tuple[Size, Image.Transpose | None]:
+    """The size that the image will have, and how it is to be turned once it is decoded."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow turns a TIFF while it decodes it, also by its XMP, which the size of an opened one does not tell.
+        width, height = image._tile_size
+        turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+        return ((height, width) if turned else (width, height)), None
+    if not upright:
+        return image.size, None
+    if image.format == "PNG":
+        image.load()  # what tells the orientation may stand behind the pixels
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    width, height = image.size
+    return ((height, width) if orientation in _ON_ITS_SIDE else (width, height)), _TO_UPRIGHT.get(orientation)
+
+
 def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source:
     """Open image bytes without decoding them.
 
-    ``upright`` applies EXIF orientation. Raises NotAnImage (not one of the allowed formats), DamagedImage (its
-    header cannot be read), TooManyPixels, TooManyFrames.
+    ``upright`` applies EXIF orientation; Pillow itself applies a TIFF's, always. Raises NotAnImage (not one of the
+    allowed formats), DamagedImage (its header cannot be read), TooManyPixels, TooManyFrames.
     """
     name = format_of(data)
     if name is None:
