@@ -1,8 +1,8 @@
 """A cluster through the AIStore SDK: the only package that imports it, and both its lines work.
 
-``client`` is the cluster itself, ``registration`` how an ETL starts, ``connection`` how we connect, and
-``error_mapping`` makes our errors of what answers and the network say. Not here: waiting for jobs and judging them
-(:mod:`tvetl.jobs`), reading many objects at once (:mod:`tvetl.fetch`).
+``client`` is the cluster itself, ``registration`` how an ETL starts, ``connection`` how we connect, ``listing`` how
+buckets are listed into ``names``, and ``error_mapping`` makes our errors of what answers and the network say. Not here:
+waiting for jobs and judging them (:mod:`tvetl.jobs`), reading many objects at once (:mod:`tvetl.fetch`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,20 @@ from __future__ import annotations
 from tvetl.cluster.client import Cluster
 from tvetl.cluster.connection import Access, Target
 from tvetl.cluster.error_mapping import Json, ObjectError
+from tvetl.cluster.names import Names, Table
 from tvetl.cluster.registration import Form
 from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot
 
-__all__ = ["Access", "Cluster", "EtlInfo", "Form", "Json", "ObjectError", "Registered", "Snapshot", "Target"]
+__all__ = [
+    "Access",
+    "Cluster",
+    "EtlInfo",
+    "Form",
+    "Json",
+    "Names",
+    "ObjectError",
+    "Registered",
+    "Snapshot",
+    "Table",
+    "Target",
+]

@@ -20,7 +20,7 @@ from aistore.sdk.types import BucketModel, JobSnap
 from requests.utils import select_proxy
 
 from tvetl import notation
-from tvetl.cluster import connection, registration
+from tvetl.cluster import connection, listing, registration
 from tvetl.cluster.connection import Access, Target
 from tvetl.cluster.error_mapping import (
     GARBLED,
@@ -35,6 +35,8 @@ from tvetl.cluster.error_mapping import (
     rows,
     too_late,
 )
+from tvetl.cluster.listing import What
+from tvetl.cluster.names import Names, Table
 from tvetl.cluster.registration import Form
 from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, summed
 from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
@@ -160,22 +162,32 @@ class Cluster:
         with self._explained():
             return str(row(json.loads(self._bucket(bucket).head()["Ais-Bucket-Props"])).get("bid", ""))
 
-    def objects(self, bucket: str, prefix: str = "") -> list[str]:
-        """The names of the bucket's objects, in order. Raises NotFound."""
-        with self._explained():
-            return sorted(entry.name for entry in self._bucket(bucket).list_all_objects(prefix=prefix, props="name"))
+    def pages(self, bucket: str, prefix: str = "", what: What = "") -> Iterator[list[tuple[str, str]]]:
+        """The bucket's listing as it comes, mostly in order: names, each with "", its "size" or its "tag" (see `tags`).
 
-    def sizes(self, bucket: str, prefix: str = "") -> dict[str, int]:
+        Raises NotFound.
+        """
+        with self._explained():
+            yield from listing.pages(self._bucket(bucket), prefix, what)
+
+    def names(self, bucket: str, prefix: str = "") -> Names:
+        """The names of the bucket's objects, in order, in little memory. Raises NotFound."""
+        with self._explained():
+            return listing.names(self._bucket(bucket), prefix)
+
+    def objects(self, bucket: str, prefix: str = "") -> list[str]:
+        """The same as a list, which of millions of names takes twice as much. Raises NotFound."""
+        return [*self.names(bucket, prefix)]
+
+    def sizes(self, bucket: str, prefix: str = "") -> Table[int]:
         """The bucket's objects in order of name, with their sizes in bytes. Raises NotFound."""
         with self._explained():
-            entries = self._bucket(bucket).list_all_objects(prefix=prefix, props="name,size")
-            return {entry.name: int(entry.size or 0) for entry in sorted(entries, key=lambda entry: entry.name)}
+            return listing.sizes(self._bucket(bucket), prefix)
 
-    def tags(self, bucket: str, prefix: str = "") -> dict[str, str]:
-        """The bucket's objects with something that changes whenever they are written: version and checksum."""
+    def tags(self, bucket: str, prefix: str = "") -> Table[str]:
+        """The same with something that changes whenever an object is written: version and checksum. Raises NotFound."""
         with self._explained():
-            entries = self._bucket(bucket).list_all_objects(prefix=prefix, props="name,version,checksum")
-            return {entry.name: f"{entry.version or ''}:{entry.checksum or ''}" for entry in entries}
+            return listing.tags(self._bucket(bucket), prefix)
 
     def has(self, bucket: str, name: str) -> bool:
         """Whether there is such an object."""
