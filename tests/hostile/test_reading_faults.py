@@ -389,16 +389,6 @@ def test_where_direct_reads_are_refused_the_proxy_is_asked(
         assert len(caplog.records) == 1
 
 
-def test_behind_an_http_proxy_all_is_left_to_the_sdk(steady: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not Cluster(steady.endpoint).access().through_proxy
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    assert Cluster(steady.endpoint).access().through_proxy
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert not Cluster(steady.endpoint).access().through_proxy
-
-
 def test_the_token_goes_to_nodes_and_not_along_with_a_redirect(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,10 @@ Choose = Callable[[str, str, int], "Fault | None"]
 
 @dataclass
 class Gateway:
-    """A proxy before a stand-in, whose redirects lead back to itself, so that it also stands before the targets."""
+    """A proxy before a stand-in, whose redirects lead back to itself, so that it also stands before the targets.
+
+    Asked for a whole URL it is the HTTP proxy of the environment, and changes nothing that it hands on.
+    """
 
     behind: str
     choose: Choose = lambda method, path, before: None
@@ -164,11 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
         except (OSError, HTTPException):
             self.close_connection = True
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_CONNECT = _any
 
     def fetch(self) -> tuple[int, list[tuple[str, str]], bytes]:
         """The real answer, with its redirects turned to us."""
         host, path = urlsplit(self.gateway.behind).netloc, self.path
+        if whole := re.match(r"http://([^/]+)(/.*)", path):
+            host, path = whole[1], whole[2]
         if moved := re.match(r"/at/(\d+)(/.*)", path):
             host, path = f"127.0.0.1:{moved[1]}", moved[2]
         connection = HTTPConnection(host, timeout=PATIENCE)
@@ -184,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
             for k, v in response.getheaders()
             if k not in ("Content-Length", "Transfer-Encoding", "Connection")
         ]
+        if whole:
+            return response.status, [(k, response.headers[k]) for k, _ in kept], data
         if "what=smap" in path:  # who reads straight from the targets comes here, too
             data = re.sub(rb"http://127\.0\.0\.1:(\d+)", rf"{self.gateway.endpoint}/at/\1".encode(), data)
         return response.status, kept, data

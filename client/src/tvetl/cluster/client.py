@@ -17,9 +17,8 @@ from aistore.sdk import Bucket, Client, Etl
 from aistore.sdk.errors import AISError, InvalidBckProvider
 from aistore.sdk.etl import ETLConfig
 from aistore.sdk.types import BucketModel, JobSnap
-from requests.utils import select_proxy
 
-from tvetl import notation
+from tvetl import notation, proxies
 from tvetl.cluster import connection, listing, registration
 from tvetl.cluster.connection import Access, Target
 from tvetl.cluster.error_mapping import (
@@ -28,6 +27,7 @@ from tvetl.cluster.error_mapping import (
     ObjectError,
     garbled,
     job_id,
+    node,
     not_reached,
     object_error,
     refused,
@@ -228,8 +228,7 @@ class Cluster:
         """Token and TLS settings as the SDK takes them from its environment variables."""
         client = self._reads.cluster().client
         settings = client.session_manager.session.merge_environment_settings(self.endpoint, {}, None, None, None)
-        through_proxy = bool(select_proxy(self.endpoint, settings["proxies"]))
-        return Access(client.token or "", settings["verify"], settings["cert"], through_proxy)
+        return Access(client.token or "", settings["verify"], settings["cert"])
 
     def refused(self, status: int, text: str) -> TvetlError:
         """What an answer of this cluster's with status 400 or more says, as :meth:`get` would raise it."""
@@ -349,10 +348,17 @@ class Cluster:
         except TimeoutError as error:
             raise too_late(self.endpoint) from error
         except GARBLED as error:
-            raise garbled(self.endpoint, error) from error
+            raise garbled(self.endpoint, error, proxies.before(self.endpoint)) from error
+        except OSError as error:
+            if " TLS " not in str(error):  # requests' own, for a file that is not there
+                raise
+            hint = "AIS_CLIENT_CA (over it REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
+            raise UsageError(str(error), hint=hint) from error
 
     def _refused(self, error: AISError) -> TvetlError:
-        return refused(self.endpoint, error.status_code, self._text(error))
+        missing = error.status_code == 404 and getattr(error.req, "method", "") == "HEAD"  # AIStore has no words then
+        at = node(self.endpoint, error.req_url or self.endpoint)
+        return refused(at, error.status_code, self._text(error), None if missing else proxies.before(at))
 
     def _text(self, error: AISError) -> str:
         """What came with the status."""

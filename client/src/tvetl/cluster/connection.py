@@ -39,13 +39,12 @@ class Access:
     """How the SDK connects to a node, for whoever connects beside it.
 
     ``token`` is AuthN's, "" without one. ``verify`` and ``certificate`` are as requests has them, for nodes that speak
-    https. ``through_proxy`` says that the environment sends requests to this endpoint through an HTTP proxy.
+    https. An HTTP proxy before a node is :func:`tvetl.proxies.before`'s to tell.
     """
 
     token: str
     verify: bool | str
     certificate: str | tuple[str, str] | None
-    through_proxy: bool
     user_agent: str = f"ais/python/{sdk_version}"
 
     def tls(self) -> ssl.SSLContext:

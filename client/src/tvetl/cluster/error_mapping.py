@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import requests
 from msgspec import MsgspecError
 from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
 
+from tvetl import proxies
 from tvetl.errors import (
     ClusterError,
     NotAIStore,
@@ -27,6 +29,7 @@ from tvetl.errors import (
     TvetlError,
     Unavailable,
 )
+from tvetl.proxies import Proxy
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -49,6 +52,10 @@ _HINTS = {
     507: "Make space on the cluster's disks; the same again then goes on.",
 }
 _WHERE = "Is it up? `tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
+_TLS = (
+    "AIS_CLIENT_CA names the file of the authority that signed the cluster's certificates. REQUESTS_CA_BUNDLE and "
+    "CURL_CA_BUNDLE win over it."
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,16 @@ class ObjectError:
     size: int = 0
 
 
-def refused(endpoint: str, status: int, text: str) -> TvetlError:
-    """What an answer with this status says: AIStore's own words, or those of who else answered."""
+def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -> TvetlError:
+    """What an answer with this status says: AIStore's own words, or those of who else answered.
+
+    ``proxy`` is the HTTP proxy that the answer came through; what is not AIStore's is taken for the proxy's.
+    """
     message, its_own = sentence(status, text)
+    if proxy and not (its_own and text.strip()):
+        hint = f"`{proxy.source}=http://USER:PASSWORD@HOST:PORT` signs in at it; {proxy.hint}" if status == 407 else ""
+        what = message if str(status) in message else f"HTTP {status}, {message}"
+        return _not_through(proxy, endpoint, f"it answers {what}", hint)
     if message.startswith(_ETL_ERROR):
         failed = object_error("", message, status)
         return ObjectFailed(failed.message, code=failed.code, status=status)
@@ -84,38 +98,69 @@ def refused(endpoint: str, status: int, text: str) -> TvetlError:
 
 
 def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
-    """Nobody there, nobody answering in time, an answer that broke off, or one that HTTP does not know."""
+    """Nobody there, nobody answering in time, an answer that broke off, or one that HTTP does not know.
+
+    Names the node that a gateway's redirect led to, where it is that node that fails, and a proxy in the way.
+    """
+    url = str(getattr(error.request, "url", None) or endpoint)
+    at = node(endpoint, url)
+    proxy = proxies.before(url)
     causes = [*_causes(error)]
     said = f"({_cause(causes[-1])})"
+    if proxy and isinstance(error, (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)):
+        socks = "SOCKS" in str(error)  # not repeated, as it may hold a password
+        why = "SOCKS needs the package PySocks" if socks else "this is no URL of an HTTP proxy"
+        return _not_through(proxy, at, f"it cannot be used: {why}")
+    if isinstance(error, requests.exceptions.SSLError):
+        return NotReachable(f"no TLS connection to {at} {said}", hint=f"{_TLS} {proxy.hint}" if proxy else _TLS)
     if any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes):
-        return NotReachable(f"nobody answers at {endpoint} {said}", hint=_WHERE)
+        if proxy:
+            return _not_through(proxy, at, f"nobody answers at the proxy {said}")
+        return NotReachable(f"nobody answers at {at} {said}", hint=_WHERE)
     if any(isinstance(cause, (requests.ReadTimeout, ReadTimeoutError, TimeoutError)) for cause in causes):
-        return too_late(endpoint)
+        return too_late(at, proxy)
     if isinstance(error, requests.TooManyRedirects):
-        return not_aistore(endpoint, "it redirects without end")
+        return not_aistore(endpoint, "it redirects without end", proxy)
     if isinstance(error, requests.JSONDecodeError) or not any(
         isinstance(c, (ProtocolError, OSError)) for c in causes[1:]
     ):
-        return garbled(endpoint, error)
+        return garbled(endpoint, error, proxy)
+    if proxy:
+        return _not_through(proxy, at, _cause(causes[-1]))
     hint = "What was asked for may be done all the same; to ask again is safe. `tvetl doctor` looks closer."
-    return NotReachable(f"{endpoint} broke off its answer {said}", hint=hint)
+    return NotReachable(f"{at} broke off its answer {said}", hint=hint)
 
 
-def too_late(endpoint: str) -> TimedOut:
+def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
     """No answer in time."""
+    if proxy:
+        return TimedOut(f"{endpoint} did not answer in time through {proxy}", hint=proxy.hint)
     hint = "It may still be at work; `tvetl list` shows what runs."
     return TimedOut(f"{endpoint} did not answer in time", hint=hint)
 
 
-def garbled(endpoint: str, error: Exception) -> NotAIStore:
+def garbled(endpoint: str, error: Exception, proxy: Proxy | None = None) -> NotAIStore:
     """An answer that cannot be understood, for what it raised when we tried."""
-    return not_aistore(endpoint, f"{type(error).__name__}, {_excerpt(str(error))}")
+    return not_aistore(endpoint, f"{type(error).__name__}, {_excerpt(str(error))}", proxy)
 
 
-def not_aistore(endpoint: str, what: str) -> NotAIStore:
+def not_aistore(endpoint: str, what: str, proxy: Proxy | None = None) -> NotAIStore:
     """Somebody else answers."""
+    if proxy:
+        message = f"what answers for {endpoint} through {proxy} does not answer as AIStore does: {what}"
+        return NotAIStore(message, hint=proxy.hint)
     hint = "Does the endpoint name AIStore's gateway itself? `tvetl doctor` tells what is there."
     return NotAIStore(f"what answers at {endpoint} does not answer as AIStore does: {what}", hint=hint)
+
+
+def node(endpoint: str, url: str) -> str:
+    """Whom a request went to: the endpoint, or the node that its gateway's redirect led to."""
+    return endpoint if url.startswith(endpoint) else "://".join(urlsplit(url)[:2])
+
+
+def _not_through(proxy: Proxy, endpoint: str, what: str, hint: str = "") -> NotReachable:
+    """An HTTP proxy in the way that does not hand requests on, or is not there."""
+    return NotReachable(f"{endpoint} is not reached through {proxy}: {what}", hint=hint or proxy.hint)
 
 
 def sentence(status: int, text: str) -> tuple[str, bool]:

@@ -21,7 +21,7 @@ from aistore.sdk.request_client import RequestClient
 
 from tvetl.cluster import connection
 from tvetl.cluster.error_mapping import GARBLED, ended, last_line, sentence
-from tvetl.errors import NameTaken, NotAIStore, NotFound, RegistrationError, TvetlError, Unavailable
+from tvetl.errors import NameTaken, NotFound, NotReachable, RegistrationError, TvetlError, Unavailable
 from tvetl.pod import Container, PodSpec
 
 Form = Literal["auto", "spec", "runtime"]
@@ -72,7 +72,7 @@ def start(cluster: Registrar, pod: PodSpec, form: Form) -> str:
                 said = f"this cluster takes no pod YAML ({sentence(error.status_code, cluster._text(error))[0]}){why}"
                 raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=_RUNTIME_HINT) from error
             told = cluster._refused(error)
-            if isinstance(told, (Unavailable, NotAIStore)):
+            if isinstance(told, (Unavailable, NotReachable)):
                 raise told from error
             reason = sentence(error.status_code, cluster._text(error))[0]
             last = ended(cluster._text(error))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal, TypeAlias
 
 import requests
 
+from tvetl import proxies
 from tvetl.pod import DEFAULT_IMAGE
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -47,11 +48,6 @@ def examine(endpoint: str) -> list[Finding]:
     return list(_Examination(endpoint.rstrip("/")).findings())
 
 
-def _no_aistore(what: str) -> Finding:
-    hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
-    return Finding("reachable", "fail", what, hint)
-
-
 class _Examination:
     """The checks, with what the later ones need to know from the earlier ones."""
 
@@ -66,7 +62,7 @@ class _Examination:
             return
         cluster_map = _mapping(self._get("daemon?what=smap")[1])
         if "tmap" not in cluster_map:
-            yield _no_aistore(f"what answers at {self.endpoint} is no AIStore: it has no cluster map")
+            yield self._no_aistore("it has no cluster map")
             return
         yield reachable
         self.is_stand_in = cluster_map.get("uuid") == _STAND_IN
@@ -74,12 +70,14 @@ class _Examination:
             name: str(_mapping(_mapping(node).get("public_net")).get("direct_url", ""))
             for name, node in _mapping(cluster_map.get("tmap")).items()
         }
+        yield from self._proxied([self.endpoint, *targets.values()])
         state = {name: self._node(url) for name, url in targets.items()}
         yield self._version(state)
         etl = self._etl(state)
         yield etl
         yield self._targets(targets, state)
         yield self._disks(state)
+        yield from self._readers(state)
         if etl.level != "fail":
             yield from self._form()
             yield from self._pods()
@@ -90,12 +88,28 @@ class _Examination:
         status, body = self._get("health")
         if status == 200:
             return Finding("reachable", "ok", f"AIStore answers at {self.endpoint}")
-        if status == 503:
+        if not status:
+            return Finding("reachable", "fail", _message(body), str(_mapping(body).get("hint", "")))
+        if status == 503 and not proxies.before(self.endpoint):
             hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
             return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
-        if not status:
-            return _no_aistore(str(body))
-        return _no_aistore(f"what answers at {self.endpoint} is no AIStore: HTTP {status} to /v1/health")
+        return self._no_aistore(f"HTTP {status} to /v1/health")
+
+    def _no_aistore(self, what: str) -> Finding:
+        if proxy := proxies.before(self.endpoint):
+            return Finding(
+                "reachable", "fail", f"no AIStore answers for {self.endpoint} through {proxy}: {what}", proxy.hint
+            )
+        hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
+        return Finding("reachable", "fail", f"what answers at {self.endpoint} is no AIStore: {what}", hint)
+
+    def _proxied(self, urls: Sequence[str]) -> Iterator[Finding]:
+        """The HTTP proxies of the environment before the cluster's nodes, which are seldom meant."""
+        found = {proxy.host: proxy for proxy in map(proxies.before, urls) if proxy}
+        if found:
+            proxy = next(iter(found.values()))
+            words = f"requests to {', '.join(found)} go through {proxy}, so that training input is read slower"
+            yield Finding("proxy", "warn", words, replace(proxy, host=",".join(found)).hint)
 
     def _node(self, url: str) -> dict[str, Json] | None:
         """A target's own status; None where nobody answers at its address, empty where it refuses."""
@@ -144,7 +158,11 @@ class _Examination:
             hint = (
                 "Reads are sent on to the targets: run the client where it reaches the nodes, or inside of Kubernetes."
             )
-            return Finding("targets", "fail", f"from here nobody answers at {', '.join(lost)}", hint)
+            behind = [proxy for proxy in map(proxies.before, lost) if proxy]
+            if behind:
+                hint = replace(behind[0], host=",".join(dict.fromkeys(proxy.host for proxy in behind))).hint
+            through = f" through {behind[0]}" if behind else ""
+            return Finding("targets", "fail", f"from here nobody answers at {', '.join(lost)}{through}", hint)
         direct = "results go directly to other targets" if len(targets) > 1 else "alone, so without direct put"
         return Finding("targets", "ok", f"{len(targets)} of {len(targets)} answer from here, {direct}")
 
@@ -165,6 +183,19 @@ class _Examination:
         if used >= high or trouble:
             return Finding("disks", "warn", f"{words}{'; ' + trouble if trouble else ''}", hint)
         return Finding("disks", "ok", words)
+
+    def _readers(self, state: Mapping[str, dict[str, Json] | None]) -> Iterator[Finding]:
+        """How many objects a job of AIStore's reads at once: by default one for each mountpath of each target."""
+        paths = [len(_mapping(_mapping(node.get("capacity")).get("mountpaths"))) for node in state.values() if node]
+        if self.is_stand_in or not sum(paths):
+            return
+        words = f"a job reads {_count(sum(paths), 'object')} at once: {_count(len(paths), 'target')}, "
+        words += _count(sum(paths), "mountpath")
+        if sum(paths) > 1:
+            yield Finding("readers", "ok", words)
+        else:
+            hint = "A node of several CPUs is idle then: `tvetl transform --workers N` lets N objects be read at once."
+            yield Finding("readers", "warn", words, hint)
 
     def _form(self) -> Iterator[Finding]:
         """The form of registering that the cluster takes, and what it means for the image."""
@@ -195,9 +226,12 @@ class _Examination:
                 hint = f"`tvetl start {name}` starts it, `tvetl rm {name}` frees its name."
                 yield Finding("pods", "warn", f"{name} is {stage.lower()}", hint)
                 continue
-            health = {
-                str(r.get("target_id")): str(r.get("health_status")) for r in _rows(self._get(f"etl/{name}/health")[1])
-            }
+            status, body = self._get(f"etl/{name}/health")
+            if status != 200 and not self.is_stand_in:  # as where somebody deleted a pod by force
+                hint = f"`tvetl stop {name}` and `tvetl start {name}` make its pods anew."
+                yield Finding("pods", "fail", f"{name}: its pods cannot be looked at: {_message(body)}", hint)
+                continue
+            health = {str(r.get("target_id")): str(r.get("health_status")) for r in _rows(body)}
             bad = {target: status for target, status in health.items() if status != "Running"}
             details = _mapping(self._get(f"etl/{name}")[1])
             unreached = {
@@ -224,12 +258,14 @@ class _Examination:
 
     @staticmethod
     def _request(method: str, url: str, message: dict[str, str] | None = None) -> tuple[int, Json]:
-        """Status and answer; status 0 and the reason where nobody answered."""
+        """Status and answer; status 0, with a message and a hint, where nobody answered."""
         try:
             answer = requests.request(method, url, json=message, timeout=_TIMEOUT, allow_redirects=False)
         except requests.RequestException as error:
-            why = "does not answer in time" if isinstance(error, requests.Timeout) else "nobody answers"
-            return 0, f"{why} at {url.partition('/v1/')[0]}"
+            from tvetl.cluster.error_mapping import not_reached  # needs the SDK, which may be what is wrong
+
+            told = not_reached(url.partition("/v1/")[0], error)
+            return 0, {"message": told.message, "hint": told.hint}
         try:
             body: Json = answer.json()
         except ValueError:
@@ -248,6 +284,10 @@ def _mapping(value: Json) -> dict[str, Json]:
 
 def _rows(value: Json) -> list[dict[str, Json]]:
     return [_mapping(row) for row in value] if isinstance(value, list) else []
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _whole(value: Json, default: int) -> int:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from tvetl.cluster import Access, Target
 from tvetl.errors import TvetlError
 from tvetl.fetch.response import Response
+from tvetl.proxies import before
 
 #: What an idle connection receives.
 NONE = Response()
@@ -52,6 +53,8 @@ class Node:
         #: What stands before the paths of AIStore's API, where something else stands before AIStore.
         self.base = parts.path.rstrip("/").encode()
         self.idle: list[Connection] = []
+        #: The HTTP proxy that the environment puts before it.
+        self.proxy = before(url)
         self._port = parts.port or (443 if self.tls else 80)
         self._addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]] = []
         common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"

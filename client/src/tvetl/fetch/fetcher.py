@@ -54,8 +54,8 @@ class Fetcher:
         self._cluster, self._bucket, self._etl, self._patience = cluster, bucket, etl, patience
         provider, _, self._name = bucket.rpartition("://")
         self._access = cluster.access()
-        #: Other providers' objects, namespaces, and what stands behind an HTTP proxy are left to the SDK.
-        self._left_to_sdk = self._access.through_proxy or provider not in ("", "ais") or not self._name.isprintable()
+        #: Other providers' objects and namespaces are left to the SDK; so are nodes behind an HTTP proxy (_send).
+        self._left_to_sdk = provider not in ("", "ais") or not self._name.isprintable()
         self._left_to_sdk |= any(mark in self._name for mark in "/@#")
         self._tls: ssl.SSLContext | None = None
         self._refused = False
@@ -174,15 +174,20 @@ class Fetcher:
 
     def _node(self, url: str) -> Node:
         if url not in self._nodes:
-            self._nodes[url] = Node(url, self._access)
+            node = Node(url, self._access)
+            if node.proxy and not any(known.proxy for known in self._nodes.values()):
+                _log.warning("the SDK reads through %s, which is slower: %s", node.proxy, node.proxy.hint)
+            self._nodes[url] = node
         return self._nodes[url]
 
     # Connections
 
     def _send(self, fetch: Fetch, node: Node, path: bytes) -> None:
-        """Send the request over an idle connection, or begin to connect."""
+        """Send the request over an idle connection, or begin to connect; behind an HTTP proxy the SDK does."""
+        if node.proxy:
+            return self._to_sdk(fetch)
         tail = node.redirected if fetch.redirects else node.ours
-        self._ask(fetch, node, b"GET " + node.base + path + tail, node.idle.pop() if node.idle else None)
+        return self._ask(fetch, node, b"GET " + node.base + path + tail, node.idle.pop() if node.idle else None)
 
     def _ask(self, fetch: Fetch, node: Node, request: bytes, connection: Connection | None) -> None:
         """Send a request over this connection, or over a new one."""
