@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from device.looking import PATIENCE, counted, until
-from device.test_server import device_of, number, ways
+from device.pretended import device_of, number, ways
 from hostile.promises import memory, processes
 from PIL import Image
 from support.alone import descriptors
