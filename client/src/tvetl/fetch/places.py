@@ -18,13 +18,22 @@ _SEED = 1103515245
 _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
+def unique_name(bucket: str, name: str) -> str:
+    """AIStore's name of an object of an ais bucket in the whole cluster."""
+    return f"ais/@#/{bucket}/{name}"
+
+
+def digest(name: str) -> int:
+    """AIStore's digest of a target's id, or of an object's unique name."""
+    return xxhash.xxh64_intdigest(name.encode("utf-8", "surrogatepass"), _SEED)
+
+
 def places(bucket: str, names: Sequence[str], digests: Sequence[int]) -> list[int]:
     """For each object of an ais bucket the index of its target, given the digests of all targets' ids.
 
     Raises ValueError where there are no targets.
     """
-    unique = (f"ais/@#/{bucket}/{name}".encode("utf-8", "surrogatepass") for name in names)
-    objects = np.array([xxhash.xxh64_intdigest(name, _SEED) for name in unique], np.uint64)
+    objects = np.array([digest(unique_name(bucket, name)) for name in names], np.uint64)
     best: list[int] = _xoshiro256(objects[:, None] ^ np.array(digests, np.uint64)).argmax(axis=1).tolist()
     return best
 

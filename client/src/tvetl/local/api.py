@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from tvetl.fetch.places import digest, places
 from tvetl.local import object_names
 from tvetl.local.copying import Copying
 from tvetl.local.etl import Etl, Etls
@@ -68,8 +69,8 @@ class Api:
 
     def home(self, bucket: str, name: str) -> NodeServer:
         """The target that an object belongs to: the highest random weight, as in AIStore."""
-        digest = object_names.digest(object_names.uname(bucket, name))
-        return max(self._targets, key=lambda target: object_names.weight(object_names.digest(target.id) ^ digest))
+        targets = list(self._targets)
+        return targets[places(bucket, [name], [digest(target.id) for target in targets])[0]]
 
     def _smap(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
         if request.query.get("what") != "smap":
@@ -363,7 +364,7 @@ def _daemon(node: NodeServer, kind: str) -> dict[str, object]:
     port = node.url.rpartition(":")[2]
     net = {"node_ip_addr": "127.0.0.1", "daemon_port": port, "direct_url": node.url}
     nets: dict[str, object] = dict.fromkeys(("public_net", "intra_data_net", "intra_control_net"), net)
-    return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": object_names.digest(node.id)}
+    return nets | {"daemon_type": kind, "daemon_id": node.id, "flags": 0, "id_digest": digest(node.id)}
 
 
 def _unsupported(what: str) -> ApiError:

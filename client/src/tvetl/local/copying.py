@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 
+from tvetl.fetch.places import unique_name
 from tvetl.local import object_names
 from tvetl.local.etl import Etl, Etls
 from tvetl.local.http import ApiError, NodeServer
@@ -52,7 +53,7 @@ class Copying:
         """Copy or transform one object as its target does; returns 204 where a transformer put the result itself."""
         home = target if dry else self._home(*to)
         if etls:
-            address = f"{home.url}/{path_escape(object_names.uname(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
+            address = f"{home.url}/{path_escape(unique_name(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
             answer = self._etls.push(
                 etls[0], target, *source, latest=latest, args=args, stages=etls[1:],
                 destination="" if home is target else address,

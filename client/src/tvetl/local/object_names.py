@@ -1,4 +1,4 @@
-"""Names of buckets, ETLs and objects: their rules, their files, and the target that an object belongs to.
+"""Names of buckets, ETLs and objects: their rules, and their files.
 
 Each part of an object's name between slashes is a file name as it stands, with four exceptions: ``%`` is written
 ``%25``, NUL ``%00``, a part ``.`` ``%2E``, and an empty part (``dbl//slash``) a lone ``%``. So every stored name can be
@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-import xxhash
-
 from tvetl.errors import UsageError
 from tvetl.local.http import ApiError
 from tvetl.notation import iterate
@@ -23,7 +21,6 @@ _ETL = re.compile(r"[a-z0-9-]*")
 _ETL_SHORTEST, _ETL_LONGEST = 6, 32
 #: File systems store at most this many bytes for one part of a path.
 _LONGEST_PART = 255
-_2_64 = 1 << 64
 #: A template that names more objects than this is refused; it would fill the memory.
 MOST_NAMES = 10_000_000
 
@@ -89,28 +86,6 @@ def renamed(name: str, ext: dict[str, str] | None, prepend: str) -> str:
             name = f"{stem}.{new.lstrip('.')}"
             break
     return prepend + name
-
-
-def uname(bucket: str, name: str) -> str:
-    """AIStore's unique name of an object: ``ais/@#/<bucket>/<object>``."""
-    return f"ais/@#/{bucket}/{name}"
-
-
-def digest(text: str) -> int:
-    """AIStore's digest of a node's id or of an object's unique name."""
-    return xxhash.xxh64_intdigest(text.encode(errors="surrogateescape"), seed=1103515245)
-
-
-def weight(seed: int) -> int:
-    """AIStore's xoshiro256 hash. An object's home is the target of which digest XOR the object's digest gives most."""
-    z = seed
-    for _ in range(2):
-        z = (z + 0x9E3779B97F4A7C15) % _2_64
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % _2_64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % _2_64
-        z ^= z >> 31
-    z = z * 5 % _2_64
-    return (z << 7 | z >> 57) * 9 % _2_64
 
 
 def from_uname(text: str) -> tuple[str, str]:
