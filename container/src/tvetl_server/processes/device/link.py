@@ -11,7 +11,7 @@ import time
 from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.processes.device import timing
-from tvetl_server.processes.device.messages import Reply, Request
+from tvetl_server.processes.device.messages import Reply, pack_request
 from tvetl_server.processes.device.semaphore import Semaphore
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.ipc import memory, receive, send, take, write
@@ -64,8 +64,7 @@ class Link:
         connection = self._connection or self._connect()
         connection.settimeout(timeout)
         write(self._inbox, request.data)
-        message = Request(len(request.data), request.size, request.steps, request.jpeg, request.resized)
-        send(connection, message.pack())
+        send(connection, pack_request(request))
         reply, _ = receive(connection, alone=True)
         if reply is None:
             raise ConnectionResetError("the device's process has ended")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
-from tvetl_server.engine.device_request import DeviceSteps
+from tvetl_server.engine.device_request import DeviceRequest, DeviceSteps
 from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.processes.ipc import pack, unpack
 
-__all__ = ["READY", "Part", "Reply", "Request", "Unavailable"]
+__all__ = ["READY", "Part", "Reply", "Unavailable", "pack_request", "unpack_request"]
 
 #: The device is up: from its process to the supervisor, and from there to the first process.
 READY = b"."
@@ -33,29 +33,19 @@ class Unavailable:
         return cls(*cast("list[str]", unpack(message)))
 
 
-@dataclass
-class Request:
-    """A :class:`tvetl_server.engine.DeviceRequest` whose file is in shared memory."""
+def pack_request(request: DeviceRequest) -> bytes:
+    """A request whose file is in shared memory. Its deadline is not sent: only the decoder waits."""
+    return pack([len(request.data), request.size, request.steps, request.jpeg, request.resized])
 
-    length: int
-    """Bytes of the file."""
-    size: tuple[int, int]
-    steps: Sequence[DeviceSteps]
-    jpeg: tuple[int, str | None] | None
-    resized: int | tuple[int, int] | None
 
-    def pack(self) -> bytes:
-        return pack([self.length, self.size, self.steps, self.jpeg, self.resized])
-
-    @classmethod
-    def unpack(cls, message: bytes) -> Request:
-        """Raises ValueError or TypeError where it is none."""
-        length, (width, height), steps, jpeg, resized = cast(
-            "tuple[int, list[int], list[DeviceSteps], list[int | str | None], int | list[int] | None]", unpack(message)
-        )
-        encoding = cast("tuple[int, str | None]", tuple(jpeg)) if jpeg else None
-        asked = cast("tuple[int, int]", tuple(resized)) if isinstance(resized, list) else resized
-        return cls(length, (width, height), steps, encoding, asked)
+def unpack_request(message: bytes, file: Callable[[int], bytes | memoryview]) -> DeviceRequest:
+    """``file`` reads that many bytes from shared memory. Raises ValueError or TypeError where this is no request."""
+    length, (width, height), steps, jpeg, resized = cast(
+        "tuple[int, list[int], list[DeviceSteps], list[int | str | None], int | list[int] | None]", unpack(message)
+    )
+    encoding = cast("tuple[int, str | None]", tuple(jpeg)) if jpeg else None
+    asked = cast("tuple[int, int]", tuple(resized)) if isinstance(resized, list) else resized
+    return DeviceRequest(file(length), (width, height), steps, encoding, asked)
 
 
 @dataclass

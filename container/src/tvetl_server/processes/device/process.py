@@ -23,7 +23,7 @@ from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import timing
 from tvetl_server.processes.device.batching import Batching
-from tvetl_server.processes.device.messages import READY, Part, Reply, Request, Unavailable
+from tvetl_server.processes.device.messages import READY, Part, Reply, Unavailable, unpack_request
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.ipc import read_into, receive, send, take, write
 
@@ -63,8 +63,7 @@ class _Client:
         message, _ = receive(self.connection, alone=True)
         if message is None:
             raise ConnectionResetError("the decoder has ended")
-        request = Request.unpack(message)
-        return DeviceRequest(self._file(request.length), request.size, request.steps, request.jpeg, request.resized)
+        return unpack_request(message, self._file)
 
     def _file(self, length: int) -> bytes | memoryview:
         """From shared memory into memory that is kept: to allocate it costs as much as the copy."""
