@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import pickle
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ torch = pytest.importorskip("torch", reason="datasets give torch's tensors")
 
 from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 
-from tvetl.datasets import Shards, TransformedImages, TransformedStream, read_labels, to_tensor  # noqa: E402
+from tvetl.datasets import TransformedImages, TransformedStream, read_labels, to_tensor  # noqa: E402
 
 needs_torchdata = pytest.mark.skipif(importlib.util.find_spec("torchdata") is None, reason="needs torchdata")
 
@@ -431,83 +430,3 @@ def test_a_read_waits_as_long_as_the_etl_may_take(
         assert TransformedImages(cluster, pets, "test-patient")._reader._patience > 150
     finally:
         cluster.unregister("test-patient")
-
-
-# Shards
-
-
-def shard(samples: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        for name, data in samples.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return made.getvalue()
-
-
-@pytest.fixture(scope="module")
-def shards(cluster: Cluster, pets: str) -> str:
-    """Five shards of three samples each, with a label, a caption and an array."""
-    cluster.create_bucket("shards")
-    array = io.BytesIO()
-    np.save(array, np.zeros(3, np.float32))
-    for at in range(5):
-        content: dict[str, bytes] = {}
-        for n in range(3):
-            content[f"s/{at}{n}.jpg"] = cluster.get(pets, f"pet_{3 * at + n}.jpg")
-            content[f"s/{at}{n}.cls"] = b"%d\n" % n
-            content[f"s/{at}{n}.txt"] = b"a pet"
-            content[f"s/{at}{n}.mean.npy"] = array.getvalue()
-            content[f"s/{at}{n}.bin"] = b"\0\1"
-        cluster.put("shards", f"pets-{at:03d}.tar", shard(content))
-    return "shards"
-
-
-def test_shards_are_read_as_webdataset_groups_them(cluster: Cluster, shards: str) -> None:
-    samples: list[Any] = list(Shards(cluster, shards, template="pets-{000..009}.tar", shuffle=False))
-    assert [sample["__key__"] for sample in samples] == [f"s/{at}{n}" for at in range(5) for n in range(3)]
-    one = samples[4]
-    assert (one["cls"], one["txt"], one["bin"]) == (1, "a pet", b"\0\1")
-    assert tuple(one["jpg"].shape) == (3, 120, 160)
-    assert tuple(one["mean.npy"].shape) == (3,)
-
-
-def test_shards_through_an_etl_have_their_images_transformed(cluster: Cluster, shards: str, tensors: str) -> None:
-    samples: list[Any] = list(Shards(cluster, shards, tensors, seed=4, shuffle=False))
-    assert [sample["__key__"] for sample in samples] == [f"s/{at}{n}" for at in range(5) for n in range(3)]
-    assert (samples[4]["cls"], samples[4]["txt"], samples[4]["bin"]) == (1, "a pet", b"\0\1")
-    assert tuple(samples[4]["npy"].shape) == (3, 32, 32)
-    again: list[Any] = list(Shards(cluster, shards, tensors, seed=4, shuffle=False))
-    assert all(torch.equal(one["npy"], other["npy"]) for one, other in zip(samples, again, strict=True))
-    other_seed: list[Any] = list(Shards(cluster, shards, tensors, seed=5, shuffle=False))
-    assert not torch.equal(samples[0]["npy"], other_seed[0]["npy"])
-
-
-def test_shards_are_shared_out_and_resumed_within_one(cluster: Cluster, shards: str) -> None:
-    keys = sorted(sample["__key__"] for sample in Shards(cluster, shards))  # type: ignore[index]
-    loaded = DataLoader(Shards(cluster, shards, seed=1), batch_size=None, num_workers=2)
-    assert sorted(sample["__key__"] for sample in loaded) == keys
-    ranks = [Shards(cluster, shards, seed=1, rank=rank, world=2) for rank in range(2)]
-    assert sorted(sample["__key__"] for rank in ranks for sample in rank) == keys  # type: ignore[index]
-    broken = Shards(cluster, shards, seed=1)
-    going: Any = iter(broken)
-    begun = [next(going)["__key__"] for _ in range(7)]
-    resumed = Shards(cluster, shards, seed=1)
-    resumed.load_state_dict(broken.state_dict())
-    assert sorted(begun + [sample["__key__"] for sample in resumed]) == keys  # type: ignore[index]
-
-
-def test_a_damaged_shard_is_one_object_that_failed(cluster: Cluster, shards: str) -> None:
-    whole = cluster.get(shards, "pets-000.tar")
-    cluster.create_bucket("bad-shards")
-    cluster.put("bad-shards", "a.tar", whole[: len(whole) // 2])
-    cluster.put("bad-shards", "b.tar", whole)
-    cluster.put("bad-shards", "c.tar", shard({"x.cls": b"cat"}))
-    with pytest.raises(ObjectFailed, match=r"bad-shards/a\.tar"):
-        list(Shards(cluster, "bad-shards", shuffle=False))
-    skipping = Shards(cluster, "bad-shards", on_error="skip")
-    assert len(list(skipping)) == 3
-    assert skipping.counts.skipped == 2
-    with pytest.raises(UsageError, match=r"\.tar"):
-        Shards(cluster, "pets")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,15 +15,16 @@ import pytest
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
+from tvetl.spec.shards import IMAGES, split_name
 from tvetl_server.engine import Engine, spool
 from tvetl_server.errors import (
     BadArguments,
+    BadShard,
     DamagedImage,
     NotAnImage,
     ObjectError,
     TooManyBytes,
     TooManyMembers,
-    TransformFailed,
 )
 from tvetl_server.limits import Limits
 
@@ -43,14 +45,32 @@ def transformed(shard: bytes | IO[bytes], arguments: Arguments, **output: object
         return file.read()
 
 
-def packed(content: Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
+def packed(content: Iterable[tuple[str | tarfile.TarInfo, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=format) as tar:
         for name, data in content:
-            member = tarfile.TarInfo(name)
+            member = tarfile.TarInfo(name) if isinstance(name, str) else name
             member.size, member.mtime = len(data), 1234567
             tar.addfile(member, io.BytesIO(data))
     return file.getvalue()
+
+
+def other(name: str, type: bytes, link: str = "") -> tarfile.TarInfo:
+    """A member that is no file."""
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = type, link
+    return member
+
+
+def saved(kind: str, size: tuple[int, int] = (40, 30)) -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(file, kind)
+    return file.getvalue()
+
+
+def names_of(shard: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(shard)) as tar:
+        return tar.getnames()
 
 
 def unpacked(data: bytes) -> dict[str, bytes]:
@@ -66,17 +86,18 @@ def contents(photographs: list[Path]) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_images_are_transformed_by_their_own_names_and_the_rest_passes_through(
+def test_images_are_transformed_by_their_samples_keys_and_the_rest_passes_through(
     format: int, contents: list[tuple[str, bytes]]
 ) -> None:
     result = transformed(packed(contents, format), Arguments(epoch=3))
     members = unpacked(result)
-    assert list(members) == ["a/0001.jpg", "a/0001.cls", "a/0001.json", "a/0002.jpg", "a/0002.cls", "no-ending.jpg"]
+    assert list(members) == ["a/0001.jpg", "a/0001.cls", "a/0001.json", "a/0002.jpg", "a/0002.cls", "no-ending"]
     for (name, data), (_, after) in zip(contents, members.items(), strict=True):
-        if name.endswith(("cls", "json")):
+        if name.endswith(("cls", "json", "ending")):
             assert after == data
         else:
-            assert after == engine().transform(data, f"shards/x.tar/{name}", Arguments(epoch=3)).body
+            key = name.partition(".")[0]
+            assert after == engine().transform(data, f"shards/x.tar/{key}", Arguments(epoch=3)).body
     assert result == transformed(packed(contents, format), Arguments(epoch=3))
 
 
@@ -98,8 +119,151 @@ def test_one_image_that_fails_is_the_shards_failure_and_is_named(contents: list[
         engine().transform(packed([("a.jpg", jpeg), ("b.jpg", jpeg[: len(jpeg) // 2])]), "s/x.tar", Arguments())
     with pytest.raises(NotAnImage, match=r"In 'b\.jpg'.*it is empty"):
         engine().transform(packed([("a.jpg", jpeg), ("b.jpg", b"")]), "s/x.tar", Arguments())
-    with pytest.raises(TransformFailed, match=r"both be called 'a\.jpg'"):
-        engine().transform(packed([("a.jpg", jpeg), ("a.png", jpeg)]), "s/x.tar", Arguments())
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("0001.jpg", ("0001", "jpg")),
+        ("a.b/c/0001.Left.PNG", ("a.b/c/0001", "left.png")),
+        ("./猫.", ("./猫", "")),
+        ("__index__.json", ("__index__", "json")),
+        ("a/__meta__/0001.jpg", ("a/__meta__/0001", "jpg")),
+        *((name, None) for name in ("README", "a.b/README", ".DS_Store", "._0001.jpg", "a/._0001.jpg", "..jpg", "")),
+        *((name, None) for name in ("__info__", "__meta__/0001.jpg", "__meta.v2__")),
+    ],
+)
+def test_a_key_ends_at_the_first_dot_of_the_last_part(name: str, split: tuple[str, str] | None) -> None:
+    assert split_name(name) == split
+
+
+def test_images_of_one_sample_are_drawn_alike_and_others_apart() -> None:
+    data = saved("PNG", (400, 300))
+    names = ("1.left.png", "1.cls", "1.right.png", "2.left.png")
+    left, _, right, second = unpacked(transformed(packed((name, data) for name in names), Arguments())).values()
+    assert left == right
+    assert left != second
+
+
+@pytest.mark.parametrize(
+    ("format", "before", "after"),
+    [
+        ("npy", "1.jpg 1.npy 1.cls", "1.jpg.npy 1.npy 1.cls"),
+        ("npy", "1.npy 1.cls 1.jpg", "1.npy 1.cls 1.jpg.npy"),
+        ("npy", "1.jpg 1.NPY", "1.jpg.npy 1.NPY"),
+        ("npy", "1.jpg 1.png 2.jpg", "1.jpg.npy 1.png.npy 2.npy"),
+        ("npy", "1.jpg 1.mask.png 1.jpg.json", "1.npy 1.mask.npy 1.jpg.json"),
+        ("jpeg", "1.jpg 1.png", "1.jpg 1.png.jpg"),
+        ("jpeg", "1.JPEG 1.jpg 1.png", "1.JPEG 1.jpg 1.png.jpg"),
+        ("png", "1.webp 1.gif 1.png", "1.webp.png 1.gif.png 1.png"),
+        # A sample may come again, as in webdataset.
+        ("npy", "1.jpg 1.cls 2.jpg 1.jpg 1.cls", "1.npy 1.cls 2.npy 1.npy 1.cls"),
+        # What is part of no sample stands between.
+        ("npy", "1.jpg ._1.npy __x__/1.npy 1.npy", "1.jpg.npy ._1.npy __x__/1.npy 1.npy"),
+    ],
+)
+def test_no_image_takes_the_name_of_another_member(format: str, before: str, after: str) -> None:
+    def data(name: str) -> bytes:
+        kind = name.rpartition(".")[2].lower()
+        return saved({"jpg": "jpeg"}.get(kind, kind)) if split_name(name) and kind in IMAGES else name.encode()
+
+    shard = transformed(packed((name, data(name)) for name in before.split()), Arguments(), format=format)
+    assert names_of(shard) == after.split()
+    result = unpacked(shard)
+    for name, same in zip(before.split(), after.split(), strict=True):
+        assert (result[same] == data(name)) == (data(name) == name.encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("1.cls 1.cls", "sample '1' has the extension 'cls' twice, by '1.cls' and '1.cls'"),
+        ("1.json 1.txt 1.JSON", "sample '1' has the extension 'json' twice, by '1.json' and '1.JSON'"),
+        ("1.jpg 1.JPG", "sample '1' has the extension 'jpg' twice, by '1.jpg' and '1.JPG'"),
+        ("1.jpg ._1.x 1.jpg", "twice, by '1.jpg' and '1.jpg'"),
+        ("1.jpg 1.npy 1.jpg.npy", "has the extension 'jpg.npy' twice, by '1.jpg' and '1.jpg.npy'"),
+        ("1.jpg 2.jpg 1.npy", "'1.npy' would be called '1.npy', as another member of the shard is"),
+        ("1.npy 2.jpg 1.jpg", "'1.jpg' would be called '1.npy', as another"),
+    ],
+)
+def test_two_members_of_one_name_are_refused_by_name(before: str, said: str) -> None:
+    jpeg = saved("JPEG")
+    shard = packed((name, jpeg if name.lower().endswith("jpg") else b"1") for name in before.split())
+    with pytest.raises(BadShard, match=re.escape(said)):
+        engine(format="npy").transform(shard, "s/x.tar", Arguments())
+
+
+def test_what_is_part_of_no_sample_passes_through_as_it_is() -> None:
+    jpeg, mac = saved("JPEG"), b"\0\5\x16\7\0\2\0\0Mac OS X"
+    names = (".DS_Store", "._1.jpg", "a/._1.jpg", "__MACOSX/._1.jpg", "README", "a.b/1", "__meta__/1.jpg", "__info__")
+    shard = packed(
+        [
+            (other("a", tarfile.DIRTYPE), b""),
+            *((name, mac) for name in names),
+            ("a/1.jpg", jpeg),
+            (other("a", tarfile.DIRTYPE), b""),
+            (other("a/1.png", tarfile.SYMTYPE, "1.jpg"), b""),
+            (other("pipe.jpg", tarfile.FIFOTYPE), b""),
+        ]
+    )
+    result = transformed(shard, Arguments(), format="npy")
+    assert names_of(result) == ["a", *names, "a/1.npy", "a", "a/1.png", "pipe.jpg"]
+    with tarfile.open(fileobj=io.BytesIO(result)) as tar:
+        assert all(tar.extractfile(name).read() == mac for name in names)  # type: ignore[union-attr]
+
+
+def test_a_hard_link_follows_the_image_that_it_is_one_of() -> None:
+    links = [(other("2.jpg", tarfile.LNKTYPE, "1.jpg"), b""), (other("2.cls", tarfile.LNKTYPE, "1.cls"), b"")]
+    result = transformed(packed([("1.jpg", saved("JPEG")), ("1.cls", b"7"), *links]), Arguments(), format="npy")
+    with tarfile.open(fileobj=io.BytesIO(result)) as tar:
+        assert [(member.name, member.linkname) for member in tar if member.islnk()] == [
+            ("2.jpg", "1.npy"),
+            ("2.cls", "1.cls"),
+        ]
+    links_too = unpacked(result)
+    assert np.load(io.BytesIO(links_too["2.jpg"])).shape == (3, 48, 48)
+    assert links_too["2.cls"] == b"7"
+
+
+@pytest.mark.parametrize(
+    "name", ["1.tga", "1.left.JP2", "1.heic", "1.psd", "1.ico", "1.dng", "1.NEF", "1.exr", "1.svg"]
+)
+def test_an_image_that_is_not_read_is_the_shards_failure(name: str) -> None:
+    for content in (bytes(600), saved("TIFF")):
+        with pytest.raises(NotAnImage, match=rf"'{name}' is an image of a kind that is not read\. Store it as"):
+            engine().transform(packed([("1.cls", b"1"), (name, content)]), "s/x.tar", Arguments())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"\xff\x4f\xff\x51\0\x2f",
+        b"\0\0\0\x18ftypheic\0\0\0\0",
+        b"8BPS\0\1",
+        b"\0\0\0\x0cJXL \r\n\x87\n",
+    ],
+)
+def test_so_is_one_that_is_called_otherwise(head: bytes) -> None:
+    with pytest.raises(NotAnImage, match=r"'1\.bin' is an image of a kind that is not read"):
+        engine().transform(packed([("1.bin", head + bytes(600))]), "s/x.tar", Arguments())
+
+
+def test_an_image_that_is_read_is_transformed_whatever_it_is_called() -> None:
+    kinds: Sequence[str] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+    result = unpacked(transformed(packed((f"{kind}.img", saved(kind)) for kind in kinds), Arguments()))
+    assert list(result) == [f"{kind}.jpg" for kind in kinds]
+    assert list(unpacked(transformed(packed([("1.heic", saved("JPEG"))]), Arguments()))) == ["1.jpg"]
+
+
+def test_a_caption_is_no_image_however_it_begins() -> None:
+    texts = {
+        "1.txt": b"BMW on a road",
+        "2.txt": b"P6 is a chip",
+        "3.caption": b"P5",
+        "4.mp4": b"\0\0\0\x18ftypmp42" * 9,
+    }
+    assert unpacked(transformed(packed(texts.items()), Arguments())) == texts
 
 
 def test_a_shard_cut_anywhere_is_damaged_and_never_half_a_shard(contents: list[tuple[str, bytes]]) -> None:

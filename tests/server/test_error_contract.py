@@ -65,9 +65,9 @@ def tarred(content: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def encoded(size: tuple[int, int], kind: str = "PNG", frames: int = 1) -> bytes:
+def encoded(size: tuple[int, int], kind: str = "PNG", frames: int = 1, mode: str = "RGB") -> bytes:
     file = io.BytesIO()
-    first, *rest = (Image.new("RGB", size, (40 * number, 9, 9)) for number in range(frames))
+    first, *rest = (Image.new("RGB", size, (40 * number, 9, 9)).convert("L").convert(mode) for number in range(frames))
     first.save(file, kind, **({"save_all": True, "append_images": rest} if rest else {}))
     return file.getvalue()
 
@@ -128,9 +128,11 @@ CASES: dict[str, Callable[[World], Any]] = {
     "too_many_bytes": lambda w: w.server.put("/src/a.jpg", bytes(100_001)),
     "not_an_image": lambda w: w.server.put("/src/a.jpg", b"%PDF-1.7 and so on"),
     "damaged_image": lambda w: w.server.put("/src/a.jpg", w.image[: len(w.image) // 2]),
+    "wrong_depth": lambda w: w.server.put("/src/a.png", encoded((50, 50), mode="I;16")),
     "too_many_pixels": lambda w: w.server.put("/src/a.jpg", encoded((281, 250))),
     "too_many_frames": lambda w: w.server.put("/src/a.jpg", encoded((50, 50), "GIF", frames=3)),
     "too_many_members": lambda w: w.server.put("/src/a.tar", tarred({f"{at}.txt": b"." for at in range(3)})),
+    "bad_shard": lambda w: w.server.put("/src/a.tar", tarred({"1.txt": b".", "1.TXT": b"."})),
     "transform_failed": lambda w: w.server.put("/src/a.jpg", encoded((20, 20))),
     "out_of_time": slow,
     "delivery_failed": refused,

@@ -6,9 +6,7 @@ import functools
 import io
 import json
 import math
-import struct
 import tarfile
-import zlib
 from collections.abc import Iterator
 from tokenize import TokenError
 from typing import Literal, TypeAlias
@@ -24,20 +22,22 @@ Array: TypeAlias = npt.NDArray[np.generic]
 Decoded: TypeAlias = "Array | Image.Image | list[Image.Image]"
 
 _BLOCK = 512  # bytes of a block of a tar archive
-#: What Pillow raises for a damaged file, and for one of more pixels than any pipeline makes.
-_DAMAGED = (
-    OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
+#: Pillow's modes that are given as they are; all else becomes RGB. Numbers of more than 8 bits RGB would cut at 255.
+_KEPT = ("RGB", "L", "I;16", "I", "F")
 _NPY = b"\x93NUMPY"
 _SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
 
 
 def read_answer(data: bytes | bytearray) -> Decoded:
-    """Decode npy and safetensors to arrays, image files to PIL images (RGB or L), a tar of views to a list of them.
+    """Decode npy and safetensors to arrays, image files to PIL images, a tar of views to a list of them.
+
+    Images are RGB or L; of 16 bits or floats they keep Pillow's mode (I;16, I, F), which ETLs never write.
 
     Arrays are writable, in the shape and dtype that were sent; of a bytearray they are its own memory. Raises
     UsageError for anything else: ``raw`` has no header and cannot be told from noise.
     """
+    if not data:
+        raise UsageError("it is empty")
     if data.startswith(_NPY):
         return _npy(data)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
@@ -62,7 +62,9 @@ def members(data: bytes | bytearray) -> Iterator[tuple[str, bytes]]:
             # tarfile ends without an error where a header is cut off; the end mark is a block of zeros.
             if data[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):
                 raise UsageError("this tar archive is cut short: it ends without its end mark")
-    except (tarfile.TarError, OverflowError, *_DAMAGED) as error:  # tarfile lets some of these through
+    except UsageError:
+        raise
+    except Exception as error:  # by what is broken, tarfile lets ValueError, EOFError, OverflowError, ... through
         raise UsageError(f"this is no tar archive that can be read: {error}") from error
 
 
@@ -74,7 +76,10 @@ def _npy(data: bytes | bytearray) -> Array:
     shape, order, dtype = npy_header(bytes(data[:begin]))
     if math.prod(shape) * dtype.itemsize != len(data) - begin:
         raise UsageError(f"this npy is damaged: {shape} of {dtype} is not what follows")
-    array: Array = np.frombuffer(data, dtype, offset=begin).reshape(shape, order=order)
+    try:
+        array: Array = np.frombuffer(data, dtype, offset=begin).reshape(shape, order=order)
+    except ValueError as error:  # lengths below 0, values of no bytes
+        raise UsageError(f"this npy is damaged: {error}") from error
     return array if array.flags.writeable else array.copy()
 
 
@@ -102,14 +107,16 @@ def _safetensors(data: bytes | bytearray) -> Array:
         first, last = entry["data_offsets"]
         values = np.frombuffer(data[end + first : end + last], _SAFETENSORS[entry["dtype"]])
         return values.reshape(entry["shape"]).copy()  # of bytes, an array is read-only
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UsageError("this is not safetensors as an ETL writes it: one tensor of U8, F16 or F32") from error
 
 
 def _image(data: bytes | bytearray) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.copy() if image.mode in ("RGB", "L") else image.convert("RGB")
-    except _DAMAGED as error:
+            if image.mode.startswith("I;16") and image.mode not in _KEPT:  # the other order of bytes
+                return image.convert("I")
+            return image.copy() if image.mode in _KEPT else image.convert("RGB")
+    except Exception as error:  # Pillow raises OSError, SyntaxError, TypeError, struct.error, KeyError, ... by format
         hint = "Give the pipeline an output of npy, safetensors, jpeg, png or webp."
         raise UsageError("this is neither a tensor nor an image", hint=hint) from error

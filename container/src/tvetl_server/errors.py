@@ -66,6 +66,10 @@ class TooManyMembers(ObjectError):
     """A shard with more members than the limit."""
 
 
+class BadShard(ObjectError):
+    """A shard in which a member would be called as another one is, or a sample has an extension twice."""
+
+
 class TransformFailed(ObjectError):
     """A step of the pipeline cannot take this image."""
 

@@ -42,6 +42,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.TooManyPixels: Problem(422, "too_many_pixels"),
     errors.TooManyFrames: Problem(422, "too_many_frames"),
     errors.TooManyMembers: Problem(422, "too_many_members"),
+    errors.BadShard: Problem(422, "bad_shard"),
     errors.TransformFailed: Problem(422, "transform_failed"),
     errors.OutOfTime: Problem(422, "out_of_time"),
     errors.DeliveryFailed: Problem(502, "delivery_failed"),

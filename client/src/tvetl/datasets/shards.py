@@ -5,7 +5,10 @@ With an ETL their images are transformed on the way, and all else comes as it li
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+
+from torch.utils.data import get_worker_info
 
 from tvetl.answers import members
 from tvetl.cluster import Cluster
@@ -13,8 +16,9 @@ from tvetl.datasets.flight import Attempt, Body, OnError
 from tvetl.datasets.reader import Reader, choose, decode
 from tvetl.datasets.stream import Stream
 from tvetl.errors import ObjectFailed, UsageError
+from tvetl.spec.shards import IMAGES, split_name
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
+_log = logging.getLogger("tvetl.datasets")
 _TENSORS = ("npy", "safetensors")
 _TEXTS = ("txt", "json")
 
@@ -22,12 +26,17 @@ _TEXTS = ("txt", "json")
 class Shards(Stream):
     """The samples of ``.tar`` objects, each a dict with ``__key__`` and a value for each extension.
 
-    ``a/0001.jpg`` and ``a/0001.cls`` following one another are ``{"__key__": "a/0001", "jpg": ..., "cls": ...}``.
-    Images come as uint8 (C, H, W), or with ``pil`` as PIL images; npy and safetensors as tensors; ``cls`` as int; txt
-    and json as str; all else as bytes. An ``etl`` transforms each image in the cluster, drawn by the shard's name and
-    its own; what comes then has the ending of the pipeline's output (``npy``, ``jpg``). Workers and ranks share out
-    whole shards, ``reads`` of which are held in memory in each worker. ``shuffle`` draws the order of the shards, not
-    within them. A damaged shard is an ObjectFailed.
+    ``a/0001.jpg`` and ``a/0001.cls`` following one another are ``{"__key__": "a/0001", "jpg": ..., "cls": ...}``, as
+    WebDataset has them: extensions in lower case, and without what has no extension, is hidden or is no file. Images
+    come as uint8 (C, H, W), or with ``pil`` as PIL images; npy and safetensors as tensors; ``cls`` as int; txt and json
+    as str; all else as bytes. An ``etl`` transforms each image in the cluster, drawn by the shard's name and the
+    sample's key, so that images of one sample are drawn alike; what comes then has the ending of the pipeline's output
+    (``npy``, ``jpg``; ``jpg.npy`` where a sample has an ``npy`` or several images).
+
+    Workers and ranks share out whole shards, ``reads`` of which are held in memory in each worker. ``even`` leaves out
+    the last few of an epoch, so that all ranks have as many shards, though not as many samples where shards differ.
+    Raises UsageError where a rank would have none. ``shuffle`` draws the order of the shards, not within them. A
+    damaged shard, and one with a member that is not what its extension says, is an ObjectFailed.
     """
 
     def __init__(
@@ -46,41 +55,71 @@ class Shards(Stream):
         shuffle: bool = True,
         rank: int | None = None,
         world: int | None = None,
+        even: bool = False,
     ) -> None:
         chosen = choose(cluster, bucket, prefix, names, template)
         shards = [name for name in chosen if name.endswith(".tar")]
         if not shards:
             raise UsageError(f"none of the {len(chosen)} objects chosen in {bucket!r} is a .tar")
         reader = Reader(cluster, bucket, etl, shards, seed=seed, views=None, on_error=on_error, reads=reads)
-        super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=False)
+        super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=even)
         self._pil = pil
+        least, rest = divmod(len(shards), self._world)
+        if not least:
+            raise UsageError(
+                f"{len(shards)} shards are too few for {self._world} ranks: some would have nothing to read",
+                hint="Make more and smaller shards, or read them with fewer ranks.",
+            )
+        if rest and not even:
+            _log.warning(
+                "%d shards over %d ranks: %d of these read one more, and others would wait for them at the end; "
+                "even=True leaves out %d shards of each epoch", len(shards), self._world, rest, rest,
+            )  # fmt: skip
+
+    def __iter__(self) -> Iterator[object]:
+        info = get_worker_info()
+        if info and info.id == 0 and info.num_workers > self._units():
+            _log.warning("%d shards for %d workers: some of these read nothing", self._units(), info.num_workers)
+        return super().__iter__()
 
     def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         assert data is not None
         try:
             return [*self._samples_of(bytes(data))]
         except UsageError as error:
-            raise ObjectFailed(f"{self._reader.bucket}/{name}: {error.message}", code="bad_shard") from error
+            message = f"{self._reader.bucket}/{name}: {error.message}"
+            raise ObjectFailed(message, code="bad_shard", hint=error.hint) from error
 
     def _samples_of(self, data: bytes) -> Iterator[dict[str, object]]:
         sample: dict[str, object] = {}
+        paths: dict[str, str] = {}
         for path, content in members(data):
-            # As WebDataset: the key ends at the first dot of the last part.
-            folder, slash, file = path.rpartition("/")
-            stem, _, extension = file.partition(".")
-            key = folder + slash + stem
+            found = split_name(path)
+            if found is None:
+                continue
+            key, extension = found
             if sample and sample["__key__"] != key:
                 yield sample
-                sample = {}
-            sample |= {"__key__": key, extension: self._decoded(extension.lower(), content)}
+                sample, paths = {}, {}
+            sample["__key__"] = key
+            if extension in sample:
+                first = paths.get(extension, "webdataset itself")
+                raise UsageError(
+                    f"the sample {key!r} has the extension {extension!r} twice, by {first!r} and {path!r}",
+                    hint="Give each member of a sample an extension of its own.",
+                )
+            paths[extension] = path
+            sample[extension] = self._decoded(path, extension, content)
         if sample:
             yield sample
 
-    def _decoded(self, extension: str, content: bytes) -> object:
+    def _decoded(self, path: str, extension: str, content: bytes) -> object:
         kind = extension.rpartition(".")[2]
-        if kind in _IMAGES or kind in _TENSORS:
-            return decode(content, pil=self._pil)
         try:
+            if kind in IMAGES or kind in _TENSORS:
+                return decode(content, pil=self._pil)
             return int(content) if kind == "cls" else content.decode() if kind in _TEXTS else content
+        except UsageError as error:
+            raise UsageError(f"in {path!r}: {error.message}", hint=error.hint) from error
         except ValueError as error:
-            raise UsageError(f"a .{extension} that is not one: {content[:20]!r}") from error
+            raise UsageError(f"in {path!r}: this is no .{kind}: {content[:20]!r}") from error

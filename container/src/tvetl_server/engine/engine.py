@@ -98,7 +98,7 @@ class Engine:
         """Transform one object.
 
         ``data`` is the object: an image, or a shard (``.tar``) of images, which may also be an open file. ``name`` is
-        ``<bucket>/<object>``, for the seed; of an image in a shard the member's name follows. ``deadline`` is on
+        ``<bucket>/<object>``, for the seed; of an image in a shard its sample's key follows. ``deadline`` is on
         time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and tvetl.errors.ArgumentsError where the
         arguments do not fit the pipeline.
         """
@@ -111,7 +111,7 @@ class Engine:
             raise BadArguments("views are of one image; a shard has many. Ask for each view by itself, with view.")
         file = io.BytesIO(data) if isinstance(data, bytes) else data
         spool = transform_shard(
-            file, output, self._limits, lambda content, member: self._image(request, content, f"{name}/{member}")
+            file, output, self._limits, lambda content, key: self._image(request, content, f"{name}/{key}")
         )
         return Result(spool.file(), "application/x-tar", request.ways)
 
