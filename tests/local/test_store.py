@@ -173,7 +173,7 @@ def test_templates_that_name_nothing_or_too_much_are_refused(template: str) -> N
     ("name", "target"),
     [("a.jpg", "/src/a.jpg"), ("b c", "/src/b%20c"), ("pct%41", "/src/pct%41"), ("h#q?x", "/src/h"),
      ("q?x", "/src/q?x"), ("d//s", "/src/d//s"), ("p+a&e=", "/src/p+a&e="), ("ü", "/src/%C3%BC"),
-     ("%41 x", "/src/A%20x")],
+     ("%41 x", "/src/A%20x"), ("q?50% ü", "/src/q?50% \u00c3\u00bc")],
 )  # fmt: skip
 def test_a_path_goes_out_as_go_writes_it(name: str, target: str) -> None:
     assert go_urls.go_request_target(f"/src/{name}", {}) == target

@@ -91,6 +91,21 @@ def test_a_seeded_result_depends_on_the_name_and_not_on_the_way(
     assert len(set(answers)) == len(answers), "each name draws its own"
 
 
+def test_like_changes_the_draws_alone(run_server: Callable[..., Any], disk: Any, image: bytes) -> None:
+    pipeline = '{"steps": [{"op": "RandomCrop", "size": 8}], "output": {"format": "png"}, "seed": 7}'
+    server = run_server(TVETL_ROOTS=str(disk.root), TVETL_PIPELINE=pipeline)
+    disk.add("secret.jpg", b"no image at all")
+    b, like_b = server.put(disk.add("b.jpg", image)), "&etl_args=" + quote('{"like": "src/b.jpg"}')
+    assert server.put(disk.add("a.jpg", image)).body != b.body
+    assert server.put(disk.add("a.jpg", image) + like_b).body == b.body
+    assert server.put("/src/a.jpg?" + like_b[1:], image).body == b.body
+    # It is never what is read, and never what errors name.
+    secret = "&etl_args=" + quote('{"like": "src/secret.jpg"}')
+    assert server.put(disk.add("a.jpg", image) + secret).status == 200
+    refused = server.put(disk.add("text.jpg", b"no image at all") + like_b)
+    assert (refused.status, json.loads(refused.body)["object"]) == (415, "src/text.jpg")
+
+
 def test_a_chunked_body_is_read_whole(server: Any, image: bytes) -> None:
     connection = server.connect()
     pieces: Iterator[bytes] = iter([image[:100], image[100:]])

@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from tvetl.local.go_urls import go_request_target
+from tvetl.local.object_names import to_file
 from tvetl_server.errors import FileGone, NoSource, OutsideRoots, TooManyBytes, UnreadableFile
 from tvetl_server.serving.source import Files, mounts, parse_target
 
@@ -148,7 +151,7 @@ def test_mounts_are_disks_and_not_the_containers_own(tmp_path: Path) -> None:
 def test_the_request_target_is_parsed_as_the_target_meant_it() -> None:
     fqn = "%252Fmnt%252Fmp2%252F%40ais%252Fsrc%252F%2525ob%252F"
     asked = parse_target(f"/src/pct%41.jpg?etl_args=plain+text+%2B%2520&etl_fqn={fqn}pct%252541.jpg")
-    assert (asked.path, asked.name) == ("/src/pct%41.jpg", "src/pctA.jpg")
+    assert (asked.path, asked.name) == ("/src/pct%41.jpg", "src/pct%41.jpg")
     assert asked.fqn == "/mnt/mp2/@ais/src/%ob/pct%41.jpg"
     assert asked.etl_args == "plain text +%20"
     assert parse_target(f"/src/plus+amp&eq=.jpg?etl_fqn={fqn}plus%2Bamp%26eq%3D.jpg").fqn == (
@@ -157,6 +160,32 @@ def test_the_request_target_is_parsed_as_the_target_meant_it() -> None:
     assert parse_target("/src/dbl//slash.jpg").name == "src/dbl//slash.jpg"
     assert parse_target("/src/%FF.jpg").name == "src/\ufffd.jpg"
     assert os.fsencode(parse_target("/src/a?etl_fqn=%252Fa%25FF").fqn or "") == b"/a\xff"
+
+
+def quoted(path: str) -> str:
+    return quote(quote(path, safe=""), safe="")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "b c.jpg", "pct%41.jpg", "100%25.jpg", "a%2520b.jpg", "src/ob/src/a%20b", "q?1.jpg",
+             "q?a%41?b=1", "q?etl_fqn=%2Fetc?x", "%41 x", "dbl//slash%20.jpg", "ü%20猫.jpg", "ü?猫.jpg"],
+)  # fmt: skip
+@pytest.mark.parametrize("arguments", ["", "{}"])
+def test_an_object_is_named_as_its_file_is(name: str, arguments: str) -> None:
+    """In AIStore's layout, and in that of `tvetl local`, whatever became of the name in the path."""
+    query = {"etl_args": arguments} if arguments else {}
+    for file in (f"/mnt/mp1/@ais/src/%ob/{name}", f"/mnt/mp1/@ais/@x#ns/src/%ob/{name}", f"/root/src/{to_file(name)}"):
+        asked = parse_target(go_request_target(f"/src/{name}", query | {"etl_fqn": quote(file, safe="")}))
+        assert asked.name == f"src/{name}"
+        assert (asked.fqn, asked.etl_args) == (file, arguments or None)
+
+
+def test_a_file_of_another_name_leaves_the_name_of_the_path() -> None:
+    for file in ("/mnt/mp1/@ais/src/%ch/pct%41.jpg.0001", "/mnt/mp1/@ais/src/%ob/other.jpg", "/x", "/src/pct%42.jpg"):
+        assert parse_target(f"/src/pct%41.jpg?etl_fqn={quoted(file)}").name == "src/pctA.jpg"
+    for target in ("/src/pct%41.jpg", "/src/pct%41.jpg?unknown=1", '/src/pct%41.jpg?etl_args={"x":"?"}'):
+        assert parse_target(target).name == "src/pctA.jpg"
+    assert parse_target("/src/q?1.jpg").name == "src/q?1.jpg"
 
 
 @pytest.mark.parametrize("target", ["/", "/src", "/src/", "//a", "*", "http://host/src/a"])

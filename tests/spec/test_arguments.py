@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tvetl import spec
 from tvetl.errors import ArgumentsError
+from tvetl.spec.seed import Arrival, arrival, drawn_as, misnamed
 
 JPEG = spec.parse({"steps": [{"op": "RandomResizedCrop", "size": 224}], "output": {"format": "jpeg", "optimize": True}})
 TENSOR = spec.parse({"steps": [{"op": "ToTensor"}], "output": {"format": "npy", "dtype": "float16"}})
@@ -161,3 +162,32 @@ def test_every_part_of_a_view_changes_its_seed() -> None:
 
 def test_a_name_that_is_no_unicode_has_a_seed_too() -> None:
     assert 0 <= spec.derive_seed(0, 0, 0, "b/\udcff") < 2**32
+
+
+@pytest.mark.parametrize(
+    "like", ["", "bucket", "bucket/", "/name", "s3://b/a", 7, ["b/a"], "b/\ud800", "b/" + "x" * 1100]
+)
+def test_like_names_an_object_and_its_bucket(like: Any) -> None:
+    [said] = refused({"like": like})
+    assert said.startswith("$.like: expected an object as bucket/name")
+    assert spec.parse_arguments({"like": "b/a%20b.jpg"}).like == "b/a%20b.jpg"
+    assert spec.with_arguments(JPEG, spec.parse_arguments({"like": "b/x"})) is JPEG
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("a.jpg", "whole"), ("dir/b c+&=.jpg", "whole"), ("ü-猫.jpg", "whole"), ("dbl//slash.jpg", "whole"),
+     ("a%20b.jpg", "changed"), ("100%25.jpg", "changed"), ("q?1.jpg", "changed"), ("q?50%.jpg", "changed"),
+     ("50% off.jpg", "never"), ("100%", "never"), ("a%2", "never"), ("a#b.jpg", "never"), ("q?1#.jpg", "never"),
+     ("q?1 2.jpg", "never"), ("a\tb.jpg", "never"), ("a\n%20.jpg", "never"), ("%zz?a", "never")],
+)  # fmt: skip
+def test_it_is_known_which_names_aistore_changes_on_the_way(name: str, how: Arrival) -> None:
+    assert arrival(name) == how
+    others: tuple[Literal["changed", "never"], ...] = ("changed", "never")
+    for other in others:
+        assert misnamed(["x", name, "y", name], other) == ((2, name) if how == other else (0, ""))
+
+
+def test_an_object_is_drawn_by_its_bucket_without_the_provider() -> None:
+    assert drawn_as("images", "a/b.jpg") == drawn_as("ais://images", "a/b.jpg") == drawn_as("s3://images/", "a/b.jpg")
+    assert drawn_as("images", "a/b.jpg") == "images/a/b.jpg"

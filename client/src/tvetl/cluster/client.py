@@ -41,6 +41,7 @@ from tvetl.cluster.registration import Form
 from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, summed
 from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.pod import Container, PodSpec, check_name, container_of
+from tvetl.spec.seed import addressable, arrival, drawn_as
 
 #: Seconds for the start of a stopped ETL, whose own time for it we do not know: AIStore's default, and the grace.
 _START = 300.0 + registration.GRACE
@@ -208,9 +209,17 @@ class Cluster:
 
         Raises ObjectFailed where the ETL refuses the object, NotFound where there is no such object or running ETL.
         """
-        config = ETLConfig(name=etl, args=dict(arguments or {})) if etl else None
+        if not addressable(name):
+            raise ObjectFailed(f"{name!r} is no name that an object can be read by", code="bad_name")
+        asked = dict(arguments or {})
+        if etl and "like" not in asked and arrival(name) == "changed":
+            container = self.show(etl)
+            if container and container.pipeline:  # another's ETL does not know the argument
+                asked["like"] = drawn_as(bucket, name)
+        config = ETLConfig(name=etl, args=asked) if etl else None
         with self._explained():
             data = bytes(self._bucket(bucket).object(name).get_reader(etl=config).read_all())
+        A pipeline's draws are by the object's name. One that AIStore would change on the way is told in ``like``.
         if etl and not data:
             raise ObjectFailed(f"{name}: the ETL answered nothing", code="empty_answer", status=200)
         return data

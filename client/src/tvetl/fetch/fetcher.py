@@ -20,15 +20,15 @@ from contextlib import suppress
 from types import TracebackType
 from urllib.parse import quote
 
-import msgspec
-
 from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
+from tvetl.fetch.asked import Asked
 from tvetl.fetch.connection import NONE, Connection, Fetch, Node, SdkAnswer
 from tvetl.fetch.places import places
 from tvetl.fetch.response import Malformed, Response
 from tvetl.fetch.threads import DaemonThreads
+from tvetl.spec.seed import addressable
 
 #: Bytes of the read that takes a response's head; what it takes of the body is copied once more.
 _SCRATCH = 1 << 13
@@ -63,8 +63,6 @@ class Fetcher:
         self._targets: list[Node] | None = None
         self._digests: list[int] = []
         self._mapped = 0.0
-        self._arguments: dict[str, Json] = {}
-        self._query = ""
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
@@ -89,12 +87,9 @@ class Fetcher:
     ) -> None:
         self.close()
 
-    def ask(self, arguments: Mapping[str, Json]) -> None:
-        """The ``etl_args`` of all reads that begin from now on."""
-        self._arguments = dict(arguments)
-        self._query = "?provider=ais" + (f"&etl_name={quote(self._etl)}" if self._etl else "")
-        if self._etl and arguments:
-            self._query += f"&etl_args={quote(msgspec.json.encode(self._arguments).decode())}"
+    def ask(self, arguments: Mapping[str, Json], *, by_name: bool = False) -> None:
+        """The ``etl_args`` of all reads that begin from now on; ``by_name`` as of :class:`Asked`."""
+        self._asked = Asked(self._bucket, self._etl, arguments, by_name=by_name)
 
     def homes(self, names: Sequence[str]) -> list[int]:
         """Which target each object lies on, for :meth:`start`: cheaper for many names at once."""
@@ -106,10 +101,10 @@ class Fetcher:
         self._unfinished += 1
         self._have_map()
         try:
-            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{self._query}".encode()
+            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{self._asked.query(fetch.name)}".encode()
         except UnicodeEncodeError:
             return self._to_sdk(fetch)
-        if self._left_to_sdk:
+        if self._left_to_sdk or not addressable(fetch.name):
             self._to_sdk(fetch)
         elif self._refused or not self._targets:
             self._send(fetch, self._node(self._cluster.endpoint), path)
@@ -368,7 +363,7 @@ class Fetcher:
 
     def _to_sdk(self, fetch: Fetch, *, stale: bool = False) -> None:
         """Read by the SDK, in a thread. Where the map may be ``stale``, ask for it again."""
-        by_sdk, arguments = self._by_sdk, self._arguments
+        by_sdk, arguments = self._by_sdk, self._asked.arguments(fetch.name)
         again = stale and time.monotonic() - self._mapped > _LOOK
         if again:
             self._mapped = time.monotonic()

@@ -14,8 +14,9 @@ _GO_PATH_AS_IS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
 def go_request_target(path: str, query: dict[str, str]) -> str:
     """The request target that Go sends for an *unescaped* path, which is how AIStore calls a transformer.
 
-    A ``#`` ends it, query and all; a ``?`` begins the query early; ``pct%41`` goes out as it is. Raises ApiError
-    where Go's own parser refuses (``100%.jpg``).
+    A ``#`` ends it, query and all; a ``?`` begins the query early, which Go sends without looking at it: UTF-8 as its
+    bytes (here as Latin-1), and blanks, which break the request. ``pct%41`` goes out as it is. Raises ApiError where
+    Go's own parser refuses (``100%.jpg``).
     """
     encoded = "&".join(f"{key}={quote_plus(value)}" for key, value in sorted(query.items()))
     url = (path + ("?" + encoded if encoded else "")).partition("#")[0]
@@ -27,4 +28,4 @@ def go_request_target(path: str, query: dict[str, str]) -> str:
         raise ApiError(500, f'parse "{path}": invalid URL escape "{broken.group()}"')
     if not _GO_PATH_AS_IS.fullmatch(path):
         path = quote(unquote(path, errors="surrogateescape"), safe="$&+,/:;=@", errors="surrogateescape")
-    return path + mark + quote(rest, safe="%~!$&'()*+,;=:@[]/?\"<>^`{|}\\")
+    return path + mark + rest.encode("utf-8", "surrogateescape").decode("latin-1")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from tvetl.spec import Pipeline, derive_seed
+from tvetl.spec.seed import drawn_as
 
 #: Pixels. A transformed image is shown at most this large, 224 being what most pipelines make; its original is
 #: fitted beside it.
@@ -59,7 +60,7 @@ class Source:
     epoch: int
 
     def torch_seed(self, view: int) -> int:
-        return derive_seed(self.seed, self.epoch, view, f"{self.bucket}/{self.object}")
+        return derive_seed(self.seed, self.epoch, view, drawn_as(self.bucket, self.object))
 
 
 def contact_sheet(rows: Sequence[Row], *, columns: int = 2) -> Image.Image:

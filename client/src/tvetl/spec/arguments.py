@@ -13,7 +13,7 @@ from tvetl.spec.output import FORMATS, plain_output
 from tvetl.spec.parse import Problems, read_params
 from tvetl.spec.pointwise import NotSplit, parts
 from tvetl.spec.text import BadText, check_data, load_json
-from tvetl.spec.values import FLAG, Refused, choice, either, integer, optional, sequence, spelled
+from tvetl.spec.values import FLAG, OBJECT, Refused, choice, either, integer, optional, sequence, spelled
 
 _EDGE = integer(1, limits.EDGE)
 _COUNTER = integer(0, limits.COUNTER)
@@ -28,6 +28,7 @@ ARGUMENTS: Mapping[str, Param] = {
     "quality": Param(optional(integer(0, 100))),
     "size": Param(optional(either(_EDGE, spelled(sequence(_EDGE, 1, 2), single)))),
     "pixels": Param(optional(FLAG)),
+    "like": Param(optional(OBJECT)),
 }
 
 
@@ -60,7 +61,7 @@ def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
         value = values[name]
         return value if isinstance(value, int) else None
 
-    size, format = values["size"], values["format"]
+    size, format, like = values["size"], values["format"], values["like"]
     return Arguments(
         seed=number("seed"),
         epoch=number("epoch") or 0,
@@ -70,6 +71,7 @@ def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
         quality=number("quality"),
         size=_pair(size) if isinstance(size, tuple) else number("size"),
         pixels=values["pixels"] is True,
+        like=like if isinstance(like, str) else None,
         given=given,
     )
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 PIPELINE_BYTES = 64 * 1024
 #: Bytes of ``etl_args``: it travels in the query of a URL, where servers commonly stop at 8 KiB in all.
 ARGUMENTS_BYTES = 4 * 1024
+#: Bytes of an object's name with its bucket: AIStore stores no longer ones, and JSON may make three of each.
+OBJECT_BYTES = 1024 + 64 + 1
 #: Levels of nesting. A pipeline needs four; parsers that recurse must stop long before Python does.
 NESTING = 32
 #: Values in a pipeline that comes as data, where shared references could make few bytes endless.

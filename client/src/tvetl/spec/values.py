@@ -115,7 +115,19 @@ def _accept_null(value: object) -> Value:
     return None
 
 
+def _accept_object(value: object) -> Value:
+    _refuse_unless(isinstance(value, str))
+    assert isinstance(value, str)
+    bucket, _, name = value.partition("/")
+    # Half of a surrogate pair becomes one byte here, and is no Unicode.
+    encoded = value.encode("utf-8", "replace")
+    _refuse_unless(bool(bucket and name) and not bucket.endswith(":") and len(encoded) <= limits.OBJECT_BYTES)
+    _refuse_unless(encoded.decode() == value)
+    return value
+
+
 FLAG = Kind("true or false", {"type": "boolean"}, _accept_flag, (bool,))
+OBJECT = Kind("an object as bucket/name", {"type": "string", "pattern": "^[^/]*[^/:]/."}, _accept_object, (str,))
 NULL = Kind("null", {"type": "null"}, _accept_null, (type(None),))
 
 

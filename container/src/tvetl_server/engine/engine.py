@@ -98,12 +98,12 @@ class Engine:
         """Transform one object.
 
         ``data`` is the object: an image, or a shard (``.tar``) of images, which may also be an open file. ``name`` is
-        ``<bucket>/<object>``, for the seed; of an image in a shard its sample's key follows. ``deadline`` is on
-        time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and tvetl.errors.ArgumentsError where the
-        arguments do not fit the pipeline.
+        ``<bucket>/<object>``, for the seed where the arguments have no ``like``; of an image in a shard its sample's
+        key follows. ``deadline`` is on time.monotonic(). Raises the classes of :mod:`tvetl_server.errors`, and
+        tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
         """
         request = _Request(arguments, *self._variant(arguments), deadline)
-        output = request.pipeline.output
+        output, name = request.pipeline.output, arguments.like or name
         if isinstance(data, bytes) and not is_shard(data):
             several = arguments.views is not None
             return Result(self._image(request, data, name), media_type(output, several=several), request.ways)

@@ -218,8 +218,8 @@ class _ObjectHandler:
                 self._buffers.put(buffer)
         if target.fqn is None:
             raise NoSource(
-                "The request has neither a body nor a file name. Of a name with # or ? in it, AIStore sends only the "
-                "part before that."
+                "The request has neither a body nor a file name. Of a name with # in it, AIStore sends only the part "
+                "before that: rename the object."
             )
         yield target.fqn
 

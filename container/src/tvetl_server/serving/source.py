@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from tvetl_server.engine.shards import is_shard
 from tvetl_server.errors import FileGone, NoSource, OutOfTime, OutsideRoots, TooManyBytes, TruncatedBody, UnreadableFile
@@ -36,6 +36,12 @@ _STEP = 1 << 20
 #: Seconds to wait for the next bytes of a body. A target reads them from its disk; one that takes longer is dead.
 _STALL = 10.0
 
+#: The folder of a bucket's objects, in AIStore's layout of a disk.
+_OBJECTS = "%ob"
+
+#: The characters that a request line may have.
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
 _SLOW_BODY = "The object's bytes came too slowly."
 
 
@@ -44,13 +50,13 @@ class ObjectTarget:
     """The request target, taken apart from its raw form: a framework would merge slashes and unquote too much."""
 
     path: str
-    """The path as it came, percent escapes included: a next stage must get the same."""
+    """The path as it came, percent escapes and a ``?`` of the name's included: a next stage must get the same."""
 
     name: str
-    """``<bucket>/<object>``: the path unquoted once; bytes that are not UTF-8 become U+FFFD.
+    """``<bucket>/<object>``, on which draws depend; bytes that are not UTF-8 become U+FFFD.
 
-    Seeds depend on the name, so it is the same whether the object comes by file name or by body. Targets do not escape
-    the path: of ``hash#q?x.jpg`` only ``hash`` arrives, and ``pct%41.jpg`` reads ``pctA.jpg``."""
+    Targets do not escape the path: of ``hash#q?x.jpg`` only ``hash`` arrives, and ``pct%41.jpg`` reads ``pctA.jpg``.
+    So the name is that of the file, where AIStore makes this path of it; else it is the path unquoted once."""
 
     fqn: str | None
     """The file name, unquoted twice, as the target quotes it itself once. Undecodable bytes become surrogates."""
@@ -61,17 +67,59 @@ class ObjectTarget:
 
 def parse_target(target: str) -> ObjectTarget:
     """Take ``/<bucket>/<object>?etl_fqn=...&etl_args=...`` apart. Raises NoSource where it names no object."""
-    path, _, query = target.partition("?")
+    path, query = _split(target)
     name = unquote(path, errors="replace")[1:]
     bucket, _, rest = name.partition("/")
     if not path.startswith("/") or not bucket or not rest:
         raise NoSource("The request's path is not /<bucket>/<object>.")
     fields = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
-    fqn = fields.get("etl_fqn", "")
+    fqn = unquote(fields.get("etl_fqn", ""), errors="surrogateescape") or None
     arguments = fields.get("etl_args", "").strip()
     # Lone surrogates could not be written into a response or a log.
-    text = arguments.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return ObjectTarget(path, name, unquote(fqn, errors="surrogateescape") if fqn else None, text or None)
+    text = _utf8(arguments)
+    return ObjectTarget(path, _named_by_file(fqn, name) if fqn else name, fqn, text or None)
+
+
+#: How a target's own query begins. It escapes the values in it, so that a ``?`` before it is the name's.
+_OWN_QUERY = ("etl_args=", "etl_fqn=")
+
+
+def _split(target: str) -> tuple[str, str]:
+    """The path and the target's own query. What an object's name has behind a ``?`` belongs to the path."""
+    path, _, query = target.partition("?")
+    before, mark, own = query.rpartition("?")
+    if mark and own.startswith(_OWN_QUERY):
+        name, query = before, own
+    elif query and "=" not in query:
+        name, query = query, ""
+    else:
+        return path, query
+    # Go sends that part of the name as it is: in UTF-8, which the server reads as Latin-1.
+    return f"{path}?{quote(name, safe=_PRINTABLE, encoding='latin-1', errors='replace')}", query
+
+
+def _named_by_file(fqn: str, arrived: str) -> str:
+    """The object's name as its file has it, if unquoting that gives what arrived; else what arrived.
+
+    A file lies at ``<mount>/@<provider>/<bucket>/%ob/<object>``, or at ``<root>/<bucket>/<object>`` where ``tvetl
+    local`` stores it, which quotes ``%``. Others (a first chunk) have other names.
+    """
+    bucket, _, rest = arrived.partition("/")
+    file = _utf8(fqn)
+    if "%" not in rest and file.endswith(f"/{rest}"):
+        return arrived
+    for mark in (f"/{bucket}/{_OBJECTS}/", f"/{bucket}/"):
+        for found in re.finditer(f"(?={re.escape(mark)})", file):
+            tail = file[found.end() + len(mark) :]
+            for name in (tail, "/".join("" if part == "%" else unquote(part) for part in tail.split("/"))):
+                if unquote(name, errors="replace") == rest:
+                    return f"{bucket}/{name}"
+    return arrived
+
+
+def _utf8(text: str) -> str:
+    """The text with U+FFFD for bytes that were no UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_body(request: ServerRequest, into: Buffer, limit: int, deadline: float) -> None:
@@ -131,7 +179,6 @@ def discard(request: ServerRequest, deadline: float) -> None:
 
 #: <mount>/**/@<provider>/<bucket, perhaps with @<uuid>#<namespace> before it>/%ob/<object>
 _PROVIDER = re.compile(r"@[a-z]+")
-_OBJECTS = "%ob"
 
 #: Mounts that are never a target's disk. "/" is the container's own, and would allow every file.
 _NOT_DISKS = re.compile(r"/|/(proc|sys|dev|etc|run|var/run)(/.*)?")

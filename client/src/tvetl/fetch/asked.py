@@ -1,0 +1,40 @@
+"""What is asked of an ETL with each object: the ``etl_args``, and the request's query that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import msgspec
+
+from tvetl.cluster import Json
+from tvetl.spec.seed import arrival, drawn_as
+
+
+class Asked:
+    """The ``etl_args`` of all reads of one bucket through an ETL ("" for none).
+
+    ``by_name``: the ETL draws by names. One that AIStore would change on the way to it is told in ``like``.
+    """
+
+    def __init__(self, bucket: str, etl: str, arguments: Mapping[str, Json], *, by_name: bool) -> None:
+        self._bucket, self._etl, self._by_name = bucket, etl, by_name
+        self._arguments = dict(arguments)
+        self._query = self._query_of(self._arguments)
+
+    def arguments(self, name: str) -> dict[str, Json]:
+        """Those for the object of this name."""
+        if not self._by_name or arrival(name) != "changed":
+            return self._arguments
+        return {**self._arguments, "like": drawn_as(self._bucket, name)}
+
+    def query(self, name: str) -> str:
+        """Where the object is asked for. Raises UnicodeEncodeError for a name that is no Unicode."""
+        arguments = self.arguments(name)
+        return self._query if arguments is self._arguments else self._query_of(arguments)
+
+    def _query_of(self, arguments: Mapping[str, Json]) -> str:
+        query = "?provider=ais" + (f"&etl_name={quote(self._etl)}" if self._etl else "")
+        if self._etl and arguments:
+            query += f"&etl_args={quote(msgspec.json.encode(arguments).decode())}"
+        return query
