@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tvetl.command import config
+from tvetl.command import config, folders
+from tvetl.command.options import LOCAL, AsJson, Endpoint
 from tvetl.command.terminal import (
     err,
     print_conformance,
@@ -46,7 +47,6 @@ app = config.App(
     help="torchvision transforms where the images are: inside an AIStore cluster.",
 )
 
-LOCAL = "http://127.0.0.1:8080"
 PullPolicy = Literal["IfNotPresent", "Never", "Always"]
 Form = Literal["auto", "spec", "runtime"]
 
@@ -60,10 +60,6 @@ def _etl_names(ctx: typer.Context, incomplete: str) -> list[str]:
     return [etl.name for etl in etls if etl.name.startswith(incomplete)]
 
 
-Endpoint = Annotated[
-    str, typer.Option("--endpoint", "-e", envvar="AIS_ENDPOINT", help="The cluster.", show_envvar=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="The ETL's name.", show_default=False, autocompletion=_etl_names)]
 PipelineFile = Annotated[str, typer.Argument(help="A pipeline in YAML or JSON; - reads it here.", show_default=False)]
 EtlOption = Annotated[str, typer.Option("--etl", help="The ETL to read through.", autocompletion=_etl_names)]
@@ -234,19 +230,40 @@ def remove(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> N
         print_json({"name": name, "stage": None})
 
 
+app.command()(folders.put)
+
+
 @app.command()
 def get(
-    path: Annotated[str, typer.Argument(metavar="BUCKET/OBJECT", show_default=False)],
+    path: Annotated[str, typer.Argument(metavar="BUCKET[/OBJECT]", show_default=False)],
+    folder: Annotated[Path | None, typer.Argument(help="For a bucket's objects, as files.", show_default=False)] = None,
     endpoint: Endpoint = LOCAL,
     etl: EtlOption = "",
     args: Annotated[str, typer.Option("--args", help='Arguments of this read, {"seed": 7, "epoch": 1}.')] = "",
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is here.")] = "-",
+    prefix: Annotated[str, typer.Option(help="Into a folder: only objects whose names begin so.")] = "",
+    overwrite: folders.Overwrite = False,
+    content: folders.Content = False,
+    dry_run: folders.DryRun = False,
+    threads: folders.Threads = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Read one object, through an ETL if one is named."""
+    """Read one object, through an ETL if one is named; or BUCKET FOLDER: a bucket's objects into files."""
     from tvetl.errors import ObjectFailed
     from tvetl.spec import parse_arguments
 
+    if folder:
+        if etl or args or output != "-":
+            hint = f"`tvetl transform {path} RESULTS --etl NAME`, and then `tvetl get RESULTS {folder}`."
+            raise UsageError("--etl, --args and --output are for one object, and not for a folder", hint=hint)
+        folders.get_folder(
+            endpoint, path, folder, prefix, threads,
+            overwrite=overwrite, content=content, dry_run=dry_run, as_json=as_json,
+        )  # fmt: skip
+        return
+    if prefix or overwrite or content or dry_run:
+        hint = "`tvetl get BUCKET FOLDER` writes a bucket's objects into a folder."
+        raise UsageError("--prefix, --overwrite, --content and --dry-run are for a folder", hint=hint)
     if args:
         parse_arguments(args)  # refused with its place, before anything is sent
     if output == "-" and (as_json or sys.stdout.isatty()):
