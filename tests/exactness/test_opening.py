@@ -1,4 +1,4 @@
-"""A file of any kind is opened as Pillow opens it: turned once, or not at all."""
+"""A file of any kind is opened as Pillow opens it: turned once, or not at all, and its values clipped by no default."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from tvetl.spec import Arguments, parse
+from tvetl.spec import Arguments, opening, parse
 from tvetl.spec.opening import open_rgb
 from tvetl_server.engine import Engine
+from tvetl_server.errors import WrongDepth
 from tvetl_server.limits import Limits
 
 Pixels = npt.NDArray[np.uint8]
@@ -136,3 +137,122 @@ def test_an_image_is_turned_as_pillow_turns_it(kind: str, setting: str) -> None:
             assert np.array_equal(part, whole[top : top + CROP[0], left : left + CROP[1]]), (orientation, precision)
     turns = setting == "apply" or kind.startswith("TIFF")  # which Pillow turns while it decodes
     assert len(turned) == (1 if kind in ("GIF", "BMP") or not turns else 8)
+
+
+# --- depth ----------------------------------------------------------------------------------------------------------
+
+RAMP = np.linspace(0, 65535, 38 * 57).reshape(38, 57).astype(np.uint16)
+#: As many levels as a mode may have, from 0 on, and 8 bits of each by torchvision's ToDtype(uint8, scale=True).
+EIGHT = (RAMP >> 8).astype(np.uint8)
+
+
+def tiff(values: npt.NDArray[Any], bits: int, *, signed: bool = False, order: str = "<") -> bytes:
+    """A gray TIFF of one strip; Pillow writes neither 12 bits nor signed values."""
+    height, width = values.shape
+    if bits == 12:
+        pairs = np.pad(values, ((0, 0), (0, width % 2))).reshape(height, -1, 2).astype(np.uint32)
+        three = (pairs[..., 0] << 12 | pairs[..., 1]).astype(">u4").view(np.uint8).reshape(height, -1, 4)[..., 1:]
+        pixels = three.reshape(height, -1)[:, : (width * 12 + 7) // 8].tobytes()
+    else:
+        pixels = values.astype(f"{order}{'i' if signed else 'u'}{bits // 8}").tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    tags[339] = 2 if signed else 1
+    entries = b"".join(
+        struct.pack(order + "HHII", tag, 4, 1, value)
+        if tag in (256, 257, 273, 278, 279)
+        else struct.pack(order + "HHIHH", tag, 3, 1, value, 0)
+        for tag, value in sorted(tags.items())
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(pixels))
+    return head + pixels + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+def gray(values: npt.NDArray[Any], kind: str, **options: Any) -> bytes:
+    return saved(Image.fromarray(values), kind, **options)
+
+
+#: What is clipped by convert("RGB"), and what scale makes of it: a number of each pixel, or why it is refused.
+DEEP: dict[str, tuple[bytes, Pixels | str]] = {
+    "16-bit PNG": (gray(RAMP, "PNG"), EIGHT),
+    "16-bit PNG, turned": (gray(RAMP, "PNG", exif=_exif(6)), np.rot90(EIGHT, -1)),
+    "16-bit PNG of small values": (gray(RAMP >> 8, "PNG"), np.zeros_like(EIGHT)),
+    "16-bit TIFF": (gray(RAMP, "TIFF"), EIGHT),
+    "16-bit TIFF, LZW": (gray(RAMP, "TIFF", compression="tiff_lzw"), EIGHT),
+    "16-bit TIFF, turned": (gray(RAMP, "TIFF", exif=_exif(8)), np.rot90(EIGHT)),
+    "16-bit TIFF, big-endian": (tiff(RAMP, 16, order=">"), EIGHT),
+    "12-bit TIFF": (tiff(RAMP >> 4, 12), EIGHT),
+    "signed 16-bit TIFF": (tiff(RAMP >> 1, 16, signed=True), EIGHT),
+    "signed 16-bit TIFF below 0": (tiff(RAMP.astype(np.int16), 16, signed=True), "values begin at -32"),
+    "32-bit TIFF": (gray(RAMP.astype(np.int32), "TIFF"), "32-bit whole numbers, whose range nobody knows"),
+    "unsigned 32-bit TIFF": (tiff(RAMP, 32), "32-bit whole numbers"),
+    "float TIFF": (
+        gray((RAMP / 65535).astype(np.float32), "TIFF"),
+        ((RAMP / 65535).astype(np.float32) * np.float32(255.999)).astype(np.uint8),
+    ),
+    "float TIFF up to 255": (gray((RAMP / 257).astype(np.float32), "TIFF"), "floats are 0 to 255"),
+    "float TIFF below 0": (gray((RAMP / 65535 - 0.5).astype(np.float32), "TIFF"), "floats are -0.5 to 0.5"),
+    "float TIFF with what is no number": (gray(np.full((4, 4), np.nan, np.float32), "TIFF"), "floats are nan to nan"),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_nothing_is_clipped_unless_it_was_asked_for(kind: str) -> None:
+    data, scaled = DEEP[kind]
+    assert Image.open(io.BytesIO(data)).mode in ("I", "F", "I;16", "I;16B")
+    with pytest.raises(WrongDepth, match="the pipeline's depth say what to do: scale, or convert"):
+        answer(data)
+    fields = {"orientation": "apply"}
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert np.array_equal(answer(data, depth="convert", **fields), expected)
+    pipeline = parse({"steps": [], "depth": "scale", **fields})
+    if isinstance(scaled, str):
+        for opened in (lambda: answer(data, depth="scale"), lambda: open_rgb(data, pipeline)):
+            with pytest.raises((WrongDepth, opening.WrongDepth), match=scaled):
+                opened()
+    else:
+        assert np.array_equal(answer(data, depth="scale", **fields), np.stack([scaled] * 3, axis=-1))
+        assert np.array_equal(answer(data, depth="scale", **fields), open_rgb(data, pipeline))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def sixteen(values: npt.NDArray[np.uint16], colour: int) -> bytes:
+    """A 16-bit PNG of (H, W, C), of the standard's colour type."""
+    height, width, channels = values.shape
+    rows = np.zeros((height, 1 + width * channels * 2), np.uint8)
+    rows[:, 1:] = values.astype(">u2").view(np.uint8).reshape(height, -1)
+    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    body = _chunk(b"IDAT", zlib.compress(rows.tobytes()))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + body + _chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("depth", ["refuse", "convert", "scale"])
+def test_sixteen_bits_of_colour_lose_their_low_byte_as_in_torchvision(colour: int, channels: int, depth: str) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (9, 7, channels), dtype=np.uint16)
+    got = answer(sixteen(values, colour), depth=depth)
+    assert np.array_equal(got, Image.open(io.BytesIO(sixteen(values, colour))).convert("RGB"))
+    assert np.array_equal(got, values[..., :3] >> 8 if channels > 2 else np.stack([values[..., 0] >> 8] * 3, axis=-1))
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision are deprecated")
+def test_what_scale_makes_is_what_torchvision_makes() -> None:
+    torch = pytest.importorskip("torch", reason="torchvision is not installed")
+    v2 = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
+    reading = pytest.importorskip("torchvision.io", reason="torchvision is not installed")
+
+    def eight(values: Any) -> Pixels:
+        return v2.functional.to_dtype(values, torch.uint8, scale=True).numpy()  # type: ignore[no-any-return]
+
+    for name in ("16-bit PNG", "16-bit PNG of small values"):
+        data, scaled = DEEP[name]
+        read = reading.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        assert read.dtype == torch.uint16
+        assert np.array_equal(eight(read)[0], scaled)
+    for name, values in (
+        ("signed 16-bit TIFF", (RAMP >> 1).astype(np.int16)),
+        ("float TIFF", (RAMP / 65535).astype(np.float32)),
+    ):
+        assert np.array_equal(eight(torch.from_numpy(values)), DEEP[name][1])

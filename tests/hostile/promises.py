@@ -14,7 +14,7 @@ from support.serving import Disk, Reply, Server, ask, sampled
 from tvetl_server.problems import PROBLEMS
 
 #: Crops, so that regions are decoded too; a PNG, so that equal pixels are equal bytes.
-PIPELINE = '{"steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}}'
+PIPELINE = '{"steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}, "depth": "convert"}'
 
 _STATUS = {problem.code: problem.status for problem in PROBLEMS.values()}
 

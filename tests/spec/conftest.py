@@ -64,5 +64,6 @@ def pipelines() -> Drawn:
             "seed": st.none() | st.integers(0, 2**63 - 1),
             "precision": st.sampled_from(["exact", "fast"]),
             "orientation": st.sampled_from(["keep", "apply"]),
+            "depth": st.sampled_from(["refuse", "convert", "scale"]),
         },
     )

@@ -54,6 +54,10 @@ class DamagedImage(ObjectError):
     """An image that cannot be decoded completely."""
 
 
+class WrongDepth(ObjectError):
+    """An image with values of more than 8 bits, which the pipeline's ``depth`` refuses or cannot scale."""
+
+
 class TooManyPixels(ObjectError):
     """The image's header has more pixels than the limit; nothing was allocated."""
 

@@ -39,6 +39,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.TooManyBytes: Problem(413, "too_many_bytes"),
     errors.NotAnImage: Problem(415, "not_an_image"),
     errors.DamagedImage: Problem(422, "damaged_image"),
+    errors.WrongDepth: Problem(422, "wrong_depth"),
     errors.TooManyPixels: Problem(422, "too_many_pixels"),
     errors.TooManyFrames: Problem(422, "too_many_frames"),
     errors.TooManyMembers: Problem(422, "too_many_members"),

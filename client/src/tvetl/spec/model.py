@@ -44,6 +44,8 @@ class Pipeline:
     seed: int | None = None
     precision: Literal["exact", "fast"] = "exact"
     orientation: Literal["keep", "apply"] = "keep"
+    #: What becomes of values of more than 8 bits that RGB would clip.
+    depth: Literal["refuse", "convert", "scale"] = "refuse"
     version: int = 1
 
 

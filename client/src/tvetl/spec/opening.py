@@ -1,20 +1,79 @@
 """A file's bytes to the RGB image that a pipeline's first step is given, by Pillow alone.
 
-The server decodes to the same pixels for less work; the tests compare the two.
+The server decodes to the same pixels for less work, and converts by :func:`to_rgb` too; the tests compare the two.
 """
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from tvetl.spec.model import Pipeline
 
+#: Pillow's modes of one value a pixel whose conversion to RGB clips at 0 and 255.
+_DEEP = frozenset(["I", "F", "I;16", "I;16L", "I;16B", "I;16N"])
+_KINDS = {"I": "whole numbers of 16 or 32 bits", "F": "32-bit floats"}
+#: Tags of a TIFF.
+_BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
+
+
+class WrongDepth(ValueError):
+    """Values of more than 8 bits that the pipeline's ``depth`` does not take; the text is a sentence for users."""
+
 
 def open_rgb(data: bytes, pipeline: Pipeline) -> Image.Image:
-    """The image in ``data`` as the pipeline opens it: RGB, with its ``orientation``. Raises what Pillow raises."""
+    """The image in ``data`` as the pipeline opens it: RGB, by its ``orientation`` and ``depth``.
+
+    Raises WrongDepth, and what Pillow raises.
+    """
     with Image.open(io.BytesIO(data)) as image:
-        image.load()  # which turns a TIFF, whatever the pipeline says
-        upright = ImageOps.exif_transpose(image) if pipeline.orientation == "apply" else image
-        return upright.convert("RGB")
+        check_depth(image, pipeline)
+        image.load()
+        turns = pipeline.orientation == "apply" and image.format != "TIFF"  # which Pillow turned by loading it
+        return to_rgb(ImageOps.exif_transpose(image) if turns else image, pipeline)
+
+
+def check_depth(image: Image.Image, pipeline: Pipeline) -> None:
+    """Raises WrongDepth where the image, opened and maybe not yet decoded, has values that ``depth`` refuses."""
+    if image.mode in _DEEP and pipeline.depth == "refuse":
+        kind = _KINDS.get(image.mode, "16-bit whole numbers")
+        raise WrongDepth(
+            f"The image's values are {kind}, which RGB would clip to 0..255. Let the pipeline's depth say what to do: "
+            "scale, or convert to clip."
+        )
+
+
+def to_rgb(image: Image.Image, pipeline: Pipeline) -> Image.Image:
+    """RGB of an image that Pillow opened and decoded; raises WrongDepth."""
+    if image.mode in _DEEP and pipeline.depth == "scale":
+        image = Image.fromarray(_floats(image) if image.mode == "F" else _whole(image))
+    return image.convert("RGB")
+
+
+def _floats(image: Image.Image) -> npt.NDArray[np.uint8]:
+    values = np.asarray(image)
+    if not (values.min() >= 0 and values.max() <= 1):  # nor are they where one is no number
+        raise WrongDepth(
+            f"The image's floats are {values.min():g} to {values.max():g}; the pipeline's depth, scale, takes 0 to 1."
+        )
+    return (values * np.float32(255.999)).astype(np.uint8)  # v2.functional.to_dtype_image of torchvision
+
+
+def _whole(image: Image.Image) -> npt.NDArray[np.uint8]:
+    tags: Any = getattr(image, "tag_v2", None)  # a TIFF's; PNG and PPM have 16 bits here
+    bits = tags.get(_BITS, (1,))[0] - (tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED) if tags is not None else 16
+    if bits > 16:
+        raise WrongDepth(
+            "The image's values are 32-bit whole numbers, whose range nobody knows; the pipeline's depth, scale, takes "
+            "up to 16 bits."
+        )
+    values = np.asarray(image)
+    if values.min() < 0:
+        raise WrongDepth(
+            f"The image's values begin at {values.min()}; the pipeline's depth, scale, takes none below 0."
+        )
+    return (values >> (bits - 8)).astype(np.uint8)  # v2.functional.to_dtype_image of torchvision

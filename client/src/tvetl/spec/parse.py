@@ -25,8 +25,8 @@ FIELDS: Mapping[str, Param] = {
     "seed": Param(optional(integer(0, limits.SEED)), None),
     "precision": Param(choice("exact", "fast"), "exact"),
     "orientation": Param(choice("keep", "apply"), "keep"),
+    "depth": Param(choice("refuse", "convert", "scale"), "refuse"),
 }
-_TOP = ("version", "steps", "output", "seed", "precision", "orientation")
 #: What to do where a step takes the first kind and gets the second.
 _HINTS = {
     ("pil", "uint8"): "it is a tensor already; ToDtype changes its type, ToPILImage makes it an image again",
@@ -116,14 +116,8 @@ def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
     output = _read_output(data["output"], form, problems) if "output" in data else default_output(form or START)
     if problems or output is None:
         return None
-    seed, precision, orientation = fields["seed"], fields["precision"], fields["orientation"]
-    return Pipeline(
-        steps=tuple(steps),
-        output=output,
-        seed=seed if isinstance(seed, int) else None,
-        precision="fast" if precision == "fast" else "exact",
-        orientation="apply" if orientation == "apply" else "keep",
-    )
+    # read_params has checked each against its row of FIELDS.
+    return Pipeline(steps=tuple(steps), output=output, **fields)  # type: ignore[arg-type]
 
 
 def _read_steps(data: Mapping[str, object], problems: Problems) -> tuple[list[Step], Form | None]:
@@ -219,12 +213,8 @@ def to_data(pipeline: Pipeline) -> dict[str, object]:
     """The pipeline as plain data that :func:`parse` takes; what equals its default is left out."""
     steps = [{"op": step.op, **_unusual(step.params, row(step.op).params)} for step in pipeline.steps]
     output = {"format": pipeline.output.format, **_unusual(pipeline.output.options, FORMATS[pipeline.output.format])}
-    fields: dict[str, Value] = {
-        "seed": pipeline.seed,
-        "precision": pipeline.precision,
-        "orientation": pipeline.orientation,
-    }
-    return {"version": pipeline.version, "steps": steps, "output": output, **_unusual(fields, FIELDS)}
+    fields: dict[str, Value] = {name: getattr(pipeline, name) for name in FIELDS}
+    return {"version": fields.pop("version"), "steps": steps, "output": output, **_unusual(fields, FIELDS)}
 
 
 def _unusual(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:

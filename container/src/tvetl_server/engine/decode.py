@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
+from tvetl.spec import Pipeline, opening, parse
 from tvetl_server.engine import headers
 from tvetl_server.engine.native import native
 from tvetl_server.engine.pixels import Array, Box, Coded, Part, Size, image_on
-from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, first_line
+from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, WrongDepth, first_line
 from tvetl_server.limits import Limits
 
 #: Other libjpegs round otherwise; Pillow's wheels have libjpeg-turbo.
@@ -78,16 +79,21 @@ _TO_UPRIGHT = {
 _COUNTED = frozenset(["GIF", "TIFF"])
 
 
+#: A pipeline whose fields are those by default.
+_PLAIN = parse({"steps": []})
+
+
 class Source:
     """An opened image: its size is known and allowed, its pixels are not decoded yet."""
 
-    def __init__(self, data: bytes, image: Image.Image, upright: bool, scan: tuple[int, int] | None) -> None:
+    def __init__(self, data: bytes, image: Image.Image, pipeline: Pipeline, scan: tuple[int, int] | None) -> None:
         """``scan`` is what :func:`headers.check` gave."""
         self._data = data
         self._image = image
+        self._pipeline = pipeline
         #: (width, height) in pixels, after orientation.
         self.size: Size
-        self.size, self._to_upright = _orientation(image, upright)
+        self.size, self._to_upright = _orientation(image, upright=pipeline.orientation == "apply")
         self._decoded: Image.Image | None = None
         self._array: Array | None = None  # all of it
         self._reduced: dict[int, Array] = {}  # all of it at 1/2, 1/4, 1/8
@@ -171,10 +177,10 @@ class Source:
                 image.load()
                 # An RGB image is taken as it is: convert would copy it, which is memory. (_new is how Pillow's own
                 # methods make a plain image of what a decoder left.)
-                rgb = image._new(image.im) if image.mode == "RGB" else image.convert("RGB")
+                rgb = image._new(image.im) if image.mode == "RGB" else opening.to_rgb(image, self._pipeline)
                 if self._to_upright is not None:
                     rgb = rgb.transpose(self._to_upright)
-        except DamagedImage:
+        except (DamagedImage, WrongDepth):
             self._image.close()  # asked once more, Pillow would hand out what it had decoded until then
             raise
         rgb.info = {}  # nothing of the source but its pixels goes on: no comment, no profile, no GPS
@@ -193,7 +199,7 @@ class Source:
         return self._end_of_scan is not None and not self._data[self._end_of_scan + 2 :].strip(b"\0")
 
 
-def _orientation(image: Image.Image, upright: bool) -> tuple[Size, Image.Transpose | None]:
+def _orientation(image: Image.Image, *, upright: bool) -> tuple[Size, Image.Transpose | None]:
     """The size that the image will have, and how it is to be turned once it is decoded."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Pillow turns a TIFF while it decodes it, also by its XMP, which the size of an opened one does not tell.
@@ -209,11 +215,11 @@ def _orientation(image: Image.Image, upright: bool) -> tuple[Size, Image.Transpo
     return ((height, width) if orientation in _ON_ITS_SIDE else (width, height)), _TO_UPRIGHT.get(orientation)
 
 
-def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source:
-    """Open image bytes without decoding them.
+def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN) -> Source:
+    """Open image bytes, as the pipeline's fields say, without decoding them.
 
-    ``upright`` applies EXIF orientation; Pillow itself applies a TIFF's, always. Raises NotAnImage (not one of the
-    allowed formats), DamagedImage (its header cannot be read), TooManyPixels, TooManyFrames.
+    Raises NotAnImage (not one of the allowed formats), DamagedImage (its header cannot be read), TooManyPixels,
+    TooManyFrames, WrongDepth.
     """
     name = format_of(data)
     if name is None:
@@ -224,7 +230,8 @@ def open_source(data: bytes, limits: Limits, *, upright: bool = False) -> Source
         headers.check_pixels(*image.size, limits)
         if name not in _COUNTED:
             headers.check_frames(int(getattr(image, "n_frames", 1)), limits)
-        return Source(data, image, upright, scan)
+        opening.check_depth(image, pipeline)
+        return Source(data, image, pipeline, scan)
 
 
 def format_of(data: bytes) -> str | None:
@@ -251,6 +258,8 @@ def _damage() -> Iterator[None]:
         yield
     except ObjectError:
         raise
+    except opening.WrongDepth as error:
+        raise WrongDepth(str(error)) from error
     except MemoryError as error:
         raise TooManyPixels("There is not enough memory to decode the image.") from error
     except UnidentifiedImageError as error:

@@ -118,7 +118,7 @@ class Engine:
     def _image(self, request: _Request, data: bytes, name: str) -> bytes:
         """One image, in as many views as were asked for."""
         output = request.pipeline.output
-        source = open_source(data, self._limits, upright=request.pipeline.orientation == "apply")
+        source = open_source(data, self._limits, request.pipeline)
         outcomes = self._outcomes(request, source, request.jobs(name, self._limits))
         if request.arguments.views is None:
             return encode(outcomes[0], output)
