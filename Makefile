@@ -67,8 +67,6 @@ lock: build/uv/bin/uv  ## resolve the locks again (UPGRADE=--upgrade takes newer
 	$(COMPILE) locks/build.in --output-file locks/build.txt
 	$(COMPILE) locks/sdk1.in --output-file locks/sdk1.txt
 	$(COMPILE) --no-deps locks/photos.in --output-file locks/photos.txt
-	$(COMPILE) $(patsubst %,--no-emit-package %,$(filter-out six nvidia-nvimgcodec-cu13,$(shell sed -n 's/^\([a-z0-9.-]*\)==.*/\1/p' locks/dev.txt))) \
-		locks/bench.in --output-file locks/bench.txt
 	$(COMPILE) locks/audit.in --output-file locks/audit.txt
 
 audit: build/audit/stamp  ## known vulnerabilities of all that the locks name (ARGS=--if-reachable: fine if nobody tells)
@@ -90,7 +88,7 @@ pictures: .venv/dev.stamp  ## draw the pictures that the README shows
 training: .venv/dev.stamp  ## compare training input: torchvision in workers, and the cluster (DATA=<folder of JPEGs>)
 	@.venv/bin/python examples/training.py $(if $(DATA),"$(DATA)")
 
-bench: .venv/dev.stamp .venv-bench/stamp  ## tvetl-server and its peers side by side, into docs/performance.md (DATA=, ARGS=--quick|--help)
+bench: .venv/dev.stamp  ## tvetl-server and its peers side by side, into docs/performance.md (DATA=, ARGS=--quick|--help)
 	@PYTHONPATH=tests .venv/bin/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 bench-gpu: .venv/dev.stamp $(if $(findstring --host,$(ARGS)),,.venv/gpu.stamp)  ## the same with a GPU, into docs/performance.md and docs/gpu.md (ARGS=--host: without one)
@@ -133,7 +131,7 @@ e2e: .venv/dev.stamp .venv-sdk1/stamp  ## the end-to-end tests with both SDKs (A
 	.venv-sdk1/bin/python -m pytest tests/e2e $(ARGS)
 
 clean:  ## remove all that these verbs made
-	rm -rf .venv .venv-sdk1 .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf container/native/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -206,13 +204,4 @@ build/audit/stamp: locks/audit.txt
 	@.venv-sdk1/bin/python $(LOCKED) -r locks/sdk1.txt -r locks/photos.txt
 	@.venv-sdk1/bin/python $(OURS)
 	@.venv-sdk1/bin/python $(NATIVE)
-	@touch $@
-
-# Only the peers' own packages; the rest, torch among them, is .venv's, which the .pth file puts behind.
-.venv-bench/stamp: .venv/dev.stamp locks/bench.txt
-	@echo "Making .venv-bench, with the peers of the benchmark (on Linux 370 MB to fetch, 760 MB on disk)"
-	@$(VENV) --without-pip .venv-bench
-	@.venv/bin/python -m pip --python .venv-bench/bin/python $(wordlist 3,99,$(LOCKED)) -r locks/bench.txt
-	@.venv/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
 	@touch $@

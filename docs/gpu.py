@@ -103,7 +103,7 @@ def overhead() -> str:
     rows = [
         (f"an object of 113 kB in, 13 kB out, {each['decoders']} at a time", f"{each['microseconds']:g}",
          f"{each['rate']:,}", f"{each['batch']:g}")
-        for each in found["hand-over"]
+        for each in found["ipc"]
     ]  # fmt: skip
     calls = f"{found['batch']['least']:g} at least, {found['batch']['median']:g} in the middle"
     rows.append(("an image of 17 x 16 in a batch of 32, on the CPU", calls, "", "32"))

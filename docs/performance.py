@@ -17,8 +17,6 @@ SIDES = {
     "fastapi": "(1) torchvision on the SDK's `FastAPIServer`, uvicorn",
     "flask": "(2) torchvision on the SDK's `FlaskServer`, gunicorn",
     "reference": "(3) torchvision in a loop",
-    "opencv": "(4) OpenCV in a loop: reduced decode, `INTER_AREA`",
-    "dali": "(5) DALI's CPU operators in a loop",
     "engine": "our engine in a loop",
     "limit": "region decode alone in a loop: the limit",
 }
@@ -230,7 +228,6 @@ def conditions(results: Results) -> str:
         f"{facts['megapixels']:g} MP and {facts['kilobytes']:,.0f} kB on average"
         for facts in results["inputs"].values()
     )
-    ", ".join(f"{name} {text}" for name, text in results["versions"].items())
     lines = [
         f"{machine['cores']} processors ({machine['cpu']}), {machine['memory_gb']} GB, load {machine['load']:g} before "
         f"the run; {_number(settings['workers'], 'worker')} of one thread a side, "

@@ -32,13 +32,10 @@ import performance
 
 WORK = REPOSITORY / "build" / "bench"
 KEPT = REPOSITORY / "docs" / "performance.json"
-PEERS = REPOSITORY / ".venv-bench" / "bin" / "python"
 SAMPLE = REPOSITORY.parent / "shared" / "data" / "imagenet-sample"
 
 #: Connections a worker: enough that it never waits for its next object.
 CONNECTIONS = 4
-#: Not meant to be exact; what they are worth is told by their distance.
-INEXACT = ("fast", "opencv", "dali")
 #: dB below which no image of ``precision: fast`` may fall, or its figures do not count.
 FAST_LOWEST = 30.0
 
@@ -101,8 +98,7 @@ class Bench:
     def loop(self, kind: str) -> Loop:
         if kind not in self.loops:
             with measure.on(self.cpus):
-                python = PEERS if kind in ("opencv", "dali") else Path(sys.executable)
-                self.loops[kind] = Loop(kind, python, self.workers, WORK / "logs" / f"loop-{kind}.log")
+                self.loops[kind] = Loop(kind, self.workers, WORK / "logs" / f"loop-{kind}.log")
             self.stack.callback(self.loops[kind].stop)
         return self.loops[kind]
 
@@ -205,21 +201,20 @@ class Bench:
             key: server.put(measure.target(key, None if by_body else path), path.read_bytes() if by_body else b"")
             for key, path in objects
         }
-        if side in INEXACT:  # over HTTP as in the loop, whose distance is known
+        if side == "fast":  # over HTTP as in the loop, whose distance from torchvision is known
             same = check.equal(outputs, self.looped(side, name, objects))
-            return self.distance(side, objects) if check.good(same) else dict(same)
+            return self.distance(objects) if check.good(same) else dict(same)
         return dict(check.equal(outputs, wanted))
 
     def checked_loop(self, side: str, name: str, objects: Objects, wanted: Mapping[str, bytes]) -> dict[str, float]:
-        if side in INEXACT:
-            return self.distance(side, objects)
         if side == "limit":
             return dict(check.equal(self.looped(side, name, objects), self.looped("regions", name, objects)))
         return dict(check.equal(self.looped(side, name, objects), wanted))
 
-    def distance(self, side: str, objects: Objects) -> dict[str, float]:
-        found = check.distance(self.looped(side, "lossless", objects), self.looped("reference", "lossless", objects))
-        return {**found, "counts": check.good(found, FAST_LOWEST if side == "fast" else None)}
+    def distance(self, objects: Objects) -> dict[str, float]:
+        """How far ``precision: fast`` is from torchvision."""
+        found = check.distance(self.looped("fast", "lossless", objects), self.looped("reference", "lossless", objects))
+        return {**found, "counts": check.good(found, FAST_LOWEST)}
 
     def by_server(
         self, server: Server, kind: str, objects: Objects, seconds: int, by_body: bool = False
@@ -395,12 +390,7 @@ def machine() -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     names = ("pillow", "torch", "torchvision", "aistore", "uvicorn", "gunicorn", "nvidia-nvimgcodec-cu13")
-    found = {name: version(name) for name in names}
-    for name in ("opencv-python-headless", "nvidia-dali-cuda130"):
-        command = [str(PEERS), "-c", f"from importlib.metadata import version; print(version({name!r}))"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found |= {name: done.stdout.strip()} if done.returncode == 0 else {}
-    return found
+    return {name: version(name) for name in names}
 
 
 def say(line: str) -> None:
@@ -424,9 +414,9 @@ def main() -> None:
                 "train",
                 kinds,
                 ("tvetl", "fast", "fastapi", "flask"),
-                ("reference", "engine", "limit", "opencv", "dali"),
+                ("reference", "engine", "limit"),
             ),
-            "crop": lambda: bench.compare("crop", kinds[:1], ("tvetl", "fast", "fastapi"), ("engine", "opencv")),
+            "crop": lambda: bench.compare("crop", kinds[:1], ("tvetl", "fast", "fastapi"), ("engine",)),
             "start": bench.starts,
             "stages": lambda: bench.stages(kinds),
             "views": lambda: bench.views(kinds[: 1 if asked.quick else 2]),

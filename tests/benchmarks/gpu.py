@@ -2,7 +2,8 @@
 
 As in ``make bench`` sides take turns, and beside a figure stands what the same run found of the side's pixels: their
 distance from exact. What was found goes into docs/gpu.json, and from there into docs/performance.md and docs/gpu.md.
-With ``--host`` everything runs on the CPU in the GPU's place: it tries the script, and tells what the hand-over costs.
+With ``--host`` everything runs on the CPU in the GPU's place. That tries the script, and measures the cost of the
+exchange with decoders.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import check, handover, inputs, measure
+from benchmarks import check, inputs, ipc, measure
 from benchmarks.__main__ import SAMPLE, WORK, Objects, machine, numbers, say
 from benchmarks.measure import REPOSITORY, Broken, Loop, Sample, Server
 from benchmarks.work import BUCKET, pipeline
@@ -71,7 +72,7 @@ def ready(asked: argparse.Namespace) -> dict[str, str]:
         )
     if asked.host:
         return {"name": "none: the CPU in its place", "driver": "none"}
-    # In a process of its own: who has CUDA may not fork, and the hand-over is measured in forks.
+    # In a process of its own: who has CUDA may not fork, and the exchange with decoders is measured in forks.
     told: dict[str, Any] = _apart("from benchmarks import gpu; print(gpu.probed())")
     if "problem" in told:
         raise DeviceError(told["problem"], hint=told["hint"])
@@ -171,9 +172,7 @@ class Bench:
         if side not in self._loops:
             with measure.on(self.cpus[:1] if side == "core" else self.cpus):
                 more = {} if side == "core" else {"BENCH_DEVICE": self.asked.where}
-                self._loops[side] = Loop(
-                    LOOPS[side], Path(sys.executable), 1, WORK / "logs" / f"gpu-{side}.log", **more
-                )
+                self._loops[side] = Loop(LOOPS[side], 1, WORK / "logs" / f"gpu-{side}.log", **more)
             self.stack.callback(self._loops[side].stop)
         return self._loops[side]
 
@@ -264,13 +263,13 @@ def _seen(server: Server) -> dict[str, float]:
 def overhead(asked: argparse.Namespace) -> dict[str, Any]:
     """What the device's process costs beside the device."""
     counts: Sequence[int] = (1, 64) if asked.quick else (1, 16, 64)
-    found: dict[str, Any] = {"hand-over": []}
+    found: dict[str, Any] = {"ipc": []}
     for decoders in counts:
-        rounds = [handover.measured(decoders, asked.batch, 1.0) for _ in range(min(3, asked.rounds))]
-        found["hand-over"].append(sorted(rounds, key=lambda each: each["microseconds"])[len(rounds) // 2])
-        say(f"hand-over: {found['hand-over'][-1]}")
-    asking = f"handover.of_a_batch({asked.where!r}, {pipeline('train')!r})"
-    found["batch"] = _apart(f"import json; from benchmarks import handover; print(json.dumps({asking}))")
+        rounds = [ipc.measured(decoders, asked.batch, 1.0) for _ in range(min(3, asked.rounds))]
+        found["ipc"].append(sorted(rounds, key=lambda each: each["microseconds"])[len(rounds) // 2])
+        say(f"exchange with decoders: {found['hand-over'][-1]}")
+    asking = f"ipc.of_a_batch({asked.where!r}, {pipeline('train')!r})"
+    found["batch"] = _apart(f"import json; from benchmarks import ipc; print(json.dumps({asking}))")
     say(f"calls of a batch: {found['batch']} microseconds an image")
     return found
 

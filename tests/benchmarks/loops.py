@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.work import MEAN, PIPELINES, SIZE, STD, pipeline, seed_of
+from benchmarks.work import pipeline, seed_of
 from PIL import Image
 
 from tvetl.spec import Arguments, parse
@@ -107,95 +107,12 @@ def limit(name: str) -> Side:
     return side
 
 
-def opencv(name: str) -> Side:
-    """The way fast loaders do it: decoded at 1/2, 1/4 or 1/8 where the crop allows, then INTER_AREA."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    ending = f".{PIPELINES[name][1]}"
-    options = [cv2.IMWRITE_JPEG_QUALITY, 75] if ending == ".jpeg" else []
-    table = _table()[None, :, ::-1]  # OpenCV's channels are blue, green, red
-    scales = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-    scales[8] = cv2.IMREAD_REDUCED_COLOR_8
-
-    def work(data: bytes, object_name: str) -> bytes:
-        box, flip = _drawn(object_name, Image.open(io.BytesIO(data)).size)
-        shorter = min(box[2] - box[0], box[3] - box[1])
-        scale = max(scale for scale in scales if scale == 1 or shorter >= SIZE * scale)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), scales[scale] | cv2.IMREAD_IGNORE_ORIENTATION)
-        left, top, right, bottom = (round(edge / scale) for edge in box)
-        image = cv2.resize(image[top:bottom, left:right], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        image = cv2.flip(image, 1) if flip else image
-        return cv2.imencode(ending, cv2.LUT(image, table) if name == "train" else image, options)[1].tobytes()
-
-    return one_by_one(work)
-
-
-_BATCH = 8
-
-
-def dali(name: str) -> Side:
-    """DALI's CPU operators, in batches; it writes no JPEGs on the CPU, so Pillow does."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    waiting: list[Object] = []
-
-    def feed() -> tuple[list[Any], ...]:
-        raw, anchors, shapes, flips = [], [], [], []
-        for object_name, path in waiting:
-            data = path.read_bytes()
-            (left, top, right, bottom), flip = _drawn(object_name, Image.open(io.BytesIO(data)).size)
-            raw.append(np.frombuffer(data, np.uint8))
-            anchors.append(np.array([top, left], np.int32))
-            shapes.append(np.array([bottom - top, right - left], np.int32))
-            flips.append(np.array(flip, np.int32))
-        return raw, anchors, shapes, flips
-
-    @pipeline_def(batch_size=_BATCH, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    def steps() -> Any:
-        raw, anchor, shape, flip = fn.external_source(source=feed, num_outputs=4)
-        image = fn.decoders.image_slice(
-            raw, anchor, shape, axes=(0, 1), device="cpu", output_type=types.RGB, adjust_orientation=False
-        )
-        image = fn.resize(image, size=[SIZE, SIZE], interp_type=types.INTERP_LINEAR, antialias=True)
-        if name != "train":
-            return fn.flip(image, horizontal=flip)
-        # What lies beyond 0..1 is cut here, and wraps in torchvision's ToPILImage.
-        mean, std = ([255 * value for value in values] for values in (MEAN, STD))
-        return fn.crop_mirror_normalize(
-            image, mirror=flip, mean=mean, std=std, scale=255.0, output_layout="HWC", dtype=types.UINT8
-        )
-
-    built = None
-
-    def side(objects: Iterable[Object]) -> Iterator[tuple[bytes, float]]:
-        nonlocal built
-        numbers = iter(objects)
-        while batch := list(itertools.islice(numbers, _BATCH)):
-            start = time.perf_counter()
-            waiting[:] = batch + [batch[-1]] * (_BATCH - len(batch))
-            if built is None:
-                built = steps(exec_pipelined=False, exec_async=False)
-                built.build()
-            (images,) = built.run()
-            results = []
-            for at in range(len(batch)):
-                Image.fromarray(np.asarray(images[at])).save(buffer := io.BytesIO(), PIPELINES[name][1])
-                results.append(buffer.getvalue())
-            each = (time.perf_counter() - start) / len(batch)
-            yield from ((result, each) for result in results)
-
-    return side
-
-
 KINDS: dict[str, Callable[[str], Side]] = {
     "reference": reference,
     "regions": regions,
     "engine": engine,
     "fast": fast,
     "limit": limit,
-    "opencv": opencv,
-    "dali": dali,
 }
 
 _PARAMS = parse(pipeline("crop")).steps[0].params
@@ -205,13 +122,6 @@ def _drawn(name: str, size: tuple[int, int]) -> tuple[tuple[int, int, int, int],
     """The box and the flip that torchvision draws for this object; drawn by our engine, as that costs the least."""
     draw = Draw(seed_of(name))
     return ops.random_box(_PARAMS, draw, size), draw.rand() < 0.5
-
-
-def _table() -> np.ndarray:
-    """(256, 3): what ToTensor, Normalize, ToPILImage make of each value; values wrap."""
-    values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-    normalised = (values - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-    return np.trunc(normalised * 255).astype(np.int64).astype(np.uint8)
 
 
 # --- where the engine's time goes -----------------------------------------------------------------------------------

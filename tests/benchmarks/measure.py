@@ -250,7 +250,7 @@ def _peer(pipeline: str) -> dict[str, str]:
 class Loop:
     """As many processes of loops.py as the servers have workers."""
 
-    def __init__(self, kind: str, python: Path, workers: int, log: Path, **settings: str) -> None:
+    def __init__(self, kind: str, workers: int, log: Path, **settings: str) -> None:
         self._name, self._log = kind, log
         log.parent.mkdir(parents=True, exist_ok=True)
         self.processes = []
@@ -258,7 +258,7 @@ class Loop:
             with log.open("ab") as out:
                 self.processes.append(
                     subprocess.Popen(
-                        [str(python), "-m", "benchmarks.loops", kind],
+                        [sys.executable, "-m", "benchmarks.loops", kind],
                         env=environment(**settings),
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,

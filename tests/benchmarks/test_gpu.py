@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import check, handover, measure
+from benchmarks import check, ipc, measure
 from PIL import Image
 
 pytest.importorskip("torch", reason="needs torch, as the device does")
@@ -45,7 +45,7 @@ def test_a_side_makes_nearly_what_exact_makes(side: str, tmp_path: Path, objects
     listed = [(name, str(path)) for name, path in objects]
     made: dict[str, dict[str, dict[str, bytes]]] = {}
     for kind in ("engine", side):
-        loop = measure.Loop(kind, Path(sys.executable), 1, tmp_path / "log", BENCH_DEVICE="host")
+        loop = measure.Loop(kind, 1, tmp_path / "log", BENCH_DEVICE="host")
         try:
             for name in ("lossless", "crop"):
                 loop.ask(do="check", pipeline=name, objects=listed, into=str(tmp_path))
@@ -60,8 +60,8 @@ def test_a_side_makes_nearly_what_exact_makes(side: str, tmp_path: Path, objects
     assert check.distance(made["lossless"][side], other)["lowest"] < 30, "another picture is seen as another"
 
 
-def test_every_object_is_handed_over_and_counted() -> None:
-    found = handover.measured(decoders=3, batch=2, seconds=0.2)
+def test_every_object_is_exchanged_and_counted() -> None:
+    found = ipc.measured(decoders=3, batch=2, seconds=0.2)
     assert found["rate"] > 100
     assert found["microseconds"] > 1
     assert 1 <= found["batch"] <= 2
@@ -107,7 +107,7 @@ def results(share: float = 1.0, p99: float = 20.0) -> dict[str, Any]:
         "inputs": {"imagenet": {"label": "ImageNet size"}},
         "skipped": [{"side": "torchvision", "where": "ImageNet size", "reason": "no memory"}],
         "overhead": {
-            "hand-over": [{"decoders": 64, "rate": 9000, "microseconds": 41.0, "batch": 20.0}],
+            "ipc": [{"decoders": 64, "rate": 9000, "microseconds": 41.0, "batch": 20.0}],
             "batch": {"least": 40.0, "median": 45.0},
         },
         "rates": [row("gpu", [9000, 8000, 9900], device=seen), row("core", [900, 900, 900])],

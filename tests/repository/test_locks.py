@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-NAMES = ("run", "dev", "sdk1", "server", "server-torch", "server-cuda", "build", "photos", "bench", "audit")
+NAMES = ("run", "dev", "sdk1", "server", "server-torch", "server-cuda", "build", "photos", "audit")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 #: What differs on purpose: the SDK before 2.0, and the hash library it holds back.
 OTHER_SDK = {"aistore", "xxhash"}
@@ -66,14 +66,6 @@ def test_no_lock_names_an_index(repository: Path, name: str) -> None:
 )
 def test_a_larger_lock_holds_the_same_versions(repository: Path, smaller: str, larger: str, python: str) -> None:
     assert pins(repository, smaller, python).items() <= pins(repository, larger, python).items()
-
-
-@pytest.mark.parametrize("python", PYTHONS)
-def test_the_benchmark_brings_what_is_missing_and_no_other_versions(repository: Path, python: str) -> None:
-    there, more = pins(repository, "dev", python), pins(repository, "bench", python)
-    # six: dev.txt has it for Python 3.10 alone; nvimgcodec: DALI's folder would hide ours.
-    assert there.keys() & more.keys() <= {"six", "nvidia-nvimgcodec-cu13"}
-    assert all(there[name] == more[name] for name in there.keys() & more.keys())
 
 
 @pytest.mark.parametrize("python", PYTHONS)

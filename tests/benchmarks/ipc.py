@@ -1,4 +1,4 @@
-"""What taking objects and giving results costs the device's one process: CPU time an object, nothing done to them."""
+"""What the exchange with decoders costs the device's one process: CPU time an object, with nothing done to it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Nothing:
 
 
 def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
-    """So many processes hand objects over as fast as they can: objects a second, microseconds of CPU each, batches."""
+    """So many processes send objects as fast as they can: objects a second, microseconds of CPU each, batches."""
     counts = Metrics(rows=1, device=True)
     device = DeviceProcess(Nothing, batch=batch, processors=1, counts=counts, row=0, needed=True, stops=True)
     supervisor = device._supervisor
@@ -44,7 +44,7 @@ def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
         child = os.fork()
         if child == 0:
             try:
-                os.write(writer, b"%d\n" % _hand_over(device.link(), seconds))
+                os.write(writer, b"%d\n" % _exchange(device.link(), seconds))
             finally:
                 os._exit(0)
         children.append(child)
@@ -64,7 +64,7 @@ def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
     }
 
 
-def _hand_over(link: Link, seconds: float) -> int:
+def _exchange(link: Link, seconds: float) -> int:
     order = DeviceRequest(os.urandom(SOURCE), (500, 375), [_PROGRAM], (75, None), None)
     done, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
