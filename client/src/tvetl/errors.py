@@ -60,6 +60,13 @@ class ClusterError(TvetlError):
     """The cluster refused something; the message is the cluster's own."""
 
 
+class ClusterFault(ClusterError):
+    """The cluster failed at what was asked, or refused just that (HTTP 400, 409, 500): nobody's rights, nobody's load.
+
+    Of a read it may be that object alone, or all of them.
+    """
+
+
 class NotFound(ClusterError):
     """No such ETL, bucket or object, or an ETL that is stopped."""
 
@@ -68,6 +75,10 @@ class NotReachable(TvetlError):
     """Nobody answers at the endpoint, or not to the end."""
 
     exit_code = 5
+
+
+class BrokenOff(NotReachable):
+    """An answer that ended too early. Of a read it may be that object alone, or all of them."""
 
 
 class NotAIStore(NotReachable):

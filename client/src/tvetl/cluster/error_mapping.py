@@ -20,7 +20,9 @@ from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutErr
 
 from tvetl import proxies
 from tvetl.errors import (
+    BrokenOff,
     ClusterError,
+    ClusterFault,
     NotAIStore,
     NotFound,
     NotReachable,
@@ -41,6 +43,9 @@ _LONGEST = 5000
 #: HTTP's ways to say "not now".
 _NOT_NOW = (429, 502, 503, 504)
 _ETL_ERROR = "ETL error: "
+#: What Go says of a URL with a name in it that AIStore did not escape.
+_UNSENDABLE = re.compile(r'parse ".*": (?:net/url: )?invalid ', re.DOTALL)
+_RENAME = "Rename the object: AIStore puts names into URLs as they are."
 #: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",pod_status="..."] ``,
 #: quoted as Go does; a node that quotes another puts its own before.
 _NODE = re.compile(r'^(?:[pt]\[\w+\]: |\[t\[\w+\](?:,\w+="(?:[^"\\]|\\.)*")*\] )+')
@@ -94,7 +99,10 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
         hint = "`tvetl list` shows the ETLs, and whether they run." if "etl" in message.lower() else ""
         return NotFound(message, hint=hint)
     told = message if str(status) in message else f"{message} (HTTP {status})"
-    return ClusterError(told, hint=_HINTS.get(status, "`tvetl doctor` looks closer." if status >= 500 else ""))
+    if _UNSENDABLE.match(message):
+        return ObjectFailed(told, code="bad_name", status=status, hint=_RENAME)
+    kind = ClusterError if status in _HINTS else ClusterFault
+    return kind(told, hint=_HINTS.get(status, "`tvetl doctor` looks closer." if status >= 500 else ""))
 
 
 def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
@@ -128,7 +136,7 @@ def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
     if proxy:
         return _not_through(proxy, at, _cause(causes[-1]))
     hint = "What was asked for may be done all the same; to ask again is safe. `tvetl doctor` looks closer."
-    return NotReachable(f"{at} broke off its answer {said}", hint=hint)
+    return BrokenOff(f"{at} broke off its answer {said}", hint=hint)
 
 
 def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
@@ -210,7 +218,8 @@ def object_error(name: str, text: str, status: int) -> ObjectError:
         said = row(json.loads(body))
         if "error" in said:
             return ObjectError(name, str(said["error"]), str(said.get("message", said["error"])), status)
-    return ObjectError(name, "not_found" if text == "object not found" else "etl_error", body.strip(), status)
+    code = "not_found" if text == "object not found" else "bad_name" if _UNSENDABLE.match(text) else "etl_error"
+    return ObjectError(name, code, body.strip(), status)
 
 
 def job_id(text: object) -> str:

@@ -190,7 +190,8 @@ class Filler(threading.Thread):
             answer, form = self._rows.answer(self._reader.decoded(name, data, values=False), data), self._rows.form
             assert form is not None
             if (form.shape, form.dtype) != (tuple(answer.shape), answer.dtype):
-                said = f"{name} is {_said(answer.shape, answer.dtype)}, the others {_said(form.shape, form.dtype)}"
+                here, others = _said(answer.shape, answer.dtype), _said(form.shape, form.dtype)
+                said = f"{self._reader.bucket}/{name} is {here}, the others {others}"
                 raise UsageError(f"{said}: no batch can hold both", hint="Resize or crop them to one size.")
         assert answer is not None
         assert self._rows.form is not None

@@ -1,4 +1,8 @@
-"""Attempts to read objects, many in flight, their results in order; and what ``on_error`` makes of a failure."""
+"""Attempts to read objects, many in flight, their results in order; and what ``on_error`` makes of a failure.
+
+``on_error`` is for failures of one object. What is everybody's (nobody answers, no permission, no bucket or ETL, no
+answer in time) always raises. Some failures may be either; see :data:`_IN_DOUBT`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from tvetl.errors import NotFound, ObjectFailed, TvetlError
+from tvetl.errors import BrokenOff, ClusterFault, NotFound, ObjectFailed, TvetlError
 from tvetl.fetch import Fetch, Fetcher
+
+#: May be one object's failure, or everybody's: so are ETL's errors with one of these codes. They are taken for the
+#: object's as long as others are read from the same target; the third in a row from there is raised.
+_IN_DOUBT = (ClusterFault, BrokenOff)
+_CODES_IN_DOUBT = ("unreadable_file", "outside_roots")
+_IN_A_ROW = 3
 
 OnError = Literal["raise", "skip", "substitute"]
 Body: TypeAlias = "bytearray | bytes | None"
@@ -21,16 +31,18 @@ class Source(Protocol):
     @property
     def on_error(self) -> OnError: ...
     def named(self, name: str, error: TvetlError) -> TvetlError: ...
-    def etl_is_there(self) -> None: ...
+    def all_are_there(self) -> None: ...
 
 
 class Attempt:
     """An object that is read: the one at ``index`` of the names, or where that failed, the next that can be read."""
 
-    __slots__ = ("done", "error", "failed", "index", "samples", "where")
+    __slots__ = ("done", "error", "failed", "home", "index", "samples", "where")
 
     def __init__(self, index: int) -> None:
         self.index = index
+        #: The number of the target that is asked.
+        self.home = 0
         #: Where what is made of it goes: the caller's.
         self.where: object = None
         self.done = False
@@ -55,6 +67,8 @@ class Flight:
     def __init__(self, reader: Source, fetcher: Fetcher, make: Make) -> None:
         self._reader, self._fetcher, self._make = reader, fetcher, make
         self._attempts: deque[Attempt] = deque()
+        #: For each target its failures in doubt since the last object that was read from it.
+        self._doubts: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -62,6 +76,7 @@ class Flight:
     def begin(self, attempt: Attempt, home: int, into: memoryview | None = None, prefix: bytes = b"") -> None:
         """Read its object, into memory where that is given (see :class:`Fetch`)."""
         self._attempts.append(attempt)
+        attempt.home = home
         self._fetcher.start(Fetch(self._reader.names[attempt.index], attempt, into, prefix), home)
 
     def advance(self, *, idle: bool = False) -> None:
@@ -82,8 +97,9 @@ class Flight:
         try:
             if fetch.error:
                 raise self._reader.named(fetch.name, fetch.error)
+            self._doubts.pop(attempt.home, None)
             attempt.samples = self._make(fetch.name, fetch.data, attempt)
-        except (ObjectFailed, NotFound) as error:
+        except (ObjectFailed, NotFound, *_IN_DOUBT) as error:
             self._failed(fetch, attempt, error)
         except TvetlError as error:
             attempt.error = error
@@ -95,13 +111,11 @@ class Flight:
         names = self._reader.names
         tries = len(names) if self._reader.on_error == "substitute" else 1
         last = len(attempt.failed) == tries - 1
-        all_alike = isinstance(error, ObjectFailed) and error.code == "bad_arguments"  # no object's own fault
-        if all_alike or self._reader.on_error == "raise" or (self._reader.on_error == "substitute" and last):
+        if self._reader.on_error == "raise" or (self._reader.on_error == "substitute" and last):
             attempt.error = error
             return
         try:
-            if isinstance(error, NotFound):
-                self._reader.etl_is_there()
+            self._check(fetch.name, attempt.home, error)
         except TvetlError as raised:
             attempt.error = raised
             return
@@ -110,4 +124,21 @@ class Flight:
             attempt.done = True
         else:
             name = names[(attempt.index + len(attempt.failed)) % len(names)]
-            self._fetcher.start(Fetch(name, attempt, fetch.into, fetch.prefix))
+            [attempt.home] = self._fetcher.homes([name])
+            self._fetcher.start(Fetch(name, attempt, fetch.into, fetch.prefix), attempt.home)
+
+    def _check(self, name: str, home: int, error: TvetlError) -> None:
+        """Raises what is no one object's failure."""
+        code = error.code if isinstance(error, ObjectFailed) else ""
+        if code == "bad_arguments":
+            raise error
+        in_doubt = isinstance(error, _IN_DOUBT) or code in _CODES_IN_DOUBT
+        if in_doubt:
+            self._doubts[home] = self._doubts.get(home, 0) + 1
+            if self._doubts[home] >= _IN_A_ROW:
+                raise error
+        else:
+            self._doubts.pop(home, None)
+        # AIStore names the object that is gone; of a bucket or an ETL it names that.
+        if in_doubt or (isinstance(error, NotFound) and f"/{name} does" not in error.message):
+            self._reader.all_are_there()

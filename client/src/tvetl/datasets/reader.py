@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,11 +24,12 @@ from tvetl.answers import Decoded, read_answer
 from tvetl.cluster import Cluster, Json
 from tvetl.datasets.flight import Attempt, Flight, Make, OnError
 from tvetl.datasets.lookup import look_up
-from tvetl.errors import ObjectFailed, TvetlError, UsageError
+from tvetl.errors import BrokenOff, ClusterFault, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetcher
 from tvetl.notation import expand
 from tvetl.spec import Pipeline
 from tvetl.spec.limits import COUNTER, SEED, VIEWS
+from tvetl.spec.seed import misnamed
 from tvetl.spec.table import split
 
 #: Whether to read pixels and look the values up here, where a pipeline allows it, or the values themselves.
@@ -92,6 +93,8 @@ class Reader:
         self.on_error, self.reads = on_error, reads
         self.pipeline = pipeline_of(cluster, etl) if etl else None
         own = self.pipeline.seed if self.pipeline else None
+        if etl:
+            _warn_of(self.names)
         #: Given, else the pipeline's own, else drawn here: an epoch can always be made again.
         self.seed = seed if seed is not None else own if own is not None else secrets.randbelow(SEED)
         divided = split(self.pipeline) if self.pipeline and wire == "auto" else None
@@ -101,7 +104,6 @@ class Reader:
         self._endpoint = cluster.endpoint
         self._patience = (cluster.object_seconds(etl) if etl else 45.0) + _GRACE
         self._here: tuple[int, list[Fetcher]] | None = None
-        self._seen = 0.0
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._counts = torch.zeros((_ROWS, 3), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._names_digest = _digest(self.names)
@@ -175,7 +177,8 @@ class Reader:
             cluster = Cluster(self._endpoint, patience=self._patience, connections=self.reads)
             fetcher = Fetcher(cluster, self.bucket, self.etl, patience=self._patience, threads=self.reads)
         try:
-            fetcher.ask({**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments)
+            asked = {**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments
+            fetcher.ask(asked, by_name=self.pipeline is not None)
             yield fetcher
         except BaseException:
             fetcher.close()
@@ -184,22 +187,28 @@ class Reader:
         idle.append(fetcher)
 
     def named(self, name: str, error: TvetlError) -> TvetlError:
-        """An ETL's refusal with the object's name, which it does not say itself."""
-        if not isinstance(error, ObjectFailed):
+        """A failure that may be the object's alone, with its name, which it does not say itself."""
+        said = f"{self.bucket}/{name}: {error.message}"
+        named: TvetlError
+        if isinstance(error, ObjectFailed):
+            hint = _OLDER if re.search(r"\$\.(pixels|like)\b", error.message) else error.hint
+            named = ObjectFailed(f"{said} ({error.code})", code=error.code, status=error.status, hint=hint)
+        elif isinstance(error, (ClusterFault, BrokenOff)):
+            named = type(error)(said, hint=error.hint)
+        else:
             return error
-        message = f"{self.bucket}/{name}: {error.message} ({error.code})"
-        hint = _OLDER if "$.pixels" in error.message else ""
-        named = ObjectFailed(message, code=error.code, status=error.status, hint=hint)
         named.__cause__ = error
         return named
 
-    def etl_is_there(self) -> None:
-        """Raises NotFound where it is the ETL that is gone, and not an object. Asks at most once a second."""
-        if self.etl and time.monotonic() - self._seen > 1.0:
-            cluster = Cluster(self._endpoint)
-            cluster.show(self.etl)
+    def all_are_there(self) -> None:
+        """Raises NotFound where it is the bucket or the ETL that is gone, and not an object."""
+        cluster = Cluster(self._endpoint)
+        try:
+            if self.etl:
+                cluster.show(self.etl)
+            cluster.bucket_id(self.bucket)
+        finally:
             cluster.close()
-            self._seen = time.monotonic()
 
     def decoded(self, name: str, data: bytearray | bytes, *, pil: bool = False, values: bool = True) -> object:
         """What was answered, as tensors, or with ``pil`` its images.
@@ -285,6 +294,16 @@ def labelled(labels: LabelsBy, names: Sequence[str]) -> Callable[[str], object]:
         hint = "Leave them out: names=[name for name in cluster.objects(bucket) if name in labels]"
         raise UsageError(f"{len(missing)} of {len(names)} objects have no label, {missing[0]!r} first", hint=hint)
     return labels.__getitem__
+
+
+def _warn_of(names: Sequence[str]) -> None:
+    """Say which objects no ETL can be given, before an epoch meets them one by one."""
+    count, first = misnamed(names, "never")
+    if count:
+        _log.warning(
+            "AIStore cannot send %d of %d objects to an ETL, %r first: their names have a #, a %% that begins no "
+            "escape, a control character, or a blank behind a ?; rename them", count, len(names), first,
+        )  # fmt: skip
 
 
 def _itself(name: str) -> str:
