@@ -86,7 +86,7 @@ pictures: .venv/dev.stamp  ## draw the pictures that the README shows
 	@.venv/bin/python docs/screens.py
 
 training: .venv/dev.stamp  ## compare training input: torchvision in workers, and the cluster (DATA=<folder of JPEGs>)
-	@.venv/bin/python examples/training.py $(if $(DATA),"$(DATA)")
+	@PYTHONPATH=tests .venv/bin/python -m benchmarks.training $(if $(DATA),"$(DATA)")
 
 bench: .venv/dev.stamp  ## tvetl-server and its peers side by side, into docs/performance.md (DATA=, ARGS=--quick|--help)
 	@PYTHONPATH=tests .venv/bin/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ARGS)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
-import io
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tvetl.cluster import Cluster
@@ -25,8 +20,7 @@ pytest.importorskip("torch", reason="one side is torchvision itself")
 
 import torch
 
-from tvetl.bench import accelerators, canned, sides
-from tvetl.bench.accelerators import Fed
+from tvetl.bench import sides
 from tvetl.bench.apart import apart
 from tvetl.bench.compare import Way, _compare, _measure, _times, bench
 from tvetl.bench.sides import Task, loaded
@@ -51,23 +45,12 @@ def test_all_sides_give_the_same_and_are_counted(
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["images"], told["equal"]) == (1, 1)
-    assert [side["compared"] for side in told["sides"]] == [True] * 7 + [False]
+    assert [side["compared"] for side in told["sides"]] == [True] * 5
     for side in told["sides"]:
         assert side["images_per_second"][0] > 0
         assert side["cpu_ms_per_image"][0] > 0
     with pytest.raises(UsageError, match="decoded"):
         bench(cluster, images, crops)
-
-
-def test_the_sdks_own_dataset_gives_the_same(
-    cluster: Cluster, images: str, tensors: str, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(repository / "examples")
-    import training
-
-    task = Task(cluster.endpoint, images, tensors, ("photo_0.png", "photo_1.png"), seed=4, batch=2, workers=1)
-    by_sdk = partial(training.by_the_sdk, workers=1)
-    assert compared(task, Way(sides.torchvision_here, task), Way(by_sdk, task)) == 2
 
 
 def test_a_side_that_gives_other_values_is_not_equal(cluster: Cluster, images: str, tensors: str) -> None:
@@ -119,59 +102,3 @@ def test_a_workers_time_is_the_training_sides() -> None:
     for _ in range(2):  # also of a worker that lives on, and has ended nothing
         _, milliseconds = _times(lambda epoch: loader, 0)
         assert BURNT * 1000 <= milliseconds < BURNT * 3000
-
-
-def npy(values: np.ndarray) -> bytes:
-    np.save(data := io.BytesIO(), values)
-    return data.getvalue()
-
-
-VALUES = npy(np.ones((3, 224, 224), np.float32))
-PIXELS = npy(np.ones((3, 224, 224), np.uint8))
-
-
-@pytest.fixture
-def recorded() -> Iterator[str]:
-    details = {"name": "an-etl", "runtime": {"image": "an-image", "env": []}, "obj_timeout": "7.0s"}
-    with apart(canned.serve, canned.Recorded({"init_msg": details}, VALUES, PIXELS)) as server:
-        yield str(server.receive())
-
-
-def test_canned_answers_are_a_clusters(recorded: str) -> None:
-    cluster = Cluster(recorded)
-    assert [target.url for target in cluster.targets()] == [recorded]
-    assert cluster.object_seconds("an-etl") == 7.0
-    container = cluster.show("an-etl")
-    assert container is not None
-    assert container.image == "an-image"
-    assert cluster.get("photos", "any", "an-etl", {"seed": 1}) == VALUES
-    assert cluster.get("photos", "any", "an-etl", {"seed": 1, "pixels": True}) == PIXELS
-
-
-def test_canned_answers_come_in_aistores_chunks_over_one_connection(recorded: str) -> None:
-    connection = http.client.HTTPConnection(recorded.removeprefix("http://"), timeout=10)
-    for _ in range(2):
-        connection.request("GET", "/v1/objects/photos/any?etl_name=an-etl")
-        answer = connection.getresponse()
-        assert answer.getheader("Transfer-Encoding") == "chunked"
-        assert len(answer.peek(1)) <= 128 << 10
-        assert answer.read() == VALUES
-    connection.request("GET", "/v1/buckets/photos")
-    assert connection.getresponse().status == 404
-    connection.close()
-
-
-def test_an_accelerator_is_fed(cluster: Cluster, images: str, tensors: str) -> None:
-    try:
-        (fed,) = accelerators.feed(cluster, images, "photo_0.png", tensors, seconds=0.5, most=1)
-    except UsageError as error:
-        pytest.skip(error.message)
-    assert fed.accelerators == 1
-    assert 0 < fed.least_busy <= 1
-    assert 0 < fed.consumers_cpu <= 1.1
-
-
-@pytest.mark.parametrize(("enough", "tried"), [(5, [1, 2, 4, 5, 6, 8]), (0, [1]), (64, [1, 2, 4, 8, 16, 32, 64])])
-def test_the_most_that_is_fed_is_found(enough: int, tried: list[int]) -> None:
-    found = accelerators._search(lambda count: Fed(count, float(count <= enough), 0, 0, 0), 64)
-    assert [fed.accelerators for fed in found] == tried

@@ -1,35 +1,33 @@
 """All sides read the same objects with the same seeds: first their values are compared, then they are timed in turns.
 
-Each side has a process of its own, and so have the servers that stand in for a cluster: what is counted is that
-process and its DataLoader workers, which is what the training machine pays.
+Each side has a process of its own: what is counted is that process and its DataLoader workers, which is what the
+training machine pays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
 
-from tvetl.bench import canned, sides
+from tvetl.bench import sides
 from tvetl.bench.apart import Apart, apart, cpu_seconds
 from tvetl.bench.sides import Epochs, Make, Task
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import pipeline_of, to_tensor
+from tvetl.datasets.reader import pipeline_of
 from tvetl.errors import UsageError
 from tvetl.spec import IMAGE_FORMATS, Pipeline
 from tvetl.spec.table import split
 
 #: The side that the ratios are to.
 OURS = "TransformedBatches"
-#: A round of answers without a cluster would be over in milliseconds: it reads so many images at least.
-_CANNED = 4096
 #: The columns of :meth:`Comparison.rows`.
 TITLES = ("side", "images/s", "CPU ms an image", f"times that of {OURS}")
 
@@ -41,7 +39,7 @@ class Side:
     name: str
     images_per_second: tuple[float, ...]
     cpu_ms_per_image: tuple[float, ...]
-    #: Whether its values were compared; the bare socket has none.
+    #: Whether its values were compared.
     compared: bool = True
 
 
@@ -72,7 +70,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Way:
-    """How a side is made, and of which task. With ``same`` all its objects are the first one's answer of epoch 0."""
+    """How a side is made, and of which task.
+
+    With ``same`` all its objects are the first one's of epoch 0; one that is not ``compared`` gives no images.
+    """
 
     make: Make
     task: Task
@@ -80,8 +81,8 @@ class Way:
     same: bool = False
 
 
-#: Gives further sides for a task.
-More = Callable[[Task], Mapping[str, Way]]
+#: Gives further sides for a task, and keeps what they read from running meanwhile.
+More = Callable[[Task], AbstractContextManager[Mapping[str, Way]]]
 
 
 def bench(
@@ -94,12 +95,12 @@ def bench(
     workers: int = 2,
     batch: int = 32,
     rounds: int = 5,
-    more: More = lambda task: {},
+    more: More = lambda task: nullcontext({}),
 ) -> Comparison:
     """Read ``most`` objects ``rounds`` times on each side. Raises UsageError where the sides cannot be the same.
 
     Sides: torchvision in ``workers`` processes on originals; the ETL by the map-style dataset in as many; by the
-    stream in one worker; by TransformedBatches without any, also of canned answers; and a bare socket.
+    stream in one worker; by TransformedBatches without any; and those that ``more`` gives.
     """
     pipeline = _comparable(cluster, etl)
     names = tuple(cluster.objects(bucket, prefix)[:most])
@@ -107,8 +108,7 @@ def bench(
         raise UsageError(f"there is nothing to read in {bucket!r}", hint="`--prefix` chose nothing.")
     task = Task(cluster.endpoint, bucket, etl, names, pipeline.seed or 0, batch, workers)
     with ExitStack() as stack:
-        answers = canned.record(cluster, bucket, names[0], etl, pipeline, task.seed)
-        ways = {**_ways(task, pipeline), **more(task), **stack.enter_context(_without_cluster(task, pipeline, answers))}
+        ways = {**_ways(task, pipeline), **stack.enter_context(more(task))}
         running = {name: stack.enter_context(apart(_measure, way)) for name, way in ways.items()}
         equal = _compare(task, ways, running)
         timed = _take_turns(running, rounds)
@@ -147,24 +147,6 @@ def _ways(task: Task, pipeline: Pipeline) -> dict[str, Way]:
         OURS: Way(sides.batches, task),
         **({f"{OURS}, wire='values'": by_values} if split(pipeline) else {}),
     }
-
-
-@contextmanager
-def _without_cluster(task: Task, pipeline: Pipeline, recorded: canned.Recorded) -> Iterator[dict[str, Way]]:
-    """TransformedBatches of canned answers, and a bare socket with as many bytes."""
-    answer = to_tensor(recorded.values)
-    size = answer.numel() * answer.itemsize
-    with apart(canned.serve, recorded) as server, apart(canned.serve_bytes, size) as sender:
-        names = task.names * -(-_CANNED // len(task.names))
-        again = replace(task, endpoint=str(server.receive()), names=names)
-        floor = replace(task, endpoint=str(sender.receive()))
-        by_values = Way(partial(sides.batches, wire="values"), again, same=True)
-        bare = partial(sides.bare, shape=tuple(answer.shape), dtype=answer.dtype)
-        yield {
-            f"{OURS}, canned answers": Way(sides.batches, again, same=True),
-            **({f"{OURS}, canned answers, wire='values'": by_values} if split(pipeline) else {}),
-            f"a bare socket, {size / 1000:.0f} kB an image": Way(bare, floor, compared=False),
-        }
 
 
 def _compare(task: Task, ways: Mapping[str, Way], running: Mapping[str, Apart]) -> int:

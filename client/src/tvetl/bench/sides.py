@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +11,6 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from tvetl.bench.apart import LIVE_CLOCKS
-from tvetl.bench.canned import COUNT
 from tvetl.cluster import Cluster
 from tvetl.datasets import TransformedBatches, TransformedImages, TransformedStream
 from tvetl.datasets.reader import Wire, pipeline_of
@@ -77,24 +75,6 @@ def batches(task: Task, wire: Wire = "auto") -> Epochs:
         names=task.names, seed=task.seed, shuffle=False, batch=task.batch, wire=wire,
     )  # fmt: skip
     return _each_epoch(dataset.set_epoch, dataset)  # type: ignore[attr-defined, arg-type]
-
-
-def bare(task: Task, shape: tuple[int, ...], dtype: torch.dtype) -> Epochs:
-    """As many bytes from the socket at ``task.endpoint``, each image's over the one before: the least there can be."""
-
-    def epoch(number: int) -> Iterator[Batch]:
-        image = torch.empty(shape, dtype=dtype)
-        room = image.view(-1).view(torch.uint8).numpy().data
-        connection.sendall(len(task.names).to_bytes(COUNT, "big"))
-        for name in task.names:
-            filled = 0
-            while filled < len(room):
-                filled += connection.recv_into(room[filled:])
-            yield image[None], [name]
-
-    host, _, port = task.endpoint.rpartition(":")
-    connection = socket.create_connection((host, int(port)))
-    return epoch
 
 
 def _each_epoch(set_epoch: Callable[[int], None], batches: Iterable[Batch]) -> Epochs:

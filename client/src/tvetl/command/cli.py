@@ -300,7 +300,11 @@ def transform(
     list_file: Annotated[str, typer.Option("--list", help="Only the objects that this file names, one a line.")] = "",
     retry: Annotated[str, typer.Option(help="Only the objects of an --errors file.")] = "",
     prepend: Annotated[str, typer.Option(help="Put before the names of the results: 'train/'.")] = "",
-    ext: Annotated[list[str] | None, typer.Option(help="Another extension, jpg=npy.")] = None,
+    ext: Annotated[list[str] | None, typer.Option(help="Another extension, jpg=npy; may be repeated.")] = None,
+    workers: Annotated[
+        int,
+        typer.Option(help="Objects that each target reads at once; 0: one for each of its mountpaths; -1: one.", min=-1),
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Store nothing; transform a sample, and estimate.")
     ] = False,
@@ -332,9 +336,10 @@ def transform(
         prefix=prefix,
         names=tuple(names) if names is not None else None,
         template=template or None,
-        rename=jobs.Rename(prepend, dict(_pair(item, "--ext") for item in ext or ())),
+        rename=jobs.Rename.of(prepend, [_pair(item, "--ext") for item in ext or ()]),
         continue_on_error=not stop_on_error,
         again=again,
+        workers=workers,
     )
     if dry_run:
         found = jobs.estimate(cluster, request, sample)
@@ -457,10 +462,7 @@ def bench(
     else:
         print_table(TITLES, done.rows())
         print_line(f"{done.equal} of {done.images} images equal on all sides; median (range) of {done.rounds} rounds")
-        print_line(
-            "CPU time is that of each side's own process and its workers. Left out: the SDK's own dataset and emulated"
-        )
-        print_line("accelerators, which `make training` measures on this machine.")
+        print_line("CPU time is that of each side's own process and its workers.")
     if done.equal != done.images:
         raise typer.Exit(TvetlError.exit_code)
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from tvetl.bench import canned
+from benchmarks.training import canned
+
 from tvetl.bench.apart import LIVE_CLOCKS, Apart, apart, clock
 from tvetl.bench.sides import Task
 from tvetl.cluster import Cluster

@@ -1,6 +1,6 @@
 """Training input, side by side: ``make training``. Each table is Markdown.
 
-    python examples/training.py [FOLDER]
+    PYTHONPATH=tests .venv/bin/python -m benchmarks.training [FOLDER]
 
 FOLDER holds JPEG photographs; without it, some are made of scikit-image's. The cluster is the stand-in, in a process of
 its own on this machine, so images a second are those of processors that do both sides' work. CPU time is that of the
@@ -20,17 +20,13 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-import torch
-from aistore.pytorch import AISMapDataset
-from aistore.sdk import Client
+from benchmarks.training import accelerators, ways
 from PIL import Image
-from torch.utils.data import Dataset
 
-from tvetl.bench import accelerators, sides
+from tvetl.bench import sides
 from tvetl.bench.apart import apart
 from tvetl.bench.compare import TITLES, Comparison, Way, bench
-from tvetl.bench.sides import Epochs, Task
+from tvetl.bench.sides import Task
 from tvetl.cluster import Cluster
 from tvetl.command import terminal
 from tvetl.errors import UsageError
@@ -86,43 +82,23 @@ def cluster_of(sources: Sequence[bytes], *, direct: bool) -> Iterator[Cluster]:
         yield cluster
 
 
-class Decoded(Dataset[object]):
-    """The SDK's own dataset, its answers decoded. It takes no etl_args: each epoch is epoch 0."""
-
-    def __init__(self, task: Task) -> None:
-        bucket = Client(task.endpoint).bucket(task.bucket)
-        self._objects = AISMapDataset(ais_source_list=[bucket], etl_name=task.etl)
-        places = {listed.name: at for at, listed in enumerate(self._objects.get_obj_list())}
-        self._places = [places[name] for name in task.names]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        name, content = self._objects[self._places[index]]
-        return torch.from_numpy(np.load(io.BytesIO(content))), name
-
-
-def by_the_sdk(task: Task, workers: int) -> Epochs:
-    loader = sides.loaded(Decoded(task), task, workers)
-    return lambda epoch: loader
-
-
 def main() -> None:
     sources = photographs(sys.argv[1] if len(sys.argv) > 1 else "")
     size = sum(map(len, sources)) / len(sources) / 1000
     terminal.out.print(f"{IMAGES} images, {len(sources)} different ones, {size:.0f} kB each on average")
     with cluster_of(sources, direct=True) as cluster, cluster_of(sources, direct=False) as refusing:
 
-        def more(task: Task) -> Mapping[str, Way]:
+        @contextmanager
+        def more(task: Task) -> Iterator[Mapping[str, Way]]:
             """The sides that `tvetl bench` leaves out."""
-            return {
-                f"{SDK} in {task.workers} workers": Way(partial(by_the_sdk, workers=task.workers), task),
-                f"{SDK} without workers": Way(partial(by_the_sdk, workers=0), task),
-                "TransformedBatches by the proxy, direct reads refused": Way(
-                    sides.batches, replace(task, endpoint=refusing.endpoint)
-                ),
-            }
+            by_proxy = replace(task, endpoint=refusing.endpoint)
+            with ways.without_cluster(cluster, task) as without_cluster:
+                yield {
+                    f"{SDK} in {task.workers} workers": Way(partial(ways.by_the_sdk, workers=task.workers), task),
+                    f"{SDK} without workers": Way(partial(ways.by_the_sdk, workers=0), task),
+                    "TransformedBatches by the proxy, direct reads refused": Way(sides.batches, by_proxy),
+                    **without_cluster,
+                }
 
         for name, end in ENDS.items():
             steps = [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}, *end]
