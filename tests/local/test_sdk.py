@@ -290,7 +290,14 @@ def test_a_pod_that_exits_ends_its_etl_with_its_jobs(client: Client, pod: Callab
     register(client, "rec-etl", pod)
     job = client.bucket("src").transform("rec-etl", client.bucket("dst"), cont_on_err=True)
     wait(client, job)
-    assert "exited with status 3" in client.job(job).status().err
+    assert client.job(job).status().err == "IC(notifications) abort", "of the pod only the ETL's own job tells"
+    listed = client.cluster().client.request("GET", "etl").json()
+    assert [(etl["stage"], etl["xaction_id"]) for etl in listed if etl["id"] == "rec-etl"] == [("Aborted", "")]
+    asked = {"ID": "", "Kind": "etl-inline"}
+    answer = client.cluster().client.request("GET", "cluster", params={"what": "qryxstats"}, json=asked).json()
+    reasons = sorted(snap["abort-err"] for snaps in answer.values() for snap in snaps if "rec-etl" in snap["ctlmsg"])
+    assert reasons[0] == "IC(notifications) abort"
+    assert "exitCode: 3" in reasons[-1]
     with pytest.raises(Exception, match="does not exist"):
         read(client, "src", "slow00.jpg", etl="rec-etl")
 

@@ -68,7 +68,11 @@ class ClusterFault(ClusterError):
 
 
 class NotFound(ClusterError):
-    """No such ETL, bucket or object, or an ETL that is stopped."""
+    """No such ETL, bucket or object."""
+
+
+class EtlStopped(NotFound):
+    """An ETL that exists and does not run: stopped, ended with one of its pods, or not started yet."""
 
 
 class NotReachable(TvetlError):

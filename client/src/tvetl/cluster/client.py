@@ -16,7 +16,7 @@ import requests
 from aistore.sdk import Bucket, Client, Etl
 from aistore.sdk.errors import AISError, InvalidBckProvider
 from aistore.sdk.etl import ETLConfig
-from aistore.sdk.types import BucketModel, JobSnap
+from aistore.sdk.types import JobSnap
 
 from tvetl import notation, proxies
 from tvetl.cluster import connection, listing, registration
@@ -25,21 +25,20 @@ from tvetl.cluster.error_mapping import (
     GARBLED,
     Json,
     ObjectError,
-    garbled,
     job_id,
+    no_such_file,
     node,
-    not_reached,
     object_error,
     refused,
     row,
     rows,
-    too_late,
+    unanswered,
 )
 from tvetl.cluster.listing import What
 from tvetl.cluster.names import Names, Table
 from tvetl.cluster.registration import Form
-from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, summed
-from tvetl.errors import NotFound, ObjectFailed, TvetlError, UsageError
+from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, between, stopped, summed
+from tvetl.errors import EtlStopped, NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.pod import Container, PodSpec, check_name, container_of
 from tvetl.spec.seed import addressable, arrival, drawn_as
 
@@ -115,31 +114,39 @@ class Cluster:
             found = [EtlInfo(str(r["id"]), str(r.get("stage", "")), int(str(r.get("obj_count", 0)))) for r in told]
         return sorted(found, key=lambda etl: etl.name)
 
+    def stopped(self, name: str) -> EtlStopped | None:
+        """Why an ETL does not run, and since when, where AIStore tells it; None where it runs, or there is none."""
+        stage = next((etl.stage for etl in self.etls() if etl.name == name), None)
+        with suppress(TvetlError), self._explained():
+            runs = self._json("cluster", {"ID": "", "Kind": "etl-inline"}, what="qryxstats")
+            return stopped(name, stage, runs) if stage else None
+        return stopped(name, stage, None) if stage else None
+
     def show(self, name: str) -> Container | None:
-        """Image, command and environment of a running ETL. Raises NotFound, for a stopped one too."""
-        with self._explained():
+        """Image, command and environment of a running ETL. Raises NotFound, EtlStopped."""
+        with self._explained(name):
             return container_of(row(row(self._json(f"etl/{name}"))["init_msg"]))
 
     def object_seconds(self, name: str) -> float:
         """How long the cluster gives this ETL for one object (``obj_timeout``); AIStore's 45 where it does not say."""
-        with self._explained():
+        with self._explained(name):
             told = str(row(row(self._json(f"etl/{name}"))["init_msg"]).get("obj_timeout", ""))
         return notation.seconds(told) or 45.0
 
     def errors(self, name: str, job: str = "") -> list[ObjectError]:
         """What failed in one job of the ETL, or in reading objects inline; AIStore keeps 128 a target.
 
-        Raises NotFound once the ETL is stopped.
+        Raises EtlStopped once the ETL is stopped, NotFound where there is none.
         """
-        with self._explained():
+        with self._explained(name):
             details = row(self._json(f"etl/{name}", uuid=job))
             row(details["init_msg"])
             told = rows(details.get("obj_errors"))
             return [object_error(str(r["obj_name"]), str(r["msg"]), int(str(r.get("ecode") or 0))) for r in told]
 
     def logs(self, name: str) -> dict[str, str]:
-        """What the ETL's pods wrote, by target. Raises NotFound once the ETL is stopped."""
-        with self._explained():
+        """What the ETL's pods wrote, by target. Raises EtlStopped once the ETL is stopped, NotFound without one."""
+        with self._explained(name):
             check_name(name)
             told = rows(self._json(f"etl/{name}/logs"))
             return {str(r["target_id"]): base64.b64decode(str(r["logs"])).decode(errors="replace") for r in told}
@@ -207,7 +214,9 @@ class Cluster:
     def get(self, bucket: str, name: str, etl: str = "", arguments: Mapping[str, Json] | None = None) -> bytes:
         """Read one object, transformed by the ETL where one is named; ``arguments`` are its ``etl_args``.
 
-        Raises ObjectFailed where the ETL refuses the object, NotFound where there is no such object or running ETL.
+        A pipeline's draws are by the object's name. One that AIStore would change on the way is told in ``like``.
+        Raises ObjectFailed where the ETL refuses the object, NotFound where there is no such object or ETL, and
+        EtlStopped where the ETL does not run.
         """
         if not addressable(name):
             raise ObjectFailed(f"{name!r} is no name that an object can be read by", code="bad_name")
@@ -217,9 +226,8 @@ class Cluster:
             if container and container.pipeline:  # another's ETL does not know the argument
                 asked["like"] = drawn_as(bucket, name)
         config = ETLConfig(name=etl, args=asked) if etl else None
-        with self._explained():
+        with self._explained(etl):
             data = bytes(self._bucket(bucket).object(name).get_reader(etl=config).read_all())
-        A pipeline's draws are by the object's name. One that AIStore would change on the way is told in ``like``.
         if etl and not data:
             raise ObjectFailed(f"{name}: the ETL answered nothing", code="empty_answer", status=200)
         return data
@@ -257,7 +265,7 @@ class Cluster:
         continue_on_error: bool,
     ) -> str:
         """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id."""
-        with self._explained():
+        with self._explained(etl):
             return job_id(
                 self._bucket(source, self._acts).transform(
                     etl_name=etl,
@@ -281,7 +289,7 @@ class Cluster:
         continue_on_error: bool,
     ) -> str:
         """Begin to transform objects by name; gives the job's id, which may be that of an idle job taken up again."""
-        with self._explained():
+        with self._explained(etl):
             return job_id(
                 self._bucket(source, self._acts)
                 .objects(obj_names=[*names])
@@ -305,8 +313,7 @@ class Cluster:
         found = {}
         for match in filter(None, (re.fullmatch(r"etl-(?:bck|listrange)\[(.+)\]", entry) for entry in running)):
             snaps = self._snaps(match[1])
-            ends = {(_url(snap.source_bck), _url(snap.destination_bck)) for snap in snaps}
-            if ends == {(_plain(source), _plain(destination))} and not (now := summed(snaps)).ended:
+            if between(snaps, source, destination) and not (now := summed(snaps)).ended:
                 found[match[1]] = now
         return found
 
@@ -338,31 +345,29 @@ class Cluster:
         except InvalidBckProvider as error:
             raise UsageError(f"AIStore knows no provider {provider!r}", hint="ais, s3, gs and others do.") from error
 
-    def _json(self, path: str, **params: str) -> Json:
-        with self._explained():
-            answer: Json = self._reads.cluster().client.request("GET", path, params=params).json()
-            return answer
+    def _json(self, path: str, body: Mapping[str, Json] | None = None, /, **params: str) -> Json:
+        answer: Json = self._reads.cluster().client.request("GET", path, params=params, json=body).json()
+        return answer
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the SDK and the network raise into our kinds, each with what to try."""
+    def _explained(self, etl: str = "") -> Iterator[None]:
+        """Turn what the SDK and the network raise into our kinds, each with what to try.
+
+        AIStore's targets say of an ``etl`` that is stopped what they say of one that does not exist.
+        """
         try:
             yield
-        except TvetlError:
-            raise
         except AISError as error:
-            raise self._refused(error) from error
-        except requests.RequestException as error:
-            raise not_reached(self.endpoint, error) from error
-        except TimeoutError as error:
-            raise too_late(self.endpoint) from error
-        except GARBLED as error:
-            raise garbled(self.endpoint, error, proxies.before(self.endpoint)) from error
+            told = self._refused(error)
+            if etl and etl in told.message and isinstance(told, NotFound):
+                told = self.stopped(etl) or told
+            raise told from error
+        except (requests.RequestException, TimeoutError, *GARBLED) as error:
+            raise unanswered(self.endpoint, error) from error
         except OSError as error:
-            if " TLS " not in str(error):  # requests' own, for a file that is not there
-                raise
-            hint = "AIS_CLIENT_CA (over it REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
-            raise UsageError(str(error), hint=hint) from error
+            if no_file := no_such_file(error):
+                raise no_file from error
+            raise
 
     def _refused(self, error: AISError) -> TvetlError:
         missing = error.status_code == 404 and getattr(error.req, "method", "") == "HEAD"  # AIStore has no words then
@@ -377,13 +382,3 @@ class Cluster:
         """Some servers quote what they were asked."""
         token = self._reads.cluster().client.token
         return text.replace(token, "***") if token else text
-
-
-def _url(bucket: BucketModel | None) -> str:
-    return f"{bucket.provider}://{bucket.name}" if bucket else ""
-
-
-def _plain(bucket: str) -> str:
-    """A bucket by URL, also where it was named alone."""
-    provider, _, name = bucket.rpartition("://")
-    return f"{provider or 'ais'}://{name.rstrip('/')}"

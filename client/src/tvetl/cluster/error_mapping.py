@@ -30,6 +30,7 @@ from tvetl.errors import (
     TimedOut,
     TvetlError,
     Unavailable,
+    UsageError,
 )
 from tvetl.proxies import Proxy
 
@@ -47,8 +48,8 @@ _ETL_ERROR = "ETL error: "
 _UNSENDABLE = re.compile(r'parse ".*": (?:net/url: )?invalid ', re.DOTALL)
 _RENAME = "Rename the object: AIStore puts names into URLs as they are."
 #: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",pod_status="..."] ``,
-#: quoted as Go does; a node that quotes another puts its own before.
-_NODE = re.compile(r'^(?:[pt]\[\w+\]: |\[t\[\w+\](?:,\w+="(?:[^"\\]|\\.)*")*\] )+')
+#: quoted as Go does, and without the target where it is a pod's end; a node that quotes another puts its own before.
+_NODE = re.compile(r'^(?:[pt]\[\w+\]: |\[(?:t\[\w+\])?(?:,?\w+="(?:[^"\\]|\\.)*")*\] )+')
 _POD_STATUS = re.compile(r',pod_status="((?:[^"\\]|\\.)*)"')
 _TERMINATED = re.compile(r"state: Terminated, reason: (.*?), message: (.*), exitCode: (-?\d+)$", re.DOTALL)
 _HINTS = {
@@ -139,6 +140,21 @@ def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
     return BrokenOff(f"{at} broke off its answer {said}", hint=hint)
 
 
+def unanswered(endpoint: str, error: Exception) -> TvetlError:
+    """What the network, or an answer that cannot be understood, raised in place of an answer."""
+    if isinstance(error, requests.RequestException):
+        return not_reached(endpoint, error)
+    if isinstance(error, TimeoutError):
+        return too_late(endpoint, proxies.before(endpoint))
+    return garbled(endpoint, error, proxies.before(endpoint))
+
+
+def no_such_file(error: OSError) -> UsageError | None:
+    """For a certificate's file that is not there, which `requests` looks for; None for another error."""
+    hint = "AIS_CLIENT_CA (over it REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
+    return UsageError(str(error), hint=hint) if " TLS " in str(error) else None
+
+
 def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
     """No answer in time."""
     if proxy:
@@ -182,7 +198,12 @@ def sentence(status: int, text: str) -> tuple[str, bool]:
         told = str(row(json.loads(text))["message"]) if text else f"HTTP {status}"
     except (ValueError, LookupError, TypeError, RecursionError):
         return _excerpt(text), False
-    return _NODE.sub("", told).partition(" - try starting new ETL")[0].strip()[:_LONGEST], True
+    return without_node(told).partition(" - try starting new ETL")[0].strip()[:_LONGEST], True
+
+
+def without_node(message: str) -> str:
+    """AIStore's sentence without the node, pod and service that it begins with."""
+    return _NODE.sub("", message)
 
 
 def ended(text: str) -> str:
@@ -191,9 +212,14 @@ def ended(text: str) -> str:
     AIStore takes the pod away in the moment in which it ends, mostly before anybody could ask for its log.
     """
     try:
-        quoted = _POD_STATUS.search(str(row(json.loads(text))["message"]))
+        return container_end(str(row(json.loads(text))["message"]))
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
+
+
+def container_end(message: str) -> str:
+    """The same of AIStore's sentence alone; "" where it quotes no container that ended."""
+    quoted = _POD_STATUS.search(message)
     status = (
         re.sub(r"\\(.)", lambda escaped: {"n": "\n", "t": "\t"}.get(escaped[1], escaped[1]), quoted[1])
         if quoted

@@ -88,9 +88,9 @@ def start(cluster: Registrar, pod: PodSpec, form: Form) -> str:
             raise
         seen = watch.finish()
     freed = _free(cluster, pod.name)
-    # The server may have quoted the pod's last line itcluster. That we ended the wait is no reason of its own.
-    reasons = [] if watch.ended else [reason]
-    said = last or "; ".join(reasons + [line for line in seen if line not in reason])
+    # The server may have quoted the pod's last line itself. That we ended the wait is no reason of its own.
+    more = [line for line in seen if line not in reason]
+    said = last or "; ".join(more if watch.ended and more else [reason, *more])
     hint = _start_hint(pod, said) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
     raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=hint) from cause
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aistore.sdk.types import JobSnap
 
+from tvetl.cluster.error_mapping import Json, container_end, row, rows, without_node
+from tvetl.errors import EtlStopped
+
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
+#: What AIStore gives as the reason where another node, or a user, ended something.
+_NO_REASON = ("", "IC(notifications) abort", "user abort")
 
 
 @dataclass(frozen=True)
@@ -59,3 +65,51 @@ def summed(snaps: Sequence[JobSnap]) -> Snapshot:
         ended=bool(snaps) and all(s.end_time not in ("", _NEVER) for s in snaps),
         aborted=next((s.abort_err or "aborted" for s in snaps if s.aborted or s.abort_err), ""),
     )
+
+
+def between(snaps: Sequence[JobSnap], source: str, destination: str) -> bool:
+    """Whether the job reads the one bucket and writes the other."""
+    ends = {
+        tuple(bucket and f"{bucket.provider}://{bucket.name}" for bucket in (s.source_bck, s.destination_bck))
+        for s in snaps
+    }
+    return ends == {(_url(source), _url(destination))}
+
+
+def _url(bucket: str) -> str:
+    """A bucket by URL, also where it was named alone."""
+    provider, _, name = bucket.rpartition("://")
+    return f"{provider or 'ais'}://{name.rstrip('/')}"
+
+
+def stopped(name: str, stage: str, runs: Json) -> EtlStopped | None:
+    """Why an ETL does not run; None where it does.
+
+    ``runs`` is AIStore's answer about all ETLs' own jobs (``etl-inline``, one for each start), by target. The stage of
+    an ETL follows the end of its job by some moments.
+    """
+    hint = f"`tvetl start {name}` starts it again."
+    own = re.compile(rf"\[{re.escape(name)}-\w+:|pod=\"{re.escape(name)}-")  # in ctlmsg, "init-spec[NAME-hpush://]"
+    found = [
+        (target, snap)
+        for target, snaps in row(runs).items()
+        for snap in rows(snaps)
+        if own.search(f"{snap.get('ctlmsg')} {snap.get('abort-err')}")
+    ]
+    last = max(found, key=lambda each: str(each[1].get("start-time")), default=("", {}))[1].get("id")
+    ended = [(t, s) for t, s in found if s.get("id") == last and s.get("end-time") not in ("", None, _NEVER)]
+    if not ended:
+        if stage == "Running":
+            return None
+        if stage == "Initializing":
+            return EtlStopped(f"the ETL {name!r} is starting", hint="`tvetl list` shows when it is Running.")
+        return EtlStopped(f"the ETL {name!r} is stopped", hint=hint)
+    since = min(str(snap["end-time"]) for _, snap in ended)
+    said = f"the ETL {name!r} is stopped, since {re.sub(r'T|[.][0-9]+', ' ', since).replace(' Z', ' UTC')}"
+    for target, snap in ended:
+        if (reason := str(snap.get("abort-err") or "")) not in _NO_REASON:
+            how = container_end(reason)
+            said += f": its pod on the target {target} ended" if how else ""
+            said += f": {how or without_node(reason)[:500]}"
+            break
+    return EtlStopped(said, hint=hint)

@@ -41,7 +41,7 @@ class Api:
         self._direct, self._began = direct, time.time_ns()
         self.version = 1  # of the map, of which ``targets`` are
         self._copying = Copying(store, etls, xactions, proxy, self.home)
-        etls.ended = xactions.end
+        etls.began, etls.ended = xactions.begin_etl, xactions.end_etl
         self._at_proxy: dict[str, Route] = {
             "GET daemon": self._smap, "GET health": self._health, "GET buckets": self._bucket_get,
             "HEAD buckets": self._bucket_head, "POST buckets": self._bucket_post, "DELETE buckets": self._bucket_delete,
@@ -211,8 +211,7 @@ class Api:
                 raise ApiError(404, f"xaction {kind} not found", "ErrXactNotFound")
             return HttpResponse.text(msgspec.json.encode(found[-1].status).decode())
         if what == "running_all":
-            running = [f"etl-inline[{etl.xid}]" for etl in self._etls.all() if etl.stage == "Running"]
-            running += [f"{job.kind}[{job.id}]" for job in self._xactions.find(kind=kind) if not job.end]
+            running = [f"{job.kind}[{job.id}]" for job in self._xactions.find(kind=kind) if not job.end]
             return HttpResponse.json(sorted(name for name in running if name.startswith(kind)))
         raise _unsupported(f"answer what={what}")
 

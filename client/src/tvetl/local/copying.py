@@ -41,10 +41,7 @@ class Copying:
 
         summary = f"{'etl' if etls else 'cp'} {detail}=>ais://{to}" + (f"/{value.prepend}" if value.prepend else "")
         where = bucket if kind.endswith("listrange") else to
-        used = tuple(etl.name for etl in etls)
-        return self._xactions.start(
-            kind, found, work, detail=summary, bucket=where, source=bucket, destination=to, etls=used
-        )
+        return self._xactions.start(kind, found, work, detail=summary, bucket=where, source=bucket, destination=to)
 
     def copy(
         self, target: NodeServer, source: tuple[str, str], to: tuple[str, str], etls: Sequence[Etl], *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -108,7 +109,7 @@ class EtlResponse(Body):
 
 
 class Etls:
-    """All ETLs of a cluster. ``ended(name, reason)`` is called when one stops, for the jobs that use it."""
+    """All ETLs of a cluster; ``began`` and ``ended`` keep their own jobs, and end others' with them (xactions)."""
 
     def __init__(
         self, store: Store, proxy: NodeServer, targets: Sequence[NodeServer], server: Sequence[str],
@@ -118,7 +119,8 @@ class Etls:
         self._server, self._allow, self._log = server, allow, log
         self._etls: dict[str, Etl] = {}
         self._lock = threading.Lock()
-        self.ended: Callable[[str, str], None] = lambda name, reason: None
+        self.began: Callable[[str, str], None] = lambda job, detail: None
+        self.ended: Callable[[str, str, NodeServer | None, bool], None] = lambda job, reason, target, ran: None
 
     # -- registering ----------------------------------------------------------------------------------------------
 
@@ -156,17 +158,19 @@ class Etls:
         return self._launch(etl)
 
     def stop(self, name: str) -> None:
-        self._end(self.known(name), "ETL stopped")
+        self._end(self.known(name))
 
     def delete(self, name: str) -> None:
         self.stop(name)
         with self._lock:
             self._etls.pop(name, None)
 
-    def _end(self, etl: Etl, reason: str) -> None:
+    def _end(self, etl: Etl, reason: str = "", target: NodeServer | None = None) -> None:
+        """End it on every target: without a reason a user has asked for it. Of its job a listing knows nothing then."""
         etl.cancelled.set()
-        etl.stage = "Aborted"
-        self.ended(etl.name, reason)
+        ran, etl.stage = etl.stage == "Running", "Aborted"
+        self.ended(etl.xid, reason, target, ran)
+        etl.xid, etl.objects, etl.in_bytes, etl.out_bytes = "", 0, 0, 0
         stoppers = [threading.Thread(target=pod.stop) for pod in list(etl.pods.values())]
         for stopper in stoppers:
             stopper.start()
@@ -175,6 +179,8 @@ class Etls:
 
     def _launch(self, etl: Etl) -> str:
         etl.xid, etl.secret = f"etl-{secrets.token_urlsafe(7)}", secrets.token_hex(5)
+        form = "spec" if etl.message.spec else "runtime"
+        self.began(etl.xid, f"init-{form}[{etl.name}-{etl.message.communication}]")
         deadline = time.monotonic() + etl.plan.init_timeout
         target = self._targets[0]
         reason: str | None = None
@@ -208,12 +214,12 @@ class Etls:
                 etl.pods = etl.pods | {target.id: pod}
                 reason = pod.ready(etl.plan.probe, time.monotonic() + etl.plan.init_timeout, etl.cancelled)
                 if reason:
-                    self._end(etl, reason)
+                    self._end(etl, reason, target)
 
     def _fail(self, etl: Etl, target: NodeServer, reason: str) -> None:
         """Raise the reason at once, where AIStore lets the caller wait for nothing. The name stays taken."""
         pod = f"{etl.name}-{target.id}".lower()
-        self._end(etl, reason)
+        self._end(etl, reason, target)
         self._log(f"{etl.name}: did not start: {reason}")
         place = {"method": "POST", "url_path": "/v1/txn/begin", "caller": self._proxy.label, "node": target.label}
         message = f'[{target.label},{etl.plan.label}pod="{pod}",service="{pod}"] {reason}'
@@ -238,7 +244,12 @@ class Etls:
         """A container that exits ends its ETL on every target, with the jobs."""
         if etl.stage == "Running" and not etl.cancelled.is_set() and pod in etl.pods.values():
             self._log(f"{pod.name} exited with status {pod.status}; see {pod.log}")
-            self._end(etl, f"pod {pod.name} exited with status {pod.status}")
+            target = next((each for each in self._targets if etl.pods.get(each.id) is pod), None)  # None: taken down
+            code = 128 - pod.status if pod.status < 0 else pod.status  # of a signal, as Kubernetes counts it
+            log = pod.tail().decode(errors="replace") if code else ""
+            status = f"container: server, state: Terminated, reason: {'Error' if code else 'Completed'}, "
+            status += f"message: {log}, exitCode: {code}"
+            self._end(etl, f'[pod="{pod.name}",pod_status={json.dumps(status, ensure_ascii=False)}] {status}', target)
 
     # -- sending objects --------------------------------------------------------------------------------------------
 

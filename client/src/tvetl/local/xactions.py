@@ -14,6 +14,7 @@ from tvetl.local.http import ApiError, NodeServer, disk_error
 WORKERS = 4  # objects of a job at once for each target; a transformer has two workers by default
 _ERRORS_KEPT = 128  # errors of single objects for each target (recorded)
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
+_IC_ABORT = "IC(notifications) abort"  # what a target says that was told to end a job by others (recorded)
 
 
 @dataclass
@@ -44,7 +45,6 @@ class Xaction:
     bucket: str
     source: str
     destination: str
-    etls: tuple[str, ...]
     snaps: defaultdict[str, Snap]  # a target may come while it runs
     start: int = field(default_factory=time.time_ns)
     end: int = 0
@@ -85,7 +85,7 @@ class Xaction:
                 return
             self.stopped = reason
             for key, snap in self.snaps.items():
-                snap.abort_error = reason if target is None or key == target.id else "IC(notifications) abort"
+                snap.abort_error = reason if target is None or key == target.id else _IC_ABORT
             if not self.pending:
                 self.end = time.time_ns()
 
@@ -135,14 +135,12 @@ class Xactions:
 
     def start(
         self, kind: str, names: Iterable[str], work: Callable[[Xaction, str], None], *,
-        detail: str, bucket: str, source: str, destination: str = "", etls: tuple[str, ...] = (),
+        detail: str, bucket: str, source: str, destination: str = "",
     ) -> Xaction:  # fmt: skip
         """Start a job: ``work(job, name)`` for every name, on a few threads."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
-        snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
-        job = Xaction(job_id, kind, detail, bucket, source, destination, etls, snaps)
-        self._xactions[job_id] = job
+        job = self._add(job_id, kind, detail, bucket, source, destination)
         rest, lock = iter(names), threading.Lock()
 
         def work_on() -> None:
@@ -171,11 +169,27 @@ class Xactions:
             raise ApiError(404, f"xaction {kind}[{job_id}] not found", "ErrXactNotFound")
         return [job for job in list(self._xactions.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
 
-    def end(self, etl: str, reason: str) -> None:
-        """End all jobs that use an ETL."""
-        for job in self.find():
-            if etl in job.etls:
-                job.stop(reason)
+    def _add(self, job_id: str, kind: str, detail: str, *buckets: str) -> Xaction:
+        snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
+        job = self._xactions[job_id] = Xaction(job_id, kind, detail, *(buckets or ("", "", "")), snaps)
+        return job
+
+    def begin_etl(self, job_id: str, detail: str) -> None:
+        """An ETL's own job, from its start to its end."""
+        self._add(job_id, "etl-inline", detail)
+
+    def end_etl(self, job_id: str, reason: str, target: NodeServer | None, ran: bool) -> None:
+        """An ETL ends: by a user, or for a reason at one target. All bucket jobs end, those of other ETLs too.
+
+        Jobs over chosen objects go on, and each of their objects fails. All of it as AIStore 5.0 does.
+        """
+        if own := self._xactions.get(job_id):
+            own.pending = 0
+            if reason:
+                own.stop(reason, target)
+            own.end = own.end or time.time_ns()
+        for job in self.find(kind="etl-bck") if ran else ():
+            job.stop(_IC_ABORT if reason else "user abort")
 
     def query(self, job_id: str, kind: str) -> dict[str, list[dict[str, object]]]:
         jobs = self.find(job_id, kind)
