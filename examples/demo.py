@@ -45,7 +45,7 @@ def photographs(folder: str) -> list[Path]:
         if package is None or package.origin is None:
             raise UsageError("there are no photographs", hint="Name a folder: make demo DATA=~/Pictures")
         return [Path(package.origin).parent / "data" / name for name in PHOTOGRAPHS]
-    endings = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+    endings = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     found = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in endings)
     if not found:
         raise UsageError(f"there are no photographs in {folder!r}")

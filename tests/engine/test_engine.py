@@ -142,6 +142,9 @@ def test_a_result_that_its_format_cannot_hold_is_no_bug(format: str) -> None:
         (b'<svg xmlns="x">', "SVG"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"hello, there", "text"),
+        (b"P6 is a paper size", "text"),
+        (b"P7\nWIDTH 1", "a PAM image"),
+        (b"PF\n1 1\n-1.0\n" + bytes(12), "a PFM image"),
         (bytes(range(200, 256)), "of a kind not known here"),
     ],
 )
@@ -150,7 +153,7 @@ def test_what_is_no_image_is_told_as_what_it_looks_like(data: bytes, looks: str)
         engine(CROP).transform(data, "b/o", Arguments())
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
 def test_every_allowed_format_is_read_and_its_half_is_damaged(kind: str, photo: bytes) -> None:
     whole = Image.open(io.BytesIO(photo)).convert("RGB")
     data = as_file(whole, kind)

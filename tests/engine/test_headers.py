@@ -19,7 +19,7 @@ def test_a_place_beyond_all_numbers_is_left_to_the_decoder() -> None:
     headers.check(b"II+\0\x08\0\0\0" + b"\xff" * 8, "TIFF", FEW)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF", "BMP", "PPM"])
 def test_nothing_and_noise_are_left_to_the_decoder(kind: str) -> None:
     for data in (b"", b"II", bytes(100), b"\xff" * 40, bytes(range(256))):
         headers.check(data, kind, Limits(max_pixels=2**40))
@@ -71,3 +71,47 @@ def test_pages_of_a_tiff_are_counted_until_one_comes_again(order: str, big: bool
     headers.check(pages(first + size, first), "TIFF", FEW)
     with pytest.raises(TooManyFrames, match="3 frames or more"):
         headers.check(pages(first + size, first + 2 * size, 0), "TIFF", FEW)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6\n4 4\n255\n" + bytes(48),
+        b"P5 1 1 65535 \0\0",
+        b"P4\r\n8\t1\n#",
+        b"P1\n# a comment\n3 2\n010\n101\n",
+        b"P2 2 1 15 3 4",
+        b"P3\n#" + b"a long comment, " * 60 + b"\n1 1 255 1 2 3\n",
+        b"P6\n4 4#\n255\n#",
+    ],
+)
+def test_a_ppm_is_known_by_its_numbers(data: bytes) -> None:
+    assert headers.is_ppm(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"P6",
+        b"P6\n",
+        b"P6 a4 4 255\n",
+        b"P5 10 20 and 30 more\n",
+        b"P2 2 1 15 three and four",
+        b"P1 1 1 x 1",
+        b"P7\nWIDTH 1\n",
+        b"P6#\n4 4 255\n",
+        b"P3\n" + b"a long text, " * 60,
+        b"P8 1 1 255 \0\0\0",
+    ],
+)
+def test_text_that_begins_like_a_ppm_is_none(data: bytes) -> None:
+    assert not headers.is_ppm(data)
+
+
+def test_what_stands_before_the_pixels_of_a_ppm_is_limited() -> None:
+    for gap in (b" ", b"#", b"#\n"):
+        for place in (b"P6\n%s\n1 1\n255\n\0\0\0", b"P6\n1 1\n%s\n255\n\0\0\0"):
+            headers.check(place % (gap * 20_000), "PPM", FEW)
+            with pytest.raises(DamagedImage, match="more than 65,536 bytes before its pixels"):
+                headers.check(place % (gap * 70_000), "PPM", FEW)

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 from tvetl.spec import Arguments, opening, parse
 from tvetl.spec.opening import open_rgb
 from tvetl_server.engine import Engine
-from tvetl_server.errors import WrongDepth
+from tvetl_server.engine.decode import open_source
+from tvetl_server.errors import NotAnImage, ObjectError, TooManyPixels, WrongDepth
 from tvetl_server.limits import Limits
 
 Pixels = npt.NDArray[np.uint8]
@@ -26,6 +28,8 @@ Write = Callable[[Image.Image, int], bytes]
 ORIENTATION = 0x0112
 #: A crop in the middle, so that regions are decoded where they can be; height and width.
 CROP = (20, 12)
+#: All levels of 16 bits, as far as there is room.
+RAMP = np.linspace(0, 65535, 38 * 57).reshape(38, 57).astype(np.uint16)
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (57, 38)) -> Image.Image:
@@ -139,10 +143,92 @@ def test_an_image_is_turned_as_pillow_turns_it(kind: str, setting: str) -> None:
     assert len(turned) == (1 if kind in ("GIF", "BMP") or not turns else 8)
 
 
+# --- PPM, PGM, PBM --------------------------------------------------------------------------------------------------
+
+
+def _as_text(magic: bytes, values: npt.NDArray[Any], most: bytes = b"") -> bytes:
+    """(H, W) or (H, W, C) as plain text, with comments between the numbers and lines of any length."""
+    height, width = values.shape[:2]
+    rows = b"\n".join(b" ".join(b"%d" % value for value in row) for row in values.reshape(height, -1).tolist())
+    return (
+        b"%s\n# made by hand\n%d %d\n%s\n" % (magic, width, height, most)
+        + rows.replace(b"\n", b" # a row\n", 3)
+        + b"\n"
+    )
+
+
+COLOUR = np.random.default_rng(2).integers(0, 256, (38, 57, 3), dtype=np.uint8)
+PPM: dict[str, bytes] = {
+    "P1": _as_text(b"P1", COLOUR[..., 0] & 1),
+    "P1 without blanks": _as_text(b"P1", COLOUR[..., 0] & 1).replace(b" 0", b"0"),
+    "P2": _as_text(b"P2", COLOUR[..., 0], b"255"),
+    "P2 of 4 bits": _as_text(b"P2", COLOUR[..., 0] >> 4, b"15"),
+    "P3": _as_text(b"P3", COLOUR, b"255"),
+    "P3 of 10 bits": _as_text(b"P3", COLOUR.astype(int) * 4, b"1023"),
+    "P4": saved(picture("1"), "PPM"),
+    "P5": saved(picture("L"), "PPM"),
+    "P5 up to 100": b"P5 57 38 100\n" + (COLOUR[..., 0] % 101).tobytes(),
+    "P6": saved(picture(), "PPM"),
+    "P6 up to 100": b"P6\r\n#\r\n57\t38\v100\f" + (COLOUR % 101).tobytes(),
+    "P6 of 16 bits": b"P6 57 38 65535\n" + np.stack([RAMP] * 3, axis=-1).astype(">u2").tobytes(),
+    "P6 with something behind": saved(picture(), "PPM") * 2,
+}
+
+
+@pytest.mark.parametrize("kind", PPM)
+def test_a_ppm_has_pillows_pixels(kind: str) -> None:
+    whole = np.asarray(Image.open(io.BytesIO(PPM[kind])).convert("RGB"))
+    assert np.array_equal(answer(PPM[kind], orientation="apply"), whole)
+    part = answer(PPM[kind], {"op": "CenterCrop", "size": CROP})
+    assert np.array_equal(part, whole[9 : 9 + CROP[0], 22 : 22 + CROP[1]])
+
+
+def _by_pillow(data: bytes) -> Image.Image | None:
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PPM"])
+        return image.convert("RGB") if image.width * image.height < 10**6 else None
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _by_us(data: bytes) -> Image.Image | type[ObjectError]:
+    try:
+        return open_source(data, Limits(max_pixels=10**6), parse({"steps": [], "depth": "convert"})).pixels()
+    except ObjectError as error:
+        return type(error)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_broken_ppm_is_refused_or_has_pillows_pixels() -> None:
+    chance, answered, refused = Random(4), 0, 0
+    for name, good in PPM.items():
+        for at in range(30):
+            broken = bytearray(good)
+            if at % 3:
+                for _ in range(chance.randrange(1, 4)):
+                    broken[chance.randrange(min(len(broken), 60))] = chance.choice(b"0123456789 \n#\xff-P")
+            else:
+                del broken[chance.randrange(3, len(broken)) :]
+            data = bytes(broken)
+            expected, got = _by_pillow(data), _by_us(data)
+            if isinstance(got, Image.Image):
+                assert expected is not None and np.array_equal(got, expected), (name, data[:60])
+                answered += 1
+            else:  # Pillow also takes +5 and 1_0 for numbers
+                assert expected is None or got is NotAnImage, (name, data[:60])
+                refused += 1
+    assert min(answered, refused) > 50
+
+
+@pytest.mark.parametrize("data", [b"P6 65500 65500 255\n", b"P1\n9999999999 9999999999\n1", b"P2 65500 65500 65535 1"])
+def test_a_ppm_that_promises_too_much_is_refused_from_its_header(data: bytes) -> None:
+    with pytest.raises(TooManyPixels, match="more than the"):
+        answer(data)
+
+
 # --- depth ----------------------------------------------------------------------------------------------------------
 
-RAMP = np.linspace(0, 65535, 38 * 57).reshape(38, 57).astype(np.uint16)
-#: As many levels as a mode may have, from 0 on, and 8 bits of each by torchvision's ToDtype(uint8, scale=True).
+#: Its 8 bits by torchvision's ToDtype(uint8, scale=True).
 EIGHT = (RAMP >> 8).astype(np.uint8)
 
 
@@ -171,6 +257,11 @@ def gray(values: npt.NDArray[Any], kind: str, **options: Any) -> bytes:
     return saved(Image.fromarray(values), kind, **options)
 
 
+def _of_1023(values: npt.NDArray[np.uint16]) -> Pixels:
+    """Pillow scales it to 16 bits first."""
+    return (np.rint(values / 1023 * 65535).astype(np.uint16) >> 8).astype(np.uint8)
+
+
 #: What is clipped by convert("RGB"), and what scale makes of it: a number of each pixel, or why it is refused.
 DEEP: dict[str, tuple[bytes, Pixels | str]] = {
     "16-bit PNG": (gray(RAMP, "PNG"), EIGHT),
@@ -185,6 +276,9 @@ DEEP: dict[str, tuple[bytes, Pixels | str]] = {
     "signed 16-bit TIFF below 0": (tiff(RAMP.astype(np.int16), 16, signed=True), "values begin at -32"),
     "32-bit TIFF": (gray(RAMP.astype(np.int32), "TIFF"), "32-bit whole numbers, whose range nobody knows"),
     "unsigned 32-bit TIFF": (tiff(RAMP, 32), "32-bit whole numbers"),
+    "16-bit PGM": (b"P5 57 38 65535\n" + RAMP.astype(">u2").tobytes(), EIGHT),
+    "16-bit PGM as text": (_as_text(b"P2", RAMP, b"65535"), EIGHT),
+    "10-bit PGM": (b"P5 57 38 1023\n" + (RAMP >> 6).astype(">u2").tobytes(), _of_1023(RAMP >> 6)),
     "float TIFF": (
         gray((RAMP / 65535).astype(np.float32), "TIFF"),
         ((RAMP / 65535).astype(np.float32) * np.float32(255.999)).astype(np.uint8),

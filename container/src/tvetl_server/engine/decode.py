@@ -55,6 +55,9 @@ _LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"(\xb5/\xfd", "zstd"),
     (257, b"ustar", "a tar archive"),
     (4, b"ftyp", "a video or HEIF file"),
+    (0, b"P7\n", "a PAM image"),
+    (0, b"PF\n", "a PFM image"),
+    (0, b"Pf\n", "a PFM image"),
     (0, b"<svg", "SVG"),
     (0, b"<?xml", "XML"),
     (0, b"<", "HTML or XML"),
@@ -223,7 +226,7 @@ def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN) -> Sou
     """
     name = format_of(data)
     if name is None:
-        raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF: it is {_looks_like(data)}.")
+        raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or PPM: it is {_looks_like(data)}.")
     scan = headers.check(data, name, limits)
     with _damage():
         image = Image.open(io.BytesIO(data), formats=[name])
@@ -235,8 +238,12 @@ def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN) -> Sou
 
 
 def format_of(data: bytes) -> str | None:
-    """Pillow's name of the allowed format that these bytes begin like; None for all else."""
-    return next((name for name, offset, magic in _MAGIC if data.startswith(magic, offset)), None)
+    """Pillow's name of the allowed format that these bytes begin like; None for all else.
+
+    PPM stands for PBM and PGM too. Of these at least 512 bytes must be there, or all.
+    """
+    known = next((name for name, offset, magic in _MAGIC if data.startswith(magic, offset)), None)
+    return known or ("PPM" if headers.is_ppm(data) else None)
 
 
 def _looks_like(data: bytes) -> str:

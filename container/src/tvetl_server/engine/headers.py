@@ -6,7 +6,7 @@ image for each scan of a JPEG. So each format is walked here, as far as needed a
 ends silently at anything unexpected: the decoder reports what is damaged.
 
 Sources: ITU-T T.81 annex B (JPEG), the PNG specification (third edition, with APNG), GIF89a, TIFF 6.0 and BigTIFF,
-RFC 9649 (WebP), ISO/IEC 14496-12 (the boxes of AVIF).
+RFC 9649 (WebP), ISO/IEC 14496-12 (the boxes of AVIF), netpbm's ppm(5), pgm(5) and pbm(5).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MAX_SCANS = 100
 MAX_SEGMENTS = 4096
 #: EXIF segments of a JPEG. The standard has one; Pillow concatenates them in quadratic time.
 MAX_EXIF_SEGMENTS = 16
-#: Bytes between the segments before the first scan of a JPEG. Pillow skips them one by one.
+#: Bytes between the segments before the first scan of a JPEG, and before the pixels of a PPM. Pillow skips them one by
+#: one.
 MAX_JUNK = 64 * 1024
 #: Chunks of a PNG. The usual 8 KiB of data in each make 32,768 of the largest file allowed.
 MAX_CHUNKS = 100_000
@@ -308,6 +309,37 @@ def _avif(data: bytes, limits: Limits) -> None:
             at += max(8, size)
 
 
+# --- PPM, PGM, PBM --------------------------------------------------------------------------------------------
+
+_COMMENT = re.compile(rb"#[^\r\n]*(?:[\r\n]|\Z)")
+_PPM = re.compile(rb"P[1-6]\s")
+#: By the digit behind P: numbers before the pixels. PBM has no greatest value.
+_NUMBERS = {b"1": 2, b"4": 2}
+
+
+def is_ppm(data: bytes) -> bool:
+    """Whether these bytes begin as a PPM, PGM or PBM, binary or as text, and not as other text that begins with P6.
+
+    Two or three numbers must follow; in a comment that goes on beyond 512 bytes, they are believed to.
+    """
+    if not _PPM.match(data):
+        return False
+    head, needed = data[:512], _NUMBERS.get(data[1:2], 3)
+    words = _COMMENT.sub(b" ", head[2:]).split()
+    numbers = words[:needed]
+    if data[1] in b"123":  # pixels are numbers, too; the last may be cut
+        numbers = words[:-1] if len(words) > needed else words
+    cut = len(words) < needed and len(head) == 512 and b"#" in head
+    return all(map(bytes.isdigit, numbers)) and (len(words) >= needed or cut)
+
+
+def _ppm(data: bytes, limits: Limits) -> None:
+    """Bytes before the pixels; the sizes are Pillow's to read, which allocates nothing by that."""
+    needed = _NUMBERS.get(data[1:2], 3)
+    if len(data) > MAX_JUNK and len(_COMMENT.sub(b" ", data[2:MAX_JUNK]).split(maxsplit=needed)) < needed:
+        raise _too_many("bytes before its pixels", MAX_JUNK)
+
+
 _WALKS: Mapping[str, Callable[[bytes, Limits], tuple[int, int] | None]] = {
     "JPEG": _jpeg,
     "PNG": _png,
@@ -315,4 +347,5 @@ _WALKS: Mapping[str, Callable[[bytes, Limits], tuple[int, int] | None]] = {
     "TIFF": _tiff,
     "WEBP": _webp,
     "AVIF": _avif,
+    "PPM": _ppm,
 }
