@@ -231,6 +231,70 @@ def test_what_kubernetes_says_in_place_of_a_log_is_kept(script: Any, pod: PodOf)
     assert "minikube image load" in failed.value.hint
 
 
+IMAGE, GPU = "Can every node of the cluster get", "Does each target's node offer"
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("tvetl-server: PipelineError: $.steps[0].op: AugMix needs torch; the image's cpu variant has it", "VARIANT=cpu"),
+        ("tvetl-server: SettingsError: TVETL_IMAGE_TYPES: got 'x', expected a list", "--env NAME=VALUE"),
+        ("tvetl-server: PipelineError: $.steps[0].op: no such op", "another version"),
+        ("tvetl-server: PluginError: image_ops: no such module", "An op that the image"),
+        ("tvetl-server: DeviceError: this torch is built without CUDA", "VARIANT=cuda"),
+        ("tvetl-server: DeviceError: torch cannot use the GPU: no device", "--runtime-class"),
+        ('container "server" in pod "p" is waiting to start: trying and failing to pull image', IMAGE),
+        ('container "server" in pod "p" is waiting to start: ErrImageNeverPull', IMAGE),
+        ('container "server" in pod "p" is waiting to start: ImagePullBackOff', IMAGE),
+        ("its container ended with status 137 (OOMKilled)", "too little memory"),
+        ("exec /usr/bin/python3: exec format error", "the nodes' processors"),
+        ("its container ended with status 1 (Error)", "docker run --rm mine:1"),
+        ("context deadline exceeded", "--timeout (now 60 s)"),
+        ("context canceled; starting the image's engine", "--timeout (now 60 s)"),
+    ],
+)  # fmt: skip
+def test_a_hint_belongs_to_its_cause(script: Any, pod: PodOf, said: str, hint: str) -> None:
+    script.answer = lambda method, path, body: (
+        (400, json.dumps({"message": f'[t[x1],etl="r",pod="p"] {said}'})) if method == "PUT" else (404, "")
+    )
+    with pytest.raises(RegistrationError) as failed:
+        Cluster(script.endpoint).register(pod(image="mine:1"))
+    assert said in failed.value.message
+    assert hint in failed.value.hint
+    assert (IMAGE in failed.value.hint) == (hint == IMAGE) and GPU not in failed.value.hint
+
+
+@pytest.mark.parametrize(("status", "hint"), [(401, "AIS_AUTHN_TOKEN"), (403, "AIS_AUTHN_TOKEN"), (400, "")])
+def test_what_was_refused_before_a_start_leaves_the_name_to_who_has_it(
+    script: Any, pod: PodOf, status: int, hint: str
+) -> None:
+    message = "invalid etl.InitMsg: something is missing" if status == 400 else "not an administrator"
+    script.answer = lambda method, path, body: (
+        (status, json.dumps({"message": message})) if method == "PUT" else (200, "[]")
+    )
+    with pytest.raises(ClusterError, match=message) as refused:
+        Cluster(script.endpoint).register(pod())
+    assert hint in refused.value.hint
+    assert "DELETE" not in {method for method, _, _ in script.asked}
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "hint"),
+    [
+        (404, "p[x1]: etl job crops-1 does not exist", "tvetl list"),
+        (404, "t[x1]: ais://pets/petlover.jpg does not exist", ""),
+        (404, 'bucket "ais://etl-results" does not exist', ""),
+        (403, 'bucket "ais://photos": PUT access denied (allowed: [GET])', "access attributes"),
+        (403, "token lacks permissions", "AIS_AUTHN_TOKEN"),
+    ],
+)
+def test_a_refusals_hint_belongs_to_it(script: Any, status: int, message: str, hint: str) -> None:
+    script.answer = lambda method, path, body: (status, json.dumps({"message": message}))
+    with pytest.raises(ClusterError) as refused:
+        Cluster(script.endpoint).etls()
+    assert hint in refused.value.hint and bool(hint) == bool(refused.value.hint)
+
+
 def test_an_error_comes_at_once_and_with_its_body(script: Any) -> None:
     script.answer = lambda method, path, body: (503, '{"message": "the cluster is starting", "status": 503}')
     began = time.monotonic()

@@ -52,6 +52,8 @@ _RENAME = "Rename the object: AIStore puts names into URLs as they are."
 _NODE = re.compile(r'^(?:[pt]\[\w+\]: |\[(?:t\[\w+\])?(?:,?\w+="(?:[^"\\]|\\.)*")*\] )+')
 _POD_STATUS = re.compile(r',pod_status="((?:[^"\\]|\\.)*)"')
 _TERMINATED = re.compile(r"state: Terminated, reason: (.*?), message: (.*), exitCode: (-?\d+)$", re.DOTALL)
+#: AIStore of an ETL, where a name alone is one; of buckets and objects it gives the URL.
+_NO_ETL = re.compile(r"^(etl job )?[a-z0-9-]+ (does not exist|not found)")
 _HINTS = {
     401: "AIS_AUTHN_TOKEN must hold a token that AIStore takes.",
     403: "AIS_AUTHN_TOKEN must hold a token that may do this.",
@@ -97,11 +99,13 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
     if not its_own:
         return not_aistore(endpoint, f"HTTP {status}, {message}")
     if status == 404:
-        hint = "`tvetl list` shows the ETLs, and whether they run." if "etl" in message.lower() else ""
+        hint = "`tvetl list` shows the ETLs, and whether they run." if _NO_ETL.search(message) else ""
         return NotFound(message, hint=hint)
     told = message if str(status) in message else f"{message} (HTTP {status})"
     if _UNSENDABLE.match(message):
         return ObjectFailed(told, code="bad_name", status=status, hint=_RENAME)
+    if "access denied (allowed" in message:  # not for want of a token
+        return ClusterError(told, hint="The bucket's access attributes forbid it: `ais bucket props show` has them.")
     kind = ClusterError if status in _HINTS else ClusterFault
     return kind(told, hint=_HINTS.get(status, "`tvetl doctor` looks closer." if status >= 500 else ""))
 
@@ -159,7 +163,7 @@ def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
     """No answer in time."""
     if proxy:
         return TimedOut(f"{endpoint} did not answer in time through {proxy}", hint=proxy.hint)
-    hint = "It may still be at work; `tvetl list` shows what runs."
+    hint = "It may still be at work, or have too much to do: `tvetl doctor` looks closer."
     return TimedOut(f"{endpoint} did not answer in time", hint=hint)
 
 

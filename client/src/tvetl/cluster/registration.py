@@ -19,6 +19,7 @@ from aistore.sdk import Client, Etl
 from aistore.sdk.errors import AISError
 from aistore.sdk.request_client import RequestClient
 
+from tvetl import proxies
 from tvetl.cluster import connection
 from tvetl.cluster.error_mapping import GARBLED, ended, last_line, sentence
 from tvetl.errors import NameTaken, NotFound, NotReachable, RegistrationError, TvetlError, Unavailable
@@ -30,8 +31,25 @@ Form = Literal["auto", "spec", "runtime"]
 GRACE = 30.0
 #: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
 _LAST_WORDS = re.compile(r"tvetl-server: \w+: ")
+#: What to do about a start that failed, by what was said of it: the first that is found in it.
+_HINTS: Sequence[tuple[str, str]] = (
+    (r"needs torch|without CUDA|TVETL_DEVICE needs",
+     "`--image` names another image; `make build VARIANT=cpu` makes one with torch, VARIANT=cuda one for GPUs."),
+    (r"SettingsError", "`--env NAME=VALUE` sets it; docs/server.md lists the settings."),
+    (r"PipelineError", "`tvetl validate` takes the pipeline, so the image {image!r} is perhaps of another version."),
+    (r"PluginError", "An op that the image {image!r} brings is at fault."),
+    (r"DeviceError", "`--gpu` and `--runtime-class` give the pods a GPU; docs/gpu.md says what they need."),
+    (r"ErrImage|ImagePull|InvalidImageName|pull\w* (the )?image|image can't be pulled|cannot be run here|manifest unk",
+     "Can every node of the cluster get {image!r}? `minikube image load IMAGE` brings one into Minikube; it needs the "
+     "spec form."),
+    (r"OOMKilled|status 137", "The node had too little memory for it: TVETL_WORKERS (`--env`) makes it smaller."),
+    (r"exec format|StartError|CreateContainer|RunContainer", "Is {image!r} a tvetl-server for the nodes' processors?"),
+    (r"deadline exceeded", "Does each target's node offer {gpu}, with one of it free? `kubectl describe nodes` "
+     "tells."),
+    (r"ended with status|exited with status", "`docker run --rm {image}` shows why it ends."),
+    (r"", "--timeout (now {seconds} s) gives a slow start its time; `kubectl -n ais get events` shows what it waits for."),
+)  # fmt: skip
 _RUNTIME_HINT = "`--form runtime` registers image and environment alone, without resources and security settings."
-_MINIKUBE = "`minikube image load IMAGE` brings one into Minikube; it needs the spec form."
 
 
 class _Named(Protocol):
@@ -72,13 +90,16 @@ def start(cluster: Registrar, pod: PodSpec, form: Form) -> str:
                 said = f"this cluster takes no pod YAML ({sentence(error.status_code, cluster._text(error))[0]}){why}"
                 raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=_RUNTIME_HINT) from error
             told = cluster._refused(error)
-            if isinstance(told, (Unavailable, NotReachable)):
-                raise told from error
             reason = sentence(error.status_code, cluster._text(error))[0]
+            started = error.status_code not in (401, 403) and "invalid etl.InitMsg" not in reason
+            if not started or isinstance(told, (Unavailable, NotReachable)):  # the name may be another's
+                raise told from error
             last = ended(cluster._text(error))
             cause: Exception = error
         except requests.ReadTimeout as error:
-            reason = f"AIStore did not answer within {pod.start_timeout + GRACE:.0f} s"
+            proxy = proxies.before(str(getattr(error.request, "url", "")))
+            through = f" through {proxy}" if proxy else ""
+            reason = f"AIStore did not answer within {pod.start_timeout + GRACE:.0f} s{through}"
             cause = error
         except (requests.RequestException, *GARBLED) as error:
             with cluster._explained():
@@ -225,10 +246,9 @@ def _wants_runtime(error: AISError) -> bool:
 
 
 def _start_hint(pod: PodSpec, said: str) -> str:
-    if pod.resources.gpu and "deadline exceeded" in said:
-        return (
-            f"Does each target's node offer {pod.resources.gpu}, with one of it free? `kubectl describe nodes` tells."
-        )
-    if "image" in said.lower():
-        return f"Can every node of the cluster get {pod.image!r}? {_MINIKUBE}"
-    return f"`tvetl validate` checks a pipeline; --timeout (now {pod.start_timeout} s) gives a slow start its time."
+    """What to do about a start that failed: what belongs to the reason given, and nothing else."""
+    gpu = pod.resources.gpu
+    for words, hint in _HINTS:
+        if re.search(words, said) and (gpu or "{gpu}" not in hint):
+            return hint.format(image=pod.image, gpu=gpu, seconds=pod.start_timeout)
+    raise AssertionError("the last hint is for all")
