@@ -237,7 +237,7 @@ IMAGE, GPU = "Can every node of the cluster get", "Does each target's node offer
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
-        ("tvetl-server: PipelineError: $.steps[0].op: AugMix needs torch; the image's cpu variant has it", "VARIANT=cpu"),
+        ("tvetl-server: PipelineError: $.steps[0].op: AugMix needs torch; the image's cpu one has it", "VARIANT=cpu"),
         ("tvetl-server: SettingsError: TVETL_IMAGE_TYPES: got 'x', expected a list", "--env NAME=VALUE"),
         ("tvetl-server: PipelineError: $.steps[0].op: no such op", "another version"),
         ("tvetl-server: PluginError: image_ops: no such module", "An op that the image"),

@@ -47,7 +47,8 @@ _HINTS: Sequence[tuple[str, str]] = (
     (r"deadline exceeded", "Does each target's node offer {gpu}, with one of it free? `kubectl describe nodes` "
      "tells."),
     (r"ended with status|exited with status", "`docker run --rm {image}` shows why it ends."),
-    (r"", "--timeout (now {seconds} s) gives a slow start its time; `kubectl -n ais get events` shows what it waits for."),
+    (r"", "--timeout (now {seconds} s) gives a slow start its time; `kubectl -n ais get events` shows what it waits "
+     "for."),
 )  # fmt: skip
 _RUNTIME_HINT = "`--form runtime` registers image and environment alone, without resources and security settings."
 

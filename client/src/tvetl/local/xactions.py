@@ -169,9 +169,11 @@ class Xactions:
             raise ApiError(404, f"xaction {kind}[{job_id}] not found", "ErrXactNotFound")
         return [job for job in list(self._xactions.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
 
-    def _add(self, job_id: str, kind: str, detail: str, *buckets: str) -> Xaction:
+    def _add(
+        self, job_id: str, kind: str, detail: str, bucket: str = "", source: str = "", destination: str = ""
+    ) -> Xaction:
         snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
-        job = self._xactions[job_id] = Xaction(job_id, kind, detail, *(buckets or ("", "", "")), snaps)
+        job = self._xactions[job_id] = Xaction(job_id, kind, detail, bucket, source, destination, snaps)
         return job
 
     def begin_etl(self, job_id: str, detail: str) -> None:
