@@ -18,6 +18,13 @@ torch = pytest.importorskip("torch", reason="torchvision is not installed")
 v1 = pytest.importorskip("torchvision.transforms", reason="torchvision is not installed")
 v2 = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
 
+
+def random_image(size: tuple[int, int] = (50, 40)) -> Any:
+    numpy = pytest.importorskip("numpy")
+    pixels = numpy.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=numpy.uint8)
+    return pytest.importorskip("PIL.Image").fromarray(pixels)
+
+
 BEFORE = {"pil": [], "uint8": [{"op": "PILToTensor"}], "float": [{"op": "ToTensor"}]}
 
 
@@ -142,6 +149,62 @@ def test_a_compose_in_a_compose_is_read_through() -> None:
     assert from_compose(compose) == spec.parse({"steps": [{"op": "CenterCrop", "size": 8}, {"op": "RandomInvert"}]})
 
 
+def test_a_sequential_and_what_changes_nothing_are_read_through() -> None:
+    sequential = torch.nn.Sequential(v2.RGB(), v2.Resize(8), v2.Compose([v2.PILToTensor(), v2.ToPureTensor()]))
+    compose = v2.Compose([v2.Grayscale(3), v2.RGB(), sequential, v2.Identity(), v2.RGB()])
+    names = ["Grayscale", "Resize", "PILToTensor"]
+    assert [step.op for step in from_compose(compose).steps] == names
+    image = random_image()
+    assert torch.equal(to_compose(from_compose(compose))(image), compose(image))
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda: v2.Compose([v2.Grayscale(), v2.RGB()]),
+        lambda: torch.nn.Sequential(v2.Compose([v1.Grayscale()]), v2.PILToTensor(), v2.Compose([v2.RGB()])),
+    ],
+)
+def test_rgb_is_refused_where_it_would_change_something(compose: Callable[[], object]) -> None:
+    with pytest.raises(PipelineError, match=r"\[1\]: RGB after Grayscale|\[2\]\.transforms\[0\]: RGB after Gray"):
+        from_compose(compose())
+
+
+def presets() -> list[object]:
+    """Each of torchvision's presets for images, as some pretrained weights have it."""
+    from torchvision import models
+    from torchvision.models import detection, segmentation
+
+    return [
+        models.ResNet18_Weights.IMAGENET1K_V1.transforms(),
+        models.ResNet50_Weights.IMAGENET1K_V2.transforms(),  # resize to 232
+        models.EfficientNet_B0_Weights.IMAGENET1K_V1.transforms(),  # bicubic
+        models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1.transforms(),  # 384, bicubic
+        models.ResNet18_Weights.IMAGENET1K_V1.transforms(antialias=False, crop_size=300),
+        segmentation.FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms(),
+        segmentation.FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms(resize_size=None),
+        detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.transforms(),
+    ]
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_the_presets_of_pretrained_weights_give_their_own_values(which: int) -> None:
+    preset: Any = presets()[which]
+    pipeline = from_compose(preset)
+    assert pipeline == from_compose(v2.Compose([v2.RGB(), preset]))
+    for size in ((500, 375), (190, 301)):
+        image = random_image(size)
+        assert torch.equal(to_compose(pipeline)(image), preset(image))
+
+
+def test_presets_of_videos_are_refused() -> None:
+    from torchvision.models import optical_flow, video
+
+    for weights in (video.R3D_18_Weights.KINETICS400_V1, optical_flow.Raft_Small_Weights.C_T_V1):
+        with pytest.raises(PipelineError, match="takes videos or pairs of images"):
+            from_compose(weights.transforms())
+
+
 def test_output_and_seed_are_given_beside_the_compose() -> None:
     pipeline = from_compose(v2.Compose([v2.CenterCrop(8)]), output={"format": "png"}, seed=7)
     assert (pipeline.output.format, pipeline.seed) == ("png", 7)
@@ -176,10 +239,7 @@ def test_something_else_is_refused() -> None:
 
 
 def test_the_pixels_are_torchvisions_for_the_same_seed() -> None:
-    numpy = pytest.importorskip("numpy")
-    image = pytest.importorskip("PIL.Image").fromarray(
-        numpy.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=numpy.uint8)
-    )
+    image = random_image()
     theirs = v2.Compose(
         [v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0, 0.2)]
     )

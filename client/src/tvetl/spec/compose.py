@@ -7,9 +7,9 @@ classes that keep something else have a row in ``_KEPT_OTHERWISE``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec.model import Pipeline, Step
@@ -18,6 +18,9 @@ from tvetl.spec.parse import parse
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
+
+#: A step, or parameters of one, as plain data.
+Data: TypeAlias = "dict[str, object]"
 
 #: Pillow's numbers for its filters, which torchvision takes too.
 _PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -64,31 +67,57 @@ def _classes() -> dict[str, Callable[..., Callable[..., object]]]:
 def from_compose(compose: object, *, output: Mapping[str, object] | None = None, seed: int | None = None) -> Pipeline:
     """The pipeline that a torchvision ``Compose`` (v1 or v2) means; ``output`` and ``seed`` as in a pipeline.
 
-    Raises PipelineError for what is not in the op table: a Lambda, a class of your own, RandomApply, ...
+    An ``nn.Sequential``, one transform, and the preset of pretrained weights (``weights.transforms()``) are taken too.
+    Raises PipelineError for what is not in the op table: a Lambda, a class of your own, RandomChoice, ...
     """
     problems: list[Problem] = []
-    steps = [step for step in _steps(compose, "$", problems) if step]
+    steps = [*_steps(compose, "$", problems)]
     if problems:
         raise PipelineError(problems)
     data: dict[str, object] = {"steps": steps, "seed": seed}
     return parse(data if output is None else {**data, "output": output})
 
 
-def _steps(transform: object, path: str, problems: list[Problem]) -> Iterator[dict[str, object]]:
+def _steps(transform: object, path: str, problems: list[Problem], *, gray: bool = False) -> Iterator[Data]:
+    """The steps that a transform means. ``gray``: whether the image that it gets has one channel."""
+    from torch import nn
     from torchvision import transforms as v1
-    from torchvision.transforms import v2
+    from torchvision.transforms import _presets, v2
 
-    if isinstance(transform, (v1.Compose, v2.Compose)):
-        for index, each in enumerate(transform.transforms):
-            yield from _steps(each, f"{path}.transforms[{index}]", problems)
-        return
     # By the class itself: a subclass may do anything.
-    names = {kind: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (kind := getattr(module, name, None))}
-    name = names.get(type(transform))
-    if name:
-        yield {"op": name, **_read_back(name, transform)}
-    elif type(transform) is not v2.Identity:
+    kind = type(transform)
+    names = {found: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (found := getattr(module, name, None))}
+    if isinstance(transform, (v1.Compose, v2.Compose)) or kind is nn.Sequential:
+        yield from _in_turn(transform, path, problems, gray=gray)
+    elif kind in names:
+        yield {"op": names[kind], **_read_back(names[kind], transform)}
+    elif kind in (_presets.ImageClassification, _presets.SemanticSegmentation, _presets.ObjectDetection):
+        yield from _preset(transform)
+    elif kind is v2.RGB and gray:
+        problems.append(Problem(path, "RGB after Grayscale: give that num_output_channels=3, and leave RGB out"))
+    elif kind not in (v2.Identity, v2.RGB, v2.ToPureTensor):  # which change nothing here
         problems.append(Problem(path, _cannot(transform)))
+
+
+def _in_turn(compose: object, path: str, problems: list[Problem], *, gray: bool) -> Iterator[Data]:
+    place, several = ("transforms", compose.transforms) if hasattr(compose, "transforms") else ("", compose)
+    assert isinstance(several, Iterable)
+    for index, each in enumerate(several):
+        for step in _steps(each, f"{path}.{place}[{index}]" if place else f"{path}[{index}]", problems, gray=gray):
+            gray = gray if step["op"] != "Grayscale" else step["num_output_channels"] == 1
+            yield step
+
+
+def _preset(preset: object) -> Iterator[Data]:
+    """What the forward of torchvision's presets does; it makes floats as ToTensor does, by dividing."""
+    kept = {name: _plain(getattr(preset, name, None)) for name in ("resize_size", "crop_size", "mean", "std")}
+    if kept["resize_size"] is not None:
+        yield {"op": "Resize", "size": kept["resize_size"], **_read(preset, ("interpolation", "antialias"))}
+    if kept["crop_size"] is not None:
+        yield {"op": "CenterCrop", "size": kept["crop_size"]}
+    yield {"op": "ToTensor"}
+    if kept["mean"] is not None:
+        yield {"op": "Normalize", "mean": kept["mean"], "std": kept["std"]}
 
 
 def _cannot(transform: object) -> str:
@@ -98,17 +127,24 @@ def _cannot(transform: object) -> str:
             f"{kind} is code, and a pipeline is data: write it with the ops of the table, "
             "or leave it out; writing an image or a tensor is what output is for"
         )
+    if kind in ("VideoClassification", "OpticalFlow"):
+        return f"the preset {kind} takes videos or pairs of images, and a pipeline takes one image"
     if type(transform).__module__.startswith("torchvision."):
         return f"{kind} is not among the transforms that a pipeline can have: leave it out and apply it after loading"
     return f"expected a torchvision Compose or one of its transforms, got {kind}: apply it after loading"
 
 
-def _read_back(name: str, transform: object) -> dict[str, object]:
-    params = alias_params(ALIASES[name]) if name in ALIASES else OPS[name].params
+def _read_back(name: str, transform: object) -> Data:
+    found = _read(transform, alias_params(ALIASES[name]) if name in ALIASES else OPS[name].params)
+    return {**found, **_KEPT_OTHERWISE.get(name, _nothing)(transform, found)}
+
+
+def _read(transform: object, params: Iterable[str]) -> Data:
+    """Its attributes of these names, as a pipeline has them."""
     found = {each: _plain(getattr(transform, each)) for each in params if hasattr(transform, each)}
     if "interpolation" in found and type(found["interpolation"]) is int:
         found["interpolation"] = _PILLOW_FILTERS.get(found["interpolation"], found["interpolation"])
-    return {**found, **_KEPT_OTHERWISE.get(name, _nothing)(transform, found)}
+    return found
 
 
 def _plain(value: object) -> object:
