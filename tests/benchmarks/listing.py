@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import urlopen
 
 import msgspec
@@ -47,7 +47,7 @@ def name_of(at: int) -> str:
 
 
 class Played(ThreadingHTTPServer):
-    """Buckets: ``images`` lists all names, ``made`` too once a job was begun, every other one none."""
+    """``images`` lists all names, ``made`` too once a job was begun, and every other bucket what was put there."""
 
     daemon_threads = True
 
@@ -58,16 +58,22 @@ class Played(ThreadingHTTPServer):
         self.began = ""
         #: How many pages of each bucket were asked for.
         self.pages: Counter[str] = Counter()
+        #: The objects that were put, by bucket and name.
+        self.stored: dict[tuple[str, str], bytes] = {}
         np.save(made := io.BytesIO(), np.zeros((3, 8, 8), np.uint8))
         self.object = made.getvalue()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who had enough hangs up."""
+
     def listed(self, bucket: str, token: str, props: str) -> bytes:
-        count = self.names if bucket == "images" or (bucket == "made" and self.began) else 0
+        put = sorted(name for where, name in self.stored if where == bucket)
+        count = self.names if bucket == "images" or (bucket == "made" and self.began) else len(put)
         first = int(token or 0)
         places = range(first, min(first + self.page, count))
         more = {prop: value for prop, value in {"size": {"s": 7}, "version": {"v": "1"}}.items() if prop in props}
         rest = {key: value for each in more.values() for key, value in each.items()} | {"f": 64}
-        entries = [{"n": name_of(at)} | rest for at in places]
+        entries = [{"n": put[at] if put else name_of(at)} | rest for at in places]
         token = str(places.stop) if places and places.stop < count else ""
         return msgspec.msgpack.encode({"UUID": "u", "ContinuationToken": token, "Flags": 0, "Entries": entries})
 
@@ -99,8 +105,20 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
         _, _, what, *rest = [*parts.path.split("/"), ""]
-        action = json.loads(body) if body.startswith(b"{") else {}
-        self._answer_to(f"{self.command} {what}", rest, parse_qs(parts.query), action)
+        if what == "objects":
+            return self._object(rest[0], unquote("/".join(rest[1:-1])), body)
+        action = json.loads(body) if body else {}
+        return self._answer_to(f"{self.command} {what}", rest, parse_qs(parts.query), action)
+
+    def _object(self, bucket: str, name: str, body: bytes) -> None:
+        stored = self.server.stored
+        if self.command == "PUT":
+            stored[bucket, name] = body
+            return self._send(b"")
+        found = self.server.object if bucket == "images" else stored.get((bucket, name))
+        if found is None:
+            return self._send(b'{"message": "object does not exist", "status": 404}', status=404)
+        return self._send(found, "application/octet-stream")
 
     def _answer_to(self, what: str, rest: list[str], query: Mapping[str, list[str]], action: Any) -> None:
         played = self.server
@@ -109,10 +127,6 @@ class Handler(BaseHTTPRequestHandler):
             played.pages[rest[0]] += 1
             page = played.listed(rest[0], value.get("continuation_token", ""), value.get("props", ""))
             return self._send(page, "application/msgpack")
-        if what == "GET objects" and rest[0] == "images":
-            return self._send(played.object, "application/octet-stream")
-        if what == "GET objects":
-            return self._send(b'{"message": "object does not exist", "status": 404}', status=404)
         if what == "POST buckets" and action.get("action", "").startswith("etl-"):
             played.began = "played"
             return self._send(b"played", "text/plain")
@@ -265,7 +279,7 @@ def measured(subject: str, names: int, page: int = PAGE) -> dict[str, Any]:
 def row(subject: str, found: Mapping[str, Any], names: int, page: int = PAGE) -> tuple[str, ...]:
     """A line of the table."""
     listings = ", ".join(
-        f"{count / max(1, -(-names // page)):g} of {bucket}" for bucket, count in sorted(found["pages"].items())
+        f"{count / max(1, -(-names // page)):.2g} of {bucket}" for bucket, count in sorted(found["pages"].items())
     )
     first, listed = f"{found['seconds']:.1f}", f"{found['listed']:.1f}" if found["listed"] else ""
     return subject, f"{found['peak']:,.0f}", f"{found['before']:,.0f}", first, listed, listings

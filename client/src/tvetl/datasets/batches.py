@@ -13,7 +13,7 @@ from tvetl.datasets.flight import OnError
 from tvetl.datasets.lookup import look_up_on_device
 from tvetl.datasets.reader import LabelsBy, Reader, Wire, choose, labelled
 from tvetl.datasets.rows import Rows
-from tvetl.datasets.stream import Stream
+from tvetl.datasets.stream import Places, Stream
 from tvetl.errors import UsageError
 
 #: One batch as it is given: the images, and their labels as torch collates them.
@@ -98,7 +98,7 @@ class TransformedBatches(Stream):
         """Batches of this rank in an epoch, if no sample is skipped."""
         return self._units() // self._batch if self._drop_last else -(-self._units() // self._batch)
 
-    def _samples(self, epoch: int, share: list[int], units: int, within: int) -> Iterator[Batch]:
+    def _samples(self, epoch: int, share: Places, units: int, within: int) -> Iterator[Batch]:
         """The batches of what is left of a share: see :meth:`Stream.__iter__`."""
         if get_worker_info() and self._device is not None and self._device.type != "cpu":
             hint = "Leave it out with workers: values are looked up there, on the CPU."

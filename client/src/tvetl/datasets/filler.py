@@ -6,7 +6,7 @@ import atexit
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,7 +61,7 @@ class Filler(threading.Thread):
     """Reads a share into batches, at most ``ahead`` before the consumer."""
 
     def __init__(
-        self, reader: Reader, rows: Rows, label: Callable[[str], object], epoch: int, share: Sequence[int],
+        self, reader: Reader, rows: Rows, label: Callable[[str], object], epoch: int, share: Iterable[int],
         *, batch: int, ahead: int, drop_last: bool,
     ) -> None:  # fmt: skip
         super().__init__(name="tvetl-batches", daemon=True)

@@ -21,14 +21,15 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from tvetl.answers import Decoded, read_answer
-from tvetl.cluster import Cluster, Json
+from tvetl.cluster import Cluster, Json, Names
 from tvetl.datasets.flight import Attempt, Flight, Make, OnError
 from tvetl.datasets.lookup import look_up
 from tvetl.errors import BrokenOff, ClusterFault, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetcher
-from tvetl.notation import expand
+from tvetl.notation import iterate
 from tvetl.spec import Pipeline
 from tvetl.spec.limits import COUNTER, SEED, VIEWS
+from tvetl.spec.pointwise import parts
 from tvetl.spec.seed import misnamed
 from tvetl.spec.table import split
 
@@ -45,6 +46,7 @@ _ROWS = 256
 #: Objects whose targets are computed at once.
 _BLOCK = 256
 _OLDER = "The ETL's image is older than this client: register it anew, with `--replace`."
+_ANEW = "Make the dataset again: its values are looked up by the pipeline that the ETL had before."
 _log = logging.getLogger("tvetl.datasets")
 
 
@@ -89,12 +91,13 @@ class Reader:
             raise UsageError(f"views is {views!r}: expected a whole number from 1 to {VIEWS}")
         if wire not in ("auto", "values"):
             raise UsageError(f"wire is {wire!r}: expected auto or values")
-        self.bucket, self.etl, self.names = bucket, etl, tuple(names)
+        self.bucket, self.etl = bucket, etl
+        self.names = names if isinstance(names, Names) else Names(names)
         self.on_error, self.reads = on_error, reads
         self.pipeline = pipeline_of(cluster, etl) if etl else None
-        own = self.pipeline.seed if self.pipeline else None
         if etl:
             _warn_of(self.names)
+        own = self.pipeline.seed if self.pipeline else None
         #: Given, else the pipeline's own, else drawn here: an epoch can always be made again.
         self.seed = seed if seed is not None else own if own is not None else secrets.randbelow(SEED)
         divided = split(self.pipeline) if self.pipeline and wire == "auto" else None
@@ -106,7 +109,7 @@ class Reader:
         self._here: tuple[int, list[Fetcher]] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._counts = torch.zeros((_ROWS, 3), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._names_digest = _digest(self.names)
+        self._names_digest = _digest_of(self.names)
 
     def _asked(self, seed: int | None, views: int | None) -> dict[str, Json]:
         """The ``etl_args`` of every read, without the epoch."""
@@ -122,7 +125,8 @@ class Reader:
         if self.pipeline and self.pipeline.output.format in ("raw", "safetensors"):
             asked["format"] = "npy"  # the same tensor, and it says its shape
         if self.table is not None:
-            asked["pixels"] = True
+            assert self.pipeline
+            asked |= {"pixels": True, "table": parts(self.pipeline).digest}
         return asked
 
     @property
@@ -160,7 +164,7 @@ class Reader:
 
     def placed(self, fetcher: Fetcher, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
         """Each index with the target that its object lies on."""
-        todo = iter(indices)
+        todo = map(int, indices)
         while block := [*islice(todo, _BLOCK)]:
             yield from zip(block, fetcher.homes([self.names[index] for index in block]), strict=True)
 
@@ -191,7 +195,8 @@ class Reader:
         said = f"{self.bucket}/{name}: {error.message}"
         named: TvetlError
         if isinstance(error, ObjectFailed):
-            hint = _OLDER if re.search(r"\$\.(pixels|like)\b", error.message) else error.hint
+            older = error.code == "bad_arguments" and re.search(r"unknown key '(pixels|table|like)'", error.message)
+            hint = _OLDER if older else _ANEW if "registered anew" in error.message else error.hint
             named = ObjectFailed(f"{said} ({error.code})", code=error.code, status=error.status, hint=hint)
         elif isinstance(error, (ClusterFault, BrokenOff)):
             named = type(error)(said, hint=error.hint)
@@ -258,10 +263,20 @@ def _close(process: int, fetchers: list[Fetcher]) -> None:
 
 
 def _digest(what: object) -> str:
-    return hashlib.sha256(repr(what).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
-def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | None, template: str) -> tuple[str, ...]:
+def _digest_of(names: Names) -> str:
+    """As of a tuple of them, whose text is never there as a whole."""
+    digest, before, todo = hashlib.sha256(b"("), "", iter(names)
+    while block := [*islice(todo, 1 << 12)]:
+        digest.update((before + ", ".join(map(repr, block))).encode())
+        before = ", "
+    digest.update(b",)" if len(names) == 1 else b")")
+    return digest.hexdigest()[:16]
+
+
+def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | None, template: str) -> Names:
     """The objects to read: by name, by a range like ``Bengal_{0..100}.jpg`` (gaps are left out), or by prefix.
 
     Raises UsageError for more than one of them, and where nothing is left.
@@ -271,29 +286,18 @@ def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | No
     if isinstance(names, str):
         raise UsageError(f"names is {names!r}: expected a list of names", hint="One object is names=[...].")
     if names is not None:
-        chosen = tuple(names)
+        chosen = names if isinstance(names, Names) else Names(names)
     elif template:
-        present = set(cluster.objects(bucket, template.partition("{")[0]))
-        chosen = tuple(name for name in expand(template) if name in present)
+        ranged = iterate(template)
+        present = cluster.names(bucket, template.partition("{")[0])
+        chosen = Names(name for name in ranged if name in present)
     else:
-        chosen = tuple(cluster.objects(bucket, prefix))
+        chosen = cluster.names(bucket, prefix)
     if not chosen:
         raise UsageError(
             f"there is nothing to read in {bucket!r}", hint="`prefix`, `names` or `template` chose nothing."
         )
     return chosen
-
-
-def labelled(labels: LabelsBy, names: Sequence[str]) -> Callable[[str], object]:
-    """The label of a name. Raises UsageError at once where a table of labels lacks some of the names."""
-    if labels is None:
-        return _itself
-    if not isinstance(labels, Mapping):
-        return labels
-    if missing := [name for name in names if name not in labels]:
-        hint = "Leave them out: names=[name for name in cluster.objects(bucket) if name in labels]"
-        raise UsageError(f"{len(missing)} of {len(names)} objects have no label, {missing[0]!r} first", hint=hint)
-    return labels.__getitem__
 
 
 def _warn_of(names: Sequence[str]) -> None:
@@ -304,6 +308,18 @@ def _warn_of(names: Sequence[str]) -> None:
             "AIStore cannot send %d of %d objects to an ETL, %r first: their names have a #, a %% that begins no "
             "escape, a control character, or a blank behind a ?; rename them", count, len(names), first,
         )  # fmt: skip
+
+
+def labelled(labels: LabelsBy, names: Sequence[str]) -> Callable[[str], object]:
+    """The label of a name. Raises UsageError at once where a table of labels lacks some of the names."""
+    if labels is None:
+        return _itself
+    if not isinstance(labels, Mapping):
+        return labels
+    if missing := Names(name for name in names if name not in labels):
+        hint = "Leave them out: names=[name for name in cluster.objects(bucket) if name in labels]"
+        raise UsageError(f"{len(missing)} of {len(names)} objects have no label, {missing[0]!r} first", hint=hint)
+    return labels.__getitem__
 
 
 def _itself(name: str) -> str:
