@@ -17,7 +17,7 @@ from tvetl.conformance.conditions import CONDITIONS, Exchange, Failed, Skipped
 from tvetl.conformance.disk import Disk, laid_out, query_of
 from tvetl.conformance.peer import Peer, listening
 from tvetl.conformance.subject import Report, Subject, Verdict, sample
-from tvetl.conformance.wire import Connection, NoAnswer, ServerResponse, write
+from tvetl.conformance.wire import NoAnswer, RawConnection, ServerResponse, write
 from tvetl.errors import NotReachable, UsageError
 
 __all__ = ["check"]
@@ -81,8 +81,8 @@ class _Session:
         self._first = first
         self.comparable = not (_good(first) and _good(again) and first.body != again.body)
 
-    def _connect(self) -> Connection:
-        return Connection(self._host, self._port, self._subject.seconds)
+    def _connect(self) -> RawConnection:
+        return RawConnection(self._host, self._port, self._subject.seconds)
 
     def case(self, case: Case) -> Verdict:
         """Send its requests, and check all its conditions."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import cast
 
-__all__ = ["Connection", "NoAnswer", "ServerResponse", "write"]
+__all__ = ["NoAnswer", "RawConnection", "ServerResponse", "write"]
 
 
 class NoAnswer(Exception):
@@ -70,7 +70,7 @@ class _Readable:
         return self._reader
 
 
-class Connection:
+class RawConnection:
     """One connection. ``seconds`` is how long it waits for the next byte."""
 
     def __init__(self, host: str, port: int, seconds: float) -> None:

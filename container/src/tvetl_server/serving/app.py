@@ -25,7 +25,7 @@ from tvetl_server import problems
 from tvetl_server.errors import NoSource, OutOfTime, TransformFailed
 from tvetl_server.metrics import CONTENT_TYPE, Metrics
 from tvetl_server.processes.decoders import Decoders
-from tvetl_server.processes.decoders.connection import Answer
+from tvetl_server.processes.decoders.connection import DecoderResult
 from tvetl_server.processes.ipc import Buffer, Buffers
 from tvetl_server.processes.result_body import Body, FileBody
 from tvetl_server.serving import delivery, source
@@ -172,7 +172,7 @@ class _ObjectHandler:
         else:
             self._deliver(route, target, result, exchange, from_body=isinstance(given, Buffer))
 
-    def _measure(self, result: Answer, receiving: float, decoder: float) -> None:
+    def _measure(self, result: DecoderResult, receiving: float, decoder: float) -> None:
         """Count the seconds that the object took: until it was received, and until the decoder's result."""
         self.metrics.spent("read", receiving + result.read)
         self.metrics.spent("queue", decoder - result.read - result.transformed)
@@ -183,7 +183,7 @@ class _ObjectHandler:
         self,
         route: delivery.Route,
         target: source.ObjectTarget,
-        result: Answer,
+        result: DecoderResult,
         exchange: _Exchange,
         *,
         from_body: bool,

@@ -7,7 +7,7 @@ HTTP, and what the engine does.
 
 from __future__ import annotations
 
-from tvetl_server.processes.decoders.connection import Answer
+from tvetl_server.processes.decoders.connection import DecoderResult
 from tvetl_server.processes.decoders.pool import Decoders
 
-__all__ = ["Answer", "Decoders"]
+__all__ = ["DecoderResult", "Decoders"]

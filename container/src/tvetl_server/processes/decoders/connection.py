@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from tvetl.spec import Arguments
 from tvetl_server.problems import Refused
-from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Request, Success, unpack_reply
+from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Success, TransformRequest, unpack_reply
 from tvetl_server.processes.ipc import Buffer, memory, receive, send, take
 from tvetl_server.processes.result_body import Body, FileBody
 
-__all__ = ["SLOW", "Admit", "Answer", "Connection", "DecoderDied"]
+__all__ = ["SLOW", "Admit", "DecoderConnection", "DecoderDied", "DecoderResult"]
 
 #: Seconds that an object may occupy its decoder before a spare one takes the next objects.
 SLOW = 0.5
@@ -31,14 +31,14 @@ class DecoderDied(Exception):
 
 
 @dataclass
-class Answer(Success):
+class DecoderResult(Success):
     """A result, as the worker has it."""
 
     body: Body
     """For the caller to close, where it is an open file."""
 
 
-class Connection:
+class DecoderConnection:
     """A decoder, for one request at a time."""
 
     def __init__(self, connect: Callable[[int, int], None]) -> None:
@@ -63,13 +63,13 @@ class Connection:
         deadline: float,
         admit: Admit,
         is_slow: Callable[[], None] | None,
-    ) -> Answer:
+    ) -> DecoderResult:
         """``is_slow`` is called where the reply takes more than SLOW seconds. Raises DecoderDied, or Refused."""
         given, memory = (source, ()) if isinstance(source, str) else (source.length, (source.descriptor,))
         timeout = max(0.0, deadline - time.monotonic()) + 4 * GRACE
         try:
             self._socket.settimeout(SLOW if is_slow else timeout)
-            send(self._socket, Request(name, given, arguments, deadline).pack(), memory)
+            send(self._socket, TransformRequest(name, given, arguments, deadline).pack(), memory)
             try:
                 message, descriptors = receive(self._socket, alone=True)
             except TimeoutError:
@@ -89,7 +89,7 @@ class Connection:
         except BaseException:
             os.ftruncate(self.outbox, 0)
             raise
-        return Answer(**vars(reply), body=file or take(self.outbox, reply.length))
+        return DecoderResult(**vars(reply), body=file or take(self.outbox, reply.length))
 
     def close(self) -> None:
         """The decoder ends at the end of its connection."""

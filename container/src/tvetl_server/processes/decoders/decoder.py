@@ -15,7 +15,7 @@ from typing import IO, NoReturn, Protocol
 
 from tvetl_server import problems
 from tvetl_server.engine import Engine
-from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Request, Success
+from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Success, TransformRequest
 from tvetl_server.processes.ipc import read, receive, send, write
 
 __all__ = ["Decoder", "Files"]
@@ -55,14 +55,14 @@ class Decoder:
                 message, memory = receive(worker, alone=True)
                 if message is None:
                     os._exit(0)
-                request = Request.unpack(message)
+                request = TransformRequest.unpack(message)
                 signal.setitimer(signal.ITIMER_REAL, max(0.0, request.deadline - time.monotonic()) + GRACE)
                 reply, file = self._reply(request, memory)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 with file or contextlib.nullcontext():
                     send(worker, reply.pack(), [file.fileno()] if file else [])
 
-    def _reply(self, request: Request, memory: Sequence[int]) -> tuple[Success | Refusal, IO[bytes] | None]:
+    def _reply(self, request: TransformRequest, memory: Sequence[int]) -> tuple[Success | Refusal, IO[bytes] | None]:
         """The reply, and the open file that goes with it."""
         try:
             return self._transform(request, memory)
@@ -72,7 +72,7 @@ class Decoder:
                 _log.error("A bug, at %r", request.name, exc_info=error)
             return Refusal(problem, str(error)), None
 
-    def _transform(self, request: Request, memory: Sequence[int]) -> tuple[Success, IO[bytes] | None]:
+    def _transform(self, request: TransformRequest, memory: Sequence[int]) -> tuple[Success, IO[bytes] | None]:
         """``memory`` has the object where it has no file; it is closed."""
         if not request.name:
             self.engine.self_test()

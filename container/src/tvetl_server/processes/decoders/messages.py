@@ -10,7 +10,7 @@ from tvetl.spec import Arguments
 from tvetl_server.problems import BY_CODE, Problem
 from tvetl_server.processes.ipc import pack, unpack
 
-__all__ = ["GRACE", "Process", "Refusal", "Request", "Success", "unpack_reply"]
+__all__ = ["GRACE", "Process", "Refusal", "Success", "TransformRequest", "unpack_reply"]
 
 #: Seconds beyond an object's deadline after which the kernel ends a decoder that has not given up by itself.
 GRACE = 0.5
@@ -34,7 +34,7 @@ class Process:
 
 
 @dataclass
-class Request:
+class TransformRequest:
     """One object to transform."""
 
     name: str
@@ -50,7 +50,7 @@ class Request:
         return pack([self.name, self.source, asked, self.deadline])
 
     @classmethod
-    def unpack(cls, message: bytes) -> Request:
+    def unpack(cls, message: bytes) -> TransformRequest:
         name, source, asked, deadline = cast("tuple[str, str | int, dict[str, Any], float]", unpack(message))
         if isinstance(asked.get("size"), list):
             asked["size"] = tuple(asked["size"])

@@ -14,7 +14,7 @@ from tvetl.spec import Arguments
 from tvetl_server.engine import Engine
 from tvetl_server.errors import DamagedImage, OutOfTime
 from tvetl_server.metrics import Metrics
-from tvetl_server.processes.decoders.connection import Admit, Answer, Connection, DecoderDied
+from tvetl_server.processes.decoders.connection import Admit, DecoderConnection, DecoderDied, DecoderResult
 from tvetl_server.processes.decoders.decoder import Files
 from tvetl_server.processes.decoders.forkserver import ForkServer
 from tvetl_server.processes.ipc import Buffer
@@ -49,11 +49,11 @@ class Decoders:
         self._spare = threading.Semaphore(1)
         self._free = _FreeList()
         for _ in range(count):
-            self._free.put(Connection(self._forkserver.fork))
+            self._free.put(DecoderConnection(self._forkserver.fork))
 
     def transform(
         self, source: Buffer | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
-    ) -> Answer:
+    ) -> DecoderResult:
         """The engine's result for an object, given by its bytes or its file's name.
 
         A decoder that dies is replaced once, as something else may have killed it. After SLOW seconds a spare decoder
@@ -76,7 +76,7 @@ class Decoders:
 
         try:
             for _ in range(2):
-                decoder = decoder or Connection(self._forkserver.fork)
+                decoder = decoder or DecoderConnection(self._forkserver.fork)
                 try:
                     is_slow = None if has_spare else take_spare
                     return decoder.transform(source, name, arguments, deadline, admit, is_slow)
@@ -101,7 +101,7 @@ class Decoders:
         """Decode a real image in one of them; raises as :meth:`transform` does."""
         self.transform("", "", Arguments(), time.monotonic() + 60)
 
-    def _end(self, decoder: Connection) -> None:
+    def _end(self, decoder: DecoderConnection) -> None:
         decoder.close()
         with contextlib.suppress(RuntimeError):
             self._forkserver.kill(decoder.process)
@@ -118,22 +118,22 @@ class _FreeList:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: list[Connection | None] = []
-        self._waiting: deque[queue.SimpleQueue[Connection | None]] = deque()
+        self._free: list[DecoderConnection | None] = []
+        self._waiting: deque[queue.SimpleQueue[DecoderConnection | None]] = deque()
 
-    def put(self, decoder: Connection | None) -> None:
+    def put(self, decoder: DecoderConnection | None) -> None:
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().put(decoder)
             else:
                 self._free.append(decoder)
 
-    def get(self, timeout: float) -> Connection | None:
+    def get(self, timeout: float) -> DecoderConnection | None:
         """The one used last. Raises OutOfTime where none is free within ``timeout`` seconds."""
         with self._lock:
             if self._free:
                 return self._free.pop()
-            mine: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+            mine: queue.SimpleQueue[DecoderConnection | None] = queue.SimpleQueue()
             self._waiting.append(mine)
         try:
             return mine.get(timeout=min(timeout, threading.TIMEOUT_MAX))
