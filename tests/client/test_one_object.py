@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import sys
+import traceback
 import zlib
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -205,3 +207,23 @@ def test_a_bucket_or_an_etl_that_is_gone_is_not_skipped(cluster: Cluster, gone: 
         next(iter(stream))
     assert stream.counts.failed == 0
     cluster.delete_bucket("passing")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_never_looked_up_by_the_table_of_an_earlier_etl(cluster: Cluster, mixed: str, kind: Any) -> None:
+    def register(mean: float) -> None:
+        steps = [{"op": "Resize", "size": [8, 8]}, {"op": "ToTensor"}, {"op": "Normalize", "mean": [mean], "std": [1]}]
+        pipeline = parse({"steps": steps, "output": {"format": "npy"}})
+        cluster.register(PodSpec("test-anew", pipeline, start_timeout=60), replace=True)
+
+    register(0.25)
+    more = {"batch": 1} if kind is TransformedBatches else {}
+    dataset = kind(cluster, mixed, "test-anew", names=GOOD, on_error="skip", **more)
+    given = [dataset[0]] if kind is TransformedImages else [*dataset]
+    assert float(given[0][0].min()) < 0
+    register(0.75)
+    with pytest.raises(ObjectFailed, match="the ETL was registered anew") as raised:
+        dataset[0] if kind is TransformedImages else [*dataset]
+    assert "Make the dataset again" in raised.value.hint
+    if sys.version_info >= (3, 11):
+        assert raised.value.hint in "".join(traceback.format_exception(raised.value))

@@ -9,6 +9,7 @@ import pytest
 
 from tvetl import spec
 from tvetl.errors import ArgumentsError
+from tvetl.spec.pointwise import parts
 from tvetl.spec.seed import Arrival, arrival, drawn_as, misnamed
 
 JPEG = spec.parse({"steps": [{"op": "RandomResizedCrop", "size": 224}], "output": {"format": "jpeg", "optimize": True}})
@@ -191,3 +192,16 @@ def test_it_is_known_which_names_aistore_changes_on_the_way(name: str, how: Arri
 def test_an_object_is_drawn_by_its_bucket_without_the_provider() -> None:
     assert drawn_as("images", "a/b.jpg") == drawn_as("ais://images", "a/b.jpg") == drawn_as("s3://images/", "a/b.jpg")
     assert drawn_as("images", "a/b.jpg") == "images/a/b.jpg"
+
+
+def test_pixels_are_refused_to_whom_has_another_table() -> None:
+    table = parts(TENSOR).digest
+    asked = spec.parse_arguments({"pixels": True, "table": table})
+    assert spec.with_arguments(TENSOR, asked) == parts(TENSOR).pixels
+    said = "$.table: this pipeline has another table: the ETL was registered anew"
+    steps = [{"op": "ToTensor"}, {"op": "Normalize", "mean": [0.5] * 3, "std": [1, 1, 1]}]
+    for others, dtype in ((steps, "float16"), (steps[:1], "float32"), ([{"op": "Grayscale"}, steps[0]], "float16")):
+        pipeline = spec.parse({"steps": others, "output": {"format": "npy", "dtype": dtype}})
+        assert refused({"pixels": True, "table": table}, pipeline) == [said]
+    assert refused({"table": table}, TENSOR) == ["$.table: is of pixels, which are not asked for"]
+    assert refused({"pixels": True, "table": "x"}, TENSOR) == ["$.table: expected 16 hex digits, got 'x'"]

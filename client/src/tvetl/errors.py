@@ -5,6 +5,7 @@ The message is one sentence; ``hint`` says what to do next; ``__cause__`` is for
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ class TvetlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint and sys.version_info >= (3, 11):
+            self.add_note(hint)  # tracebacks show it
 
 
 @dataclass(frozen=True)

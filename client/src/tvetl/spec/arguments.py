@@ -13,7 +13,7 @@ from tvetl.spec.output import FORMATS, plain_output
 from tvetl.spec.parse import Problems, read_params
 from tvetl.spec.pointwise import NotSplit, parts
 from tvetl.spec.text import BadText, check_data, load_json
-from tvetl.spec.values import FLAG, OBJECT, Refused, choice, either, integer, optional, sequence, spelled
+from tvetl.spec.values import DIGEST, FLAG, OBJECT, Refused, choice, either, integer, optional, sequence, spelled
 
 _EDGE = integer(1, limits.EDGE)
 _COUNTER = integer(0, limits.COUNTER)
@@ -28,6 +28,7 @@ ARGUMENTS: Mapping[str, Param] = {
     "quality": Param(optional(integer(0, 100))),
     "size": Param(optional(either(_EDGE, spelled(sequence(_EDGE, 1, 2), single)))),
     "pixels": Param(optional(FLAG)),
+    "table": Param(optional(DIGEST)),
     "like": Param(optional(OBJECT)),
 }
 
@@ -46,6 +47,8 @@ def parse_arguments(source: str | Mapping[str, object] | None) -> Arguments:
     problems = Problems()
     values = read_params(data, ARGUMENTS, "$", problems)
     given = frozenset(name for name, value in values.items() if value is not None and value is not False)
+    if "table" in given and "pixels" not in given:
+        problems.add("$.table", "is of pixels, which are not asked for")
     if {"view", "views"} <= given:
         problems.add("$.view", "not together with views, which gives the views 0, 1, ...")
     if problems:
@@ -61,17 +64,22 @@ def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
         value = values[name]
         return value if isinstance(value, int) else None
 
-    size, format, like = values["size"], values["format"], values["like"]
+    def text(name: str) -> str | None:
+        value = values[name]
+        return value if isinstance(value, str) else None
+
+    size = values["size"]
     return Arguments(
         seed=number("seed"),
         epoch=number("epoch") or 0,
         view=number("view") or 0,
         views=number("views"),
-        format=format if isinstance(format, str) else None,
+        format=text("format"),
         quality=number("quality"),
         size=_pair(size) if isinstance(size, tuple) else number("size"),
         pixels=values["pixels"] is True,
-        like=like if isinstance(like, str) else None,
+        table=text("table"),
+        like=text("like"),
         given=given,
     )
 
@@ -100,9 +108,13 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
         pipeline = replace(pipeline, steps=steps, output=output)
     if arguments.pixels:
         try:
-            pipeline = parts(pipeline).pixels
+            found = parts(pipeline)
         except NotSplit as error:
             problems.add("$.pixels", str(error))
+        else:
+            pipeline = found.pixels
+            if arguments.table is not None and arguments.table != found.digest:
+                problems.add("$.table", "this pipeline has another table: the ETL was registered anew")
     if problems:
         raise ArgumentsError(problems.listed())
     return pipeline

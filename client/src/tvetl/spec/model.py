@@ -62,7 +62,7 @@ class Arguments:
     size: int | tuple[int, int] | None = None
     #: Whether the uint8 pixels are wanted that the pointwise steps at the end would be given.
     pixels: bool = False
-    #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
-    given: frozenset[str] = field(default_factory=frozenset)
+    #: The digest of the table by which the pixels' values will be looked up: refused where the pipeline has another.
+    table: str | None = None
     #: ``<bucket>/<object>``: draw as for this object. It changes draws alone, never what is read.
     like: str | None = None

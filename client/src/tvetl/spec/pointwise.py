@@ -5,9 +5,10 @@ Their results are computed in :mod:`tvetl.spec.table`, which needs numpy; this m
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
-from tvetl.spec.model import IMAGE_FORMATS, Pipeline, Step
+from tvetl.spec.model import IMAGE_FORMATS, Pipeline, Step, Value
 from tvetl.spec.output import plain_output
 from tvetl.spec.parse import forms
 
@@ -33,8 +34,16 @@ class Parts:
     """The same pipeline, but its answer is the pixels: uint8 (C, H, W). Its draws are the same."""
     steps: tuple[Step, ...]
     """The pointwise steps that the pixels would be given to; the first is one of OPENS."""
+    dtype: Value
+    """Of the whole pipeline's answer, where its output names one."""
     channels: int
     """C: 1 or 3."""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of what the table of these steps depends on: who looks pixels up elsewhere names it."""
+        text = repr(([(step.op, sorted(step.params.items())) for step in self.steps], self.channels, self.dtype))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def parts(pipeline: Pipeline) -> Parts:
@@ -56,4 +65,4 @@ def parts(pipeline: Pipeline) -> Parts:
         raise NotSplit("the pipeline gives these pixels already")
     output = plain_output(pipeline.output.format)
     pixels = replace(pipeline, steps=(*before, Step("PILToTensor", {})), output=output)
-    return Parts(pixels, steps, flow[0].channels)
+    return Parts(pixels, steps, pipeline.output.options["dtype"], flow[0].channels)

@@ -7,6 +7,7 @@ Two spellings get the same normal form only where torchvision itself makes them 
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -126,6 +127,13 @@ def _accept_object(value: object) -> Value:
     return value
 
 
+def _accept_digest(value: object) -> Value:
+    _refuse_unless(isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None)
+    assert isinstance(value, str)
+    return value
+
+
+DIGEST = Kind("16 hex digits", {"type": "string", "pattern": "^[0-9a-f]{16}$"}, _accept_digest, (str,))
 FLAG = Kind("true or false", {"type": "boolean"}, _accept_flag, (bool,))
 OBJECT = Kind("an object as bucket/name", {"type": "string", "pattern": "^[^/]*[^/:]/."}, _accept_object, (str,))
 NULL = Kind("null", {"type": "null"}, _accept_null, (type(None),))
