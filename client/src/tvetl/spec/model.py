@@ -66,3 +66,5 @@ class Arguments:
     table: str | None = None
     #: ``<bucket>/<object>``: draw as for this object. It changes draws alone, never what is read.
     like: str | None = None
+    #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
+    given: frozenset[str] = field(default_factory=frozenset)
