@@ -113,10 +113,14 @@ def _safetensors(data: bytes | bytearray) -> Array:
 
 def _image(data: bytes | bytearray) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I;16") and image.mode not in _KEPT:  # the other order of bytes
-                return image.convert("I")
-            return image.copy() if image.mode in _KEPT else image.convert("RGB")
+        image = Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow raises OSError, SyntaxError, TypeError, struct.error, KeyError, ... by format
         hint = "Give the pipeline an output of npy, safetensors, jpeg, png or webp."
         raise UsageError("this is neither a tensor nor an image", hint=hint) from error
+    try:
+        with image:
+            if image.mode.startswith("I;16") and image.mode not in _KEPT:  # the other order of bytes
+                return image.convert("I")
+            return image.copy() if image.mode in _KEPT else image.convert("RGB")
+    except Exception as error:
+        raise UsageError(f"this image ({image.format}) is damaged: {error}") from error
