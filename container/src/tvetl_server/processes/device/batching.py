@@ -1,9 +1,9 @@
 """When a batch begins: when it is full, or when waiting for one more image would cost more than it gains.
 
-Waiting for the next image delays all images that are there already. It saves one start of a batch, which the next image's
-own batch would need. Both costs are learnt from measured times. One is the gap before an image: since the image before
-it, or since the end of a batch, as decoders then send their next images. The other is the time of a batch, taken to be
-``start + each * n`` seconds for n images. The rule and its factors were found by simulation
+Waiting for the next image delays all images that are there already. It saves one start of a batch, which the next
+image's own batch would need. Both costs are learnt from measured times. One is the gap before an image: since the image
+before it, or since the end of a batch, as decoders then send their next images. The other is the time of a batch, taken
+to be ``start + each * n`` seconds for n images. The rule and its factors were found by simulation
 (tests/device/test_batching.py).
 """
 
