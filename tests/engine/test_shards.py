@@ -115,7 +115,7 @@ def test_names_of_any_length_and_script_survive(contents: list[tuple[str, bytes]
 
 def test_one_image_that_fails_is_the_shards_failure_and_is_named(contents: list[tuple[str, bytes]]) -> None:
     jpeg = contents[0][1]
-    with pytest.raises(DamagedImage, match=r"In 'b\.jpg': The image is damaged"):
+    with pytest.raises(DamagedImage, match=r"In 'b\.jpg': The image is cut off"):
         engine().transform(packed([("a.jpg", jpeg), ("b.jpg", jpeg[: len(jpeg) // 2])]), "s/x.tar", Arguments())
     with pytest.raises(NotAnImage, match=r"In 'b\.jpg'.*it is empty"):
         engine().transform(packed([("a.jpg", jpeg), ("b.jpg", b"")]), "s/x.tar", Arguments())

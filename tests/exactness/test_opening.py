@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from tvetl.spec import Arguments, opening, parse
 from tvetl.spec.opening import open_rgb
 from tvetl_server.engine import Engine
 from tvetl_server.engine.decode import open_source
-from tvetl_server.errors import NotAnImage, ObjectError, TooManyPixels, WrongDepth
+from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, WrongDepth
 from tvetl_server.limits import Limits
 
 Pixels = npt.NDArray[np.uint8]
@@ -350,3 +352,108 @@ def test_what_scale_makes_is_what_torchvision_makes() -> None:
         ("float TIFF", (RAMP / 65535).astype(np.float32)),
     ):
         assert np.array_equal(eight(torch.from_numpy(values)), DEEP[name][1])
+
+
+# --- files that are cut off -----------------------------------------------------------------------------------------
+
+NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (300, 200, 3), dtype=np.uint8))
+CUT: dict[str, bytes] = {
+    "JPEG": saved(NOISE, "JPEG"),
+    "JPEG, gray": saved(NOISE.convert("L"), "JPEG", quality=95),
+    "JPEG, CMYK": saved(NOISE.convert("CMYK"), "JPEG"),
+    "JPEG, progressive": saved(NOISE, "JPEG", progressive=True),
+    "JPEG with restarts": saved(NOISE, "JPEG", restart_marker_blocks=5),
+    "JPEG, turned": saved(NOISE, "JPEG", exif=_exif(6)),
+    "PNG": saved(NOISE, "PNG"),
+    "PNG, turned": saved(NOISE, "PNG", exif=_exif(8)),
+    "GIF": saved(NOISE, "GIF"),
+    "GIF with transparency": saved(NOISE.convert("P"), "GIF", transparency=3),
+    "BMP": saved(NOISE, "BMP"),
+    "TIFF": saved(NOISE, "TIFF"),
+    "TIFF, turned": saved(NOISE, "TIFF", exif=_exif(6)),
+    "TIFF, LZW": saved(NOISE, "TIFF", compression="tiff_lzw"),
+    "WebP": saved(NOISE, "WEBP"),
+    "AVIF": saved(NOISE, "AVIF"),
+    "PPM": saved(NOISE, "PPM"),
+    "PPM as text": _as_text(b"P3", np.asarray(NOISE), b"255"),
+    "PBM": saved(NOISE.convert("1"), "PPM"),
+}
+#: Those that Pillow pads.
+PADDED = [kind for kind in CUT if not kind.startswith(("WebP", "AVIF", "TIFF, LZW", "PPM as text"))]
+
+
+def padded(data: bytes) -> Pixels | None:
+    """What Pillow makes of it with its flag, upright; None where it refuses it nevertheless."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def refusal(data: bytes, **fields: object) -> str:
+    with pytest.raises(DamagedImage) as caught:
+        answer(data, **fields)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_file_that_is_cut_off_is_padded_as_by_pillow_where_that_was_asked_for(kind: str) -> None:
+    whole, fields, came = CUT[kind], {"truncated": "pad", "orientation": "apply"}, 0
+    for end in (0.02, 0.3, 0.6, 0.97):
+        data = whole[: int(len(whole) * end)]
+        expected = padded(data)
+        refusal(data)
+        if expected is None:
+            refusal(data, **fields)
+            continue
+        came += 1
+        assert np.array_equal(answer(data, **fields), expected), end
+        assert np.array_equal(open_rgb(data, parse({"steps": [], **fields})), expected), end
+        top, left = ((edge - crop) // 2 for edge, crop in zip(expected.shape[:2], CROP, strict=True))
+        part = answer(data, {"op": "CenterCrop", "size": CROP}, **fields)
+        assert np.array_equal(part, expected[top : top + CROP[0], left : left + CROP[1]]), end
+        small = answer(data, {"op": "Resize", "size": [30, 20]}, precision="fast", **fields)
+        assert small.shape == (30, 20, 3)
+        refusal(data)
+    assert came >= 3 if kind in PADDED else came == 0
+    assert np.array_equal(answer(whole, **fields), answer(whole, orientation="apply"))
+
+
+def test_the_error_says_how_much_of_the_picture_is_there() -> None:
+    hint = "A pipeline with truncated: pad takes it"
+    for kind, missing in (("PNG", None), ("BMP", None), ("PPM", None), ("JPEG", 128), ("GIF with transparency", None)):
+        data = CUT[kind][: len(CUT[kind]) * 6 // 10]
+        said = refusal(data)
+        found = re.fullmatch(rf"The image is cut off: (\d+) of its 300 rows are there\. {hint}.*", said)
+        assert found, said
+        rows = int(found[1])
+        assert 130 < rows < 195
+        if missing is not None:  # libjpeg fills the rest with gray; it holds back rows that it has not smoothed yet
+            pixels = padded(data)
+            assert pixels is not None
+            assert 0 <= int((pixels != missing).any(axis=(1, 2)).sum()) - rows <= 32
+    progressive = CUT["JPEG, progressive"]
+    assert re.search(rf"progressive JPEG \d+ scans are there, the last in part\. {hint}", refusal(progressive[:-5000]))
+    assert "of this progressive JPEG a part of the first scan is there" in refusal(progressive[:900])
+    for kind in ("WebP", "AVIF"):
+        data = CUT[kind]
+        assert f"{len(data) // 2:,} of its {len(data):,} bytes are there" in refusal(data[: len(data) // 2])
+    assert refusal(CUT["PBM"][:1000]).startswith(f"The image is cut off. {hint}")
+
+
+def test_pipelines_of_both_kinds_do_not_disturb_one_another() -> None:
+    """Pillow's flag is the whole process's."""
+    data = CUT["JPEG, progressive"][:-3000]
+    expected = padded(data)
+
+    def ask(number: int) -> bool:
+        if number % 2:
+            return np.array_equal(answer(data, truncated="pad"), expected)
+        return refusal(data).startswith("The image is cut off")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(60)))
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES

@@ -67,3 +67,4 @@ def pipelines() -> Drawn:
             "depth": st.sampled_from(["refuse", "convert", "scale"]),
         },
     )
+            "truncated": st.sampled_from(["refuse", "pad"]),

@@ -53,6 +53,8 @@ class Pipeline:
 class Arguments:
     """What one request may ask for besides the pipeline (``etl_args``); None is "as the pipeline says"."""
 
+    #: What becomes of a file whose end is cut off.
+    truncated: Literal["refuse", "pad"] = "refuse"
     seed: int | None = None
     epoch: int = 0
     view: int = 0

@@ -6,11 +6,13 @@ The server decodes to the same pixels for less work, and converts by :func:`to_r
 from __future__ import annotations
 
 import io
+import threading
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from tvetl.spec.model import Pipeline
 
@@ -26,15 +28,41 @@ class WrongDepth(ValueError):
 
 
 def open_rgb(data: bytes, pipeline: Pipeline) -> Image.Image:
-    """The image in ``data`` as the pipeline opens it: RGB, by its ``orientation`` and ``depth``.
+    """The image in ``data`` as the pipeline opens it: RGB, by its ``orientation``, ``depth`` and ``truncated``.
 
     Raises WrongDepth, and what Pillow raises.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with truncated(pipeline), Image.open(io.BytesIO(data)) as image:
         check_depth(image, pipeline)
         image.load()
         turns = pipeline.orientation == "apply" and image.format != "TIFF"  # which Pillow turned by loading it
         return to_rgb(ImageOps.exif_transpose(image) if turns else image, pipeline)
+
+
+class _Truncated(AbstractContextManager[None]):
+    """Sets Pillow's flag, which is the whole process's: only one thread at a time opens or decodes, by its pipeline."""
+
+    _one = threading.Lock()
+
+    def __init__(self, pad: bool) -> None:
+        self._pad = pad
+        self._before = False
+
+    def __enter__(self) -> None:
+        self._one.acquire()
+        self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, self._pad
+
+    def __exit__(self, *_: object) -> None:
+        ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+        self._one.release()
+
+
+_TRUNCATED = {"refuse": _Truncated(False), "pad": _Truncated(True)}
+
+
+def truncated(pipeline: Pipeline) -> AbstractContextManager[None]:
+    """In it Pillow opens and decodes files that are cut off as the pipeline says; not to be entered twice."""
+    return _TRUNCATED[pipeline.truncated]
 
 
 def check_depth(image: Image.Image, pipeline: Pipeline) -> None:

@@ -26,6 +26,7 @@ FIELDS: Mapping[str, Param] = {
     "precision": Param(choice("exact", "fast"), "exact"),
     "orientation": Param(choice("keep", "apply"), "keep"),
     "depth": Param(choice("refuse", "convert", "scale"), "refuse"),
+    "truncated": Param(choice("refuse", "pad"), "refuse"),
 }
 #: What to do where a step takes the first kind and gets the second.
 _HINTS = {

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from tvetl.spec import Pipeline, opening, parse
-from tvetl_server.engine import headers
+from tvetl_server.engine import cut_off, headers
 from tvetl_server.engine.native import native
 from tvetl_server.engine.pixels import Array, Box, Coded, Part, Size, image_on
 from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, WrongDepth, first_line
@@ -169,13 +169,17 @@ class Source:
 
     def _draft(self, factor: int) -> Array:
         """All of it at 1/``factor``, by Pillow: libjpeg's scaled DCT."""
-        with _damage(), Image.open(io.BytesIO(self._data), formats=["JPEG"]) as image:
+        with (
+            _damage(self._data),
+            opening.truncated(self._pipeline),
+            Image.open(io.BytesIO(self._data), formats=["JPEG"]) as image,
+        ):
             image.draft(None, (image.width // factor, image.height // factor))
             return np.asarray(image.convert("RGB"))
 
     def _decode(self) -> Image.Image:
         try:
-            with _damage():
+            with _damage(self._data), opening.truncated(self._pipeline):
                 image = self._image
                 image.load()
                 # An RGB image is taken as it is: convert would copy it, which is memory. (_new is how Pillow's own
@@ -228,7 +232,7 @@ def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN) -> Sou
     if name is None:
         raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or PPM: it is {_looks_like(data)}.")
     scan = headers.check(data, name, limits)
-    with _damage():
+    with _damage(data), opening.truncated(pipeline):
         image = Image.open(io.BytesIO(data), formats=[name])
         headers.check_pixels(*image.size, limits)
         if name not in _COUNTED:
@@ -259,7 +263,7 @@ def _looks_like(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def _damage(data: bytes) -> Iterator[None]:
     """Whatever a decoder throws at a broken file is the file's damage, said in one line."""
     try:
         yield
@@ -269,11 +273,14 @@ def _damage() -> Iterator[None]:
         raise WrongDepth(str(error)) from error
     except MemoryError as error:
         raise TooManyPixels("There is not enough memory to decode the image.") from error
-    except UnidentifiedImageError as error:
-        raise DamagedImage("The image is damaged: its header cannot be read.") from error
     except Exception as error:
         # Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, IndexError, ... by format.
-        raise DamagedImage(f"The image is damaged: {first_line(error)}.") from error
+        raise DamagedImage(cut_off.told(data, format_of(data), error) or _told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    unread = isinstance(error, UnidentifiedImageError)
+    return f"The image is damaged: {'its header cannot be read' if unread else first_line(error)}."
 
 
 def _part(box: Box, factor: int, left: int, top: int) -> Part:
