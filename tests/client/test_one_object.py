@@ -112,6 +112,8 @@ def test_what_cannot_be_decoded_without_an_etl_is_that_objects_failure(
         given, counts = read(kind, cluster, mixed, names=names, on_error="skip")
     assert given == sorted(GOOD)
     assert (counts.failed, counts.skipped) == (len(names) - 3,) * 2
+    given, counts = read(kind, cluster, mixed, names=["a.jpg", "cut.jpg", "empty.jpg", "c.png"], on_error="substitute")
+    assert (given, counts.substituted) == (["a.jpg", *["c.png"] * 3], 2)
     for name in names[1:-2]:
         assert any(name in said or repr(name) in said for said in caplog.messages)
         with pytest.raises((ObjectFailed, NotFound)) as raised:

@@ -114,8 +114,8 @@ class Reader:
     def _asked(self, seed: int | None, views: int | None) -> dict[str, Json]:
         """The ``etl_args`` of every read, without the epoch."""
         if not self.etl:
-            if views is not None or self.on_error == "substitute":
-                raise UsageError("views and substitutes are made by an ETL", hint="Name one: etl=...")
+            if views is not None:
+                raise UsageError("views are made by an ETL", hint="Name one: etl=...")
             return {}
         asked: dict[str, Json] = {}
         if self.pipeline or seed is not None:  # another's ETL may not know what a seed is
