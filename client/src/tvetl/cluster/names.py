@@ -18,11 +18,13 @@ from tvetl.errors import UsageError
 _Value = TypeVar("_Value")
 #: Names that are sorted at once, where they come in no order.
 _BLOCK = 1 << 16
+#: Numbers of 4 bytes, as long as these reach into the buffer.
+_SMALL = "I"
 _digest = xxhash.xxh3_64_intdigest
 
 
 class Names(Sequence[str]):
-    """Names one after the other in one buffer: ten million of 36 characters take 440 MB, and in a list 930.
+    """Names one after the other in one buffer: ten million of 36 characters take 400 MB, and in a list 930.
 
     Forked processes share the buffer, and a pickle is the buffer. Equal to a list or tuple of the same names. ``in``
     and :meth:`index` make a table of digests first, 12 bytes a name, and take microseconds then. Raises UsageError for
@@ -32,7 +34,7 @@ class Names(Sequence[str]):
     __slots__ = ("_starts", "_table", "_text", "rising")
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._text, self._starts = bytearray(), array("Q", [0])
+        self._text, self._starts = bytearray(), array(_SMALL, [0])
         #: Whether each name is greater than the one before it, so that none comes twice.
         self.rising = True
         self.extend(names)
@@ -47,7 +49,11 @@ class Names(Sequence[str]):
             rising = rising and (last is None or last < code)
             last = code
             text += code
-            starts.append(len(text))
+            try:
+                starts.append(len(text))
+            except OverflowError:
+                starts = self._starts = array("Q", starts)
+                starts.append(len(text))
         self.rising = rising
 
     def __len__(self) -> int:
