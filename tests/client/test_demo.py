@@ -29,8 +29,10 @@ def test_the_demo_goes_the_whole_way(tmp_path: Path, folder: Path, repository: P
     assert done.stdout.count("2 of 2 objects") == 2  # the bucket, and the range
     assert "99 names of the template are not in the source" in done.stdout
     assert "torch.float32" in done.stdout or "pip install torch" in done.stdout
+    assert "neon colours, with why they are so" in done.stdout
     with Image.open(tmp_path / "build/demo/contact-sheet.png") as sheet:
         assert sheet.width > 1000
+        assert sheet.height > 2 * (224 + 34 + 28) + 28 + 3 * 20  # two rows, and a note of three lines
     assert yaml.safe_load((tmp_path / "build/demo/pod-blog.yaml").read_text(encoding="utf-8"))["kind"] == "Pod"
 
 

@@ -65,6 +65,19 @@ def test_cards_stand_in_columns_and_every_mode_and_shape_fits() -> None:
     assert four.height > 1.9 * one.height - 28
 
 
+def test_a_note_stands_below_the_rows_in_lines_of_their_width() -> None:
+    rows = [("one", Image.new("RGB", (224, 224), (0, 128, 0)), Image.new("RGB", (224, 224)))]
+    without, noted = contact_sheet(rows), contact_sheet(rows, note="why it looks so " * 30)
+    box = (0, 0, without.width, without.height - 28)
+    assert ImageChops.difference(noted.crop(box), without.crop(box)).getbbox() is None
+    note = noted.crop((0, without.height - 20, noted.width, noted.height)).convert("L")
+    below = note.point(lambda value: 255 * (value < 128))
+    left, _, right, lower = below.getbbox() or (0, 0, 0, 0)
+    assert left >= 28
+    assert without.width - 60 < right <= without.width - 28
+    assert 100 < lower < below.height
+
+
 def test_no_rows_are_no_sheet() -> None:
     with pytest.raises(ValueError, match="row"):
         contact_sheet([])

@@ -135,7 +135,7 @@ def test_what_cannot_become_an_object_is_told_before_and_the_rest_is_sent(
     (folder / "nothing.jpg").symlink_to("nowhere")
     (folder / "itself.jpg").symlink_to("itself.jpg")
     (folder / "n01/up").symlink_to("..")
-    for name in ("50% off.jpg", "100%.jpg", "hash#1.jpg", "q?.jpg", "a\nb.jpg"):
+    for name in ("50% off.jpg", "100%.jpg", "hash#1.jpg", "q?1 .jpg", "a\nb.jpg"):
         (folder / name).write_bytes(b"x")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(folder / "sock"))
@@ -143,7 +143,7 @@ def test_what_cannot_become_an_object_is_told_before_and_the_rest_is_sent(
     codes = {
         "fifo": "not_a_file", "sock": "not_a_file", "nothing.jpg": "dangling", "itself.jpg": "unreadable",
         "n01/up": "loop", "50% off.jpg": "not_for_etls", "100%.jpg": "not_for_etls", "hash#1.jpg": "not_for_etls",
-        "q?.jpg": "not_for_etls", "a\nb.jpg": "not_for_etls", "caf\\xe9.jpg": "not_utf8",
+        "q?1 .jpg": "not_for_etls", "a\nb.jpg": "not_for_etls", "caf\\xe9.jpg": "not_utf8",
     }  # fmt: skip
     done = tvetl("put", str(folder), bucket, "-e", local.endpoint, "--json")
     assert done.returncode == 4

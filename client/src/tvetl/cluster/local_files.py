@@ -15,9 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tvetl.errors import UsageError
+from tvetl.spec.seed import arrival
 
-#: AIStore puts an object's name into a URL as it is: Go refuses a lone % and control characters, ? and # end the path.
-_NOT_FOR_ETLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[?#\x00-\x1f\x7f]")
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -65,8 +64,8 @@ def find_files(
     A file's name is its path in the one folder (of several sources each folder's own name comes first; of a pattern its
     path below the part without wildcards; else its file name), with ``prefix`` before it. ``names`` chooses files of
     the one folder by their paths in it. Links are followed. Left out and counted are files and folders of a folder
-    that begin with a dot, unless ``hidden``. Refused are names that AIStore cannot send to an ETL, unless ``any_name``:
-    a ``%`` without two hexadecimal digits behind it, ``?``, ``#`` and control characters.
+    that begin with a dot, unless ``hidden``. Refused are names that AIStore cannot send to an ETL, unless ``any_name``
+    (:func:`tvetl.spec.seed.arrival`).
 
     Raises UsageError where there is no such source, or nothing in it.
     """
@@ -216,11 +215,12 @@ class _Chosen:
             name.encode()
         except UnicodeEncodeError:
             return "not_utf8", "its name is not UTF-8, as names of objects must be: rename it"
-        odd = None if self._any_name else _NOT_FOR_ETLS.search(name)
-        if odd:
-            what = "a lone '%' (without two hexadecimal digits behind it)" if odd[0] == "%" else repr(odd[0])
-            why = f"AIStore cannot send a name with {what} to an ETL"
-            return "not_for_etls", f"{why}: rename it, or send it all the same with --any-name"
+        if not self._any_name and arrival(name) == "never":
+            why = (
+                "AIStore cannot send a name to an ETL that has '#', a control character, a blank behind '?', or a '%' "
+            )
+            why += "without two hexadecimal digits behind it: rename it, or send it all the same with --any-name"
+            return "not_for_etls", why
         return None
 
 

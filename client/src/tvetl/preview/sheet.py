@@ -18,6 +18,8 @@ _GAP = 10
 _MARGIN = 28
 _TEXT = 34
 _PAPER, _FRAME, _INK, _FAINT = (250, 250, 248), (233, 233, 229), (34, 34, 34), (134, 134, 128)
+#: The note below a sheet: the font's size and a line's height.
+_NOTE, _NOTE_LINE = 15, 21
 #: A sheet of views: pixels for its original, and for the lines below each view.
 _ORIGINAL = 2 * _SIDE
 _LINES = 82
@@ -63,18 +65,22 @@ class Source:
         return derive_seed(self.seed, self.epoch, view, drawn_as(self.bucket, self.object))
 
 
-def contact_sheet(rows: Sequence[Row], *, columns: int = 2) -> Image.Image:
+def contact_sheet(rows: Sequence[Row], *, columns: int = 2, note: str = "") -> Image.Image:
     """An RGB picture with a card for each ``(label, original, transformed)``, ``columns`` cards side by side.
 
-    Images of any mode and size; none is enlarged. Raises ValueError where there are no rows.
+    Images of any mode and size; none is enlarged. ``note`` stands below the last row, in as many lines as it needs.
+    Raises ValueError where there are no rows.
     """
     if not rows:
         raise ValueError("a contact sheet needs at least one row")
     columns = min(columns, len(rows))
     width, height = _WIDE + _GAP + _SIDE, _TEXT + _SIDE
     lines = -(-len(rows) // columns)
-    size = (_MARGIN + columns * (width + _MARGIN), _MARGIN + lines * (height + _MARGIN))
-    sheet = Image.new("RGB", size, _PAPER)
+    wide, end = _MARGIN + columns * (width + _MARGIN), _MARGIN + lines * (height + _MARGIN)
+    below = _wrapped(note, wide - 2 * _MARGIN, _NOTE)
+    sheet = Image.new("RGB", (wide, end + (len(below) * _NOTE_LINE + _GAP if below else 0)), _PAPER)
+    for at, line in enumerate(below):
+        ImageDraw.Draw(sheet).text((_MARGIN, end - _GAP + at * _NOTE_LINE), line, _INK, ImageFont.load_default(_NOTE))
     for at, row in enumerate(rows):
         left = _MARGIN + at % columns * (width + _MARGIN)
         top = _MARGIN + at // columns * (height + _MARGIN)
@@ -125,7 +131,10 @@ def _draw_original(sheet: Image.Image, source: Source, original: Image.Image, vi
             _draw_number(draw, (box[0], box[1]), view)
     boxes = "" if any(view.box for view in views) else f"; {_NO_BOXES}"
     steps = " > ".join(step.op for step in source.pipeline.steps)
-    below = [*_wrapped(f"{source.etl}: {steps}", _ORIGINAL, 3), f"seed {source.seed}, epoch {source.epoch}{boxes}"]
+    below = [
+        *_shortened(_wrapped(f"{source.etl}: {steps}", _ORIGINAL), 3),
+        f"seed {source.seed}, epoch {source.epoch}{boxes}",
+    ]
     for at, line in enumerate(below):
         draw.text((_MARGIN, corner[1] + _ORIGINAL + 8 + 16 * at), line, _FAINT, small)
 
@@ -137,7 +146,7 @@ def _draw_view(sheet: Image.Image, corner: tuple[int, int], view: View) -> None:
     draw.text((left + 24, top + 8), f"torch seed {view.seed}", _INK, small)
     draw.text((left + _SIDE, top + 8), "{} x {}".format(*view.picture.size), _FAINT, small, anchor="ra")
     _fit(sheet, view.picture, (left, top + _TEXT), (_SIDE, _SIDE))
-    lines = _wrapped(", ".join(view.drawn), _SIDE, 3)
+    lines = _shortened(_wrapped(", ".join(view.drawn), _SIDE), 3)
     if view.equal is not None:
         lines.append("torchvision: " + ("equal" if view.equal else "NOT EQUAL"))
     for at, line in enumerate(lines):
@@ -155,9 +164,9 @@ def _colour(view: View) -> tuple[int, int, int]:
     return _COLOURS[view.view % len(_COLOURS)]
 
 
-def _wrapped(text: str, width: int, most: int) -> list[str]:
-    """At most ``most`` lines of ``width`` pixels, in the small font; a longer text ends in an ellipsis."""
-    measure = ImageFont.load_default(12).getlength
+def _wrapped(text: str, width: int, size: int = 12) -> list[str]:
+    """Lines of at most ``width`` pixels, in the font of that size."""
+    measure = ImageFont.load_default(size).getlength
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -165,9 +174,12 @@ def _wrapped(text: str, width: int, most: int) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
-    if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1] + " …"]
     return [line for line in lines if line]
+
+
+def _shortened(lines: Sequence[str], most: int) -> list[str]:
+    """At most so many lines; where there are more, the last one ends in an ellipsis."""
+    return [*lines] if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
 
 
 def _fit(
