@@ -15,7 +15,6 @@ from PIL import Image
 from tvetl import jobs
 from tvetl.cluster import Cluster
 from tvetl.errors import NotFound, ObjectFailed, TimedOut, UsageError
-from tvetl.jobs.provenance import Record
 
 #: Seconds that no job may take here; only a hang would.
 LONG = 120
@@ -144,23 +143,11 @@ def test_more_failures_than_aistore_keeps_are_all_named(cluster: Cluster, crops:
     assert codes.count("unknown") == 300 - 256 - 1
 
 
-def test_what_another_hand_put_into_the_destination_is_not_counted_as_done(
-    cluster: Cluster, images: str, crops: str, results: str
-) -> None:
-    cluster.create_bucket(results)
-    cluster.put(results, "photo_0.png", b"from an earlier day")
-    cluster.put(results, "photo_1.txt", b"from an earlier day")
-    report = jobs.wait(cluster, jobs.transform_bucket(cluster, images, results, crops), timeout=LONG)
-    assert [error.object for error in report.failed] == ["photo_1.txt"]
-    assert report.done == report.wanted - 1
-    assert cluster.get(results, "photo_0.png").startswith(b"\xff\xd8")
-
-
 def test_a_wait_that_is_too_long_ends_and_leaves_the_job(script: Any) -> None:
     snap = {"id": "J", "kind": "etl-bck", "start-time": "2026-11-23T03:01:27Z", "end-time": "0001-01-01T00:00:00Z"}
     script.answer = lambda method, path, body: (200, json.dumps({"t1": [snap]}))
     request = jobs.Request("a", "b", "test-etl")
-    job = jobs.Job(request, ("J",), {"x.jpg": 1}, ("x.jpg",), (), Record("d"))
+    job = jobs.Job(request, ("J",), {"x.jpg": 1}, ("x.jpg",), ())
     with pytest.raises(TimedOut, match="J"):
         jobs.wait(Cluster(script.endpoint), job, timeout=0.1)
     assert {method for method, path, body in script.asked} == {"GET"}

@@ -138,7 +138,7 @@ VERBS: dict[str, Callable[[Cluster], object]] = {
     "begin": lambda cluster: jobs.transform_bucket(cluster, "images", "other", "test-small"),
     "estimate": lambda cluster: jobs.estimate(cluster, jobs.Request("images", "other", "test-small")),
     "preview": lambda cluster: preview(cluster, "images", "photo_00.png", "test-small", views=1),
-    "record": lambda cluster: provenance.load(cluster, "key", "images"),
+    "records": lambda cluster: [*provenance.Records(cluster, "images").load()],
 }
 #: A plain read cannot tell another's bytes from the object's, and what waits for no answer is content with any.
 BLIND = {"get", "get by ETL", "put", "create_bucket", "delete_bucket", "abort"}

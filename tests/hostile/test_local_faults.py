@@ -240,8 +240,10 @@ def test_a_job_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(
     for at in range(40):
         cluster.put("many", f"{at:02}", b"x")
     cluster.register(PodSpec("test-eight", PIPELINE, "eight:1", start_timeout=60))
-    begun = jobs.transform_bucket(cluster, "many", "out", "test-eight", prefix="0")
+    begun = jobs.transform_bucket(cluster, "many", "out", "test-eight")
     assert jobs.wait(cluster, begun, timeout=60).ok
+    for at in range(10, 40):
+        cluster.delete("out", f"{at:02}")
     ballast = fill(small_disk)
 
     with pytest.raises(ClusterError, match="No space"):  # not even the note of what is to be begun

@@ -211,6 +211,11 @@ class Cluster:
         with self._explained():
             self._bucket(bucket).object(name).get_writer().put_content(data)
 
+    def delete(self, bucket: str, name: str) -> None:
+        """Delete one object. Raises NotFound."""
+        with self._explained():
+            self._bucket(bucket, self._acts).object(name).delete()
+
     def get(self, bucket: str, name: str, etl: str = "", arguments: Mapping[str, Json] | None = None) -> bytes:
         """Read one object, transformed by the ETL where one is named; ``arguments`` are its ``etl_args``.
 
@@ -263,8 +268,13 @@ class Cluster:
         prepend: str,
         extensions: Mapping[str, str],
         continue_on_error: bool,
+        workers: int,
     ) -> str:
-        """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id."""
+        """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id.
+
+        ``workers`` is how many objects each target reads at once: 0 is AIStore's own choice, one for each of its
+        mountpaths, and -1 one after the other.
+        """
         with self._explained(etl):
             return job_id(
                 self._bucket(source, self._acts).transform(
@@ -274,6 +284,7 @@ class Cluster:
                     prepend=prepend,
                     ext=dict(extensions) or None,
                     cont_on_err=continue_on_error,
+                    num_workers=workers,
                 )
             )
 
@@ -287,6 +298,7 @@ class Cluster:
         prepend: str,
         extensions: Mapping[str, str],
         continue_on_error: bool,
+        workers: int,
     ) -> str:
         """Begin to transform objects by name; gives the job's id, which may be that of an idle job taken up again."""
         with self._explained(etl):
@@ -299,6 +311,7 @@ class Cluster:
                     prepend=prepend,
                     ext=dict(extensions) or None,
                     continue_on_error=continue_on_error,
+                    num_workers=workers,
                 )
             )
 

@@ -303,7 +303,7 @@ def transform(
     ext: Annotated[list[str] | None, typer.Option(help="Another extension, jpg=npy; may be repeated.")] = None,
     workers: Annotated[
         int,
-        typer.Option(help="Objects that each target reads at once; 0: one for each of its mountpaths; -1: one.", min=-1),
+        typer.Option(help="Objects that a target reads at once; 0: one for each mountpath, -1: one.", min=-1),
     ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Store nothing; transform a sample, and estimate.")

@@ -1,100 +1,120 @@
-"""Provenance: the record of which pipeline made the objects of a destination, so that a job can be repeated.
+"""Provenance: records of what jobs set out to make of which objects, by which pipeline.
 
-AIStore keeps of a result only its name, size, version and checksum. So each pair of source and destination has a
-record: a small JSON object in the bucket ``tvetl-jobs`` of the same cluster. Any machine finds it there, and readers of
-the destination do not meet it. It holds a pipeline's digest, and this holds at any moment: **an object of the
-destination was made by that pipeline, unless the record lists it, unchanged, as another's.** The record is written
-before a job begins, so that a client may be killed at any point.
+AIStore keeps of a result only its name, size, version and checksum. So each job writes records before it begins: small
+objects in the bucket ``tvetl-jobs`` of the same cluster. Any machine finds them there, and readers of the destination
+do not meet them. This holds at any moment, wherever a client was killed: **an object of the destination was made of the
+object, and by the pipeline, that the latest record with its name says, unless it is unchanged since before that job;
+one that no record names was not made by a job.**
+
+A record is a line of JSON and columns of numbers: 12 bytes for each result, 20 where something lay under its name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from tvetl.cluster import Cluster
 from tvetl.errors import ClusterError, NotFound, PipelineError
+from tvetl.jobs.request import Rename, url
+from tvetl.jobs.results import Digests
 from tvetl.pod import Container
 from tvetl.spec import digest
 
 BUCKET = "tvetl-jobs"
-_VERSION = 1
+_VERSION = 2
 #: The digest of objects whose pipeline no record names.
 UNKNOWN = "unknown"
 
-Tags = Mapping[str, str]
-
 
 @dataclass(frozen=True)
-class Record:
-    """``digest`` made the destination's objects, except ``others``: digest -> name in the destination -> tag.
+class Begun:
+    """What a job set out to make, of a bucket's objects, with the pipeline of this ``digest``.
 
-    A tag (:meth:`tvetl.cluster.Cluster.tags`) changes when the object is written anew: then it is no other's any more.
+    ``results`` are digests of the results' names, ``origins`` those of the objects. Where ``before`` names a pipeline,
+    it had made what lay there, and ``tags`` are digests of what AIStore said of that, which changes when an object is
+    written anew (:meth:`tvetl.cluster.Cluster.tags`). ``beyond`` is the prefix of a job over all objects of the bucket
+    that may have met more of them than its records name: those that came while it ran.
     """
 
+    source: str
+    rename: Rename
     digest: str
-    others: Mapping[str, Tags] = field(default_factory=dict)
+    before: str = ""
+    beyond: str | None = None
+    results: Digests = field(default_factory=lambda: np.zeros(0, np.uint64))
+    origins: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    tags: Digests | None = None
 
-    def made(self, present: Tags) -> set[str]:
-        """The names of the present objects that the record's pipeline made."""
-        return {name for name, tag in present.items() if all(tags.get(name) != tag for tags in self.others.values())}
+    def head(self) -> Begun:
+        """The same without its columns."""
+        return Begun(self.source, self.rename, self.digest, self.before, self.beyond)
 
-    def turned_to(self, digest: str, present: Tags) -> Record:
-        """The record for another pipeline, to which all present objects are another's."""
-        if digest == self.digest:
-            return self
-        others = {key: tags for key, tags in self.pruned(present).others.items() if key != digest}
-        before = {name: present[name] for name in self.made(present)}
-        return Record(digest, {**others, self.digest: before} if before else others)
-
-    def forgotten(self, present: Tags) -> Record:
-        """The record after which all present objects are made anew."""
-        return Record(self.digest, {UNKNOWN: dict(present)})
-
-    def pruned(self, present: Tags) -> Record:
-        """The record without objects that were written anew, or are gone."""
-        still = {
-            key: {name: tag for name, tag in tags.items() if present.get(name) == tag}
-            for key, tags in self.others.items()
-        }
-        return Record(self.digest, {key: tags for key, tags in still.items() if tags})
+    def encode(self, bucket: str) -> bytes:
+        head = {
+            "version": _VERSION, "bucket": bucket, "source": url(self.source), "prepend": self.rename.prepend,
+            "extensions": dict(self.rename.extensions), "digest": self.digest, "before": self.before,
+            "beyond": self.beyond, "results": len(self.results), "tags": self.tags is not None,
+        }  # fmt: skip
+        columns = [self.results.astype("<u8"), self.origins.astype("<u4")]
+        columns += [] if self.tags is None else [self.tags.astype("<u8")]
+        return b"".join([json.dumps(head).encode(), b"\n", *(column.tobytes() for column in columns)])
 
 
-def load(cluster: Cluster, key: str, destination: str) -> Record | None:
-    """The record of that key, if any. A record of an earlier bucket with the destination's name does not count.
+class Records:
+    """The records of a destination. Those of an earlier bucket with its name do not count.
 
-    Raises NotFound for a destination that is not there, ClusterError for a record that a newer tvetl wrote.
+    Raises NotFound for a destination that is not there.
     """
-    bucket = cluster.bucket_id(destination)
-    try:
-        text = cluster.get(BUCKET, key)
-    except NotFound:
-        return None
-    try:
-        data = json.loads(text)
-        if data["version"] == _VERSION:
-            return Record(data["digest"], data["others"]) if data["bucket"] == bucket else None
-    except (ValueError, LookupError, TypeError) as error:
-        hint = "Delete it to begin anew, unless a gateway in between garbles answers."
-        raise ClusterError(f"{BUCKET}/{key} is not a record of tvetl's", hint=hint) from error
-    raise ClusterError(f"{BUCKET}/{key} was written by another version of tvetl", hint="Delete it to begin anew.")
+
+    def __init__(self, cluster: Cluster, destination: str) -> None:
+        self._cluster = cluster
+        self._bucket = cluster.bucket_id(destination)
+        self._start = url(destination).replace("://", ":").replace("/", "_") + "<"
+        self._keys = self._listed()
+
+    def load(self) -> Iterator[tuple[str, Begun]]:
+        """The records and their names, the oldest first. Raises ClusterError for one that a newer tvetl wrote."""
+        for key in self._keys:
+            with suppress(NotFound):  # forgotten since
+                if found := _decoded(key, self._cluster.get(BUCKET, key), self._bucket):
+                    yield key, found
+
+    def save(self, begun: Iterable[Begun]) -> str:
+        """Write records, later than all that were there; gives the last one's name. Makes their bucket, if need be.
+
+        Raises ClusterError where they are not there then: a gateway in between may have answered in AIStore's place.
+        """
+        self._cluster.create_bucket(BUCKET)
+        last = max(self._keys, default="").removeprefix(self._start).partition(".")[0]
+        order = max(time.time_ns(), int(last) + 1 if last.isdecimal() else 0)
+        keys = []
+        for number, record in enumerate(begun):
+            keys.append(f"{self._start}{order + number:020}.{secrets.token_hex(4)}")
+            self._cluster.put(BUCKET, keys[-1], record.encode(self._bucket))
+        if missing := {*keys} - {*self._listed()}:
+            raise ClusterError(f"{BUCKET}/{min(missing)} was not stored", hint="Begin once more. Nothing was started.")
+        return keys[-1] if keys else ""
+
+    def _listed(self) -> Sequence[str]:
+        try:
+            return self._cluster.objects(BUCKET, self._start)
+        except NotFound:
+            return ()
 
 
-def save(cluster: Cluster, key: str, destination: str, record: Record) -> None:
-    """Write the record. Makes the bucket for records where it is missing."""
-    bucket = cluster.bucket_id(destination)
-    data = {"version": _VERSION, "bucket": bucket, "digest": record.digest, "others": record.others}
-    cluster.create_bucket(BUCKET)
-    cluster.put(BUCKET, key, json.dumps(data).encode())
-
-
-def key_of(source: str, destination: str, naming: object) -> str:
-    """The record's name: readable by its ends, and different for another way of naming the results."""
-    ends = f"{source}>{destination}".replace("://", ":").replace("/", "_")
-    return f"{ends}.{hashlib.sha256(repr((source, destination, naming)).encode()).hexdigest()[:12]}.json"
+def forget(cluster: Cluster, key: str) -> None:
+    """Delete a record, if it is there."""
+    with suppress(NotFound):
+        cluster.delete(BUCKET, key)
 
 
 def digest_of(container: Container | None) -> str:
@@ -104,3 +124,22 @@ def digest_of(container: Container | None) -> str:
             return digest(pipeline)
     text = json.dumps(container and [container.image, container.command, sorted(container.env.items())])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _decoded(key: str, data: bytes, bucket: str) -> Begun | None:
+    line, _, rest = data.partition(b"\n")
+    try:
+        head = json.loads(line)
+        if head["version"] == _VERSION:
+            if head["bucket"] != bucket:
+                return None
+            count = head["results"]
+            results = np.frombuffer(rest, "<u8", count)
+            origins = np.frombuffer(rest, "<u4", count, 8 * count)
+            tags = np.frombuffer(rest, "<u8", count, 12 * count) if head["tags"] else None
+            rename = Rename(head["prepend"], head["extensions"])
+            return Begun(head["source"], rename, head["digest"], head["before"], head["beyond"], results, origins, tags)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        hint = "A gateway in between may garble answers. Else choose another destination."
+        raise ClusterError(f"{BUCKET}/{key} is not a record of tvetl's", hint=hint) from error
+    raise ClusterError(f"{BUCKET}/{key} was written by another version of tvetl", hint="Choose another destination.")

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
+
+import numpy as np
 
 from tvetl.cluster import Cluster, ObjectError, Snapshot
 from tvetl.errors import ClusterError, NotFound, NotReachable, ObjectFailed, TimedOut, TvetlError, Unavailable
 from tvetl.jobs import provenance
-from tvetl.jobs.begin import Job, begin, current_record, record_key, wanted_objects
+from tvetl.jobs.begin import Job, begin
+from tvetl.jobs.destination import Destination
+from tvetl.jobs.provenance import Records
 from tvetl.jobs.report import Estimate, JobProgress, Report
 from tvetl.jobs.request import Request
+from tvetl.jobs.results import Results, digests
+from tvetl.jobs.wanted import wanted_objects
 
 #: Seconds between two polls of a job: a twentieth of its age, within these bounds. So a job of 10 s is reported within
 #: half a second of its end (by the SDK's own wait after 18.8 s). One of hours is polled seldom.
@@ -55,20 +62,24 @@ def wait(
     error is raised (NotReachable, TimedOut, Unavailable).
     """
     began = time.monotonic()
-    kept, ids, aborted = len(job.wanted) - len(job.left), "", ""
+    kept, ids, last = len(job.wanted) - len(job.left), "", None
     try:
         while job.ids:
             ids = job.id
-            aborted = _until_ended(cluster, job, on_progress, began, timeout).aborted
+            last = _until_ended(cluster, job, on_progress, began, timeout)
             if not job.found:
                 break
-            job, aborted = begin(cluster, replace(job.request, again=False)), ""
+            job, last = begin(cluster, replace(job.request, again=False)), None
     except KeyboardInterrupt:
         for each in job.ids if on_interrupt == "stop" else ():
             cluster.abort(each)
         raise
+    aborted = last.aborted if last else ""
     failed = _failed(cluster, job, began, on_progress, reasons, ended_early=bool(aborted))
-    return Report(ids, len(job.wanted), kept, failed, job.absent, time.monotonic() - began, aborted)
+    if job.record and last and last.done <= len(job.left) - len(failed):  # it met no object that came meanwhile
+        provenance.forget(cluster, job.record)
+    absent = tuple(job.absent)
+    return Report(ids, len(job.wanted), kept, failed, absent, time.monotonic() - began, aborted)
 
 
 def estimate(cluster: Cluster, request: Request, sample: int = 20) -> Estimate:
@@ -77,14 +88,13 @@ def estimate(cluster: Cluster, request: Request, sample: int = 20) -> Estimate:
     Raises what :func:`begin` does for a source or ETL that is not there, and for nothing to transform.
     """
     wanted, _ = wanted_objects(cluster, request)
-    digest = provenance.digest_of(cluster.show(request.etl))
-    try:
-        known = provenance.load(cluster, record_key(request), request.destination)
-        made = current_record(cluster, request, known, digest, again=request.again)[1]
-    except NotFound:  # there is no destination yet
-        made = set()
-    left = [name for name in wanted if request.rename(name) not in made]
-    chosen = left[:: -(-len(left) // sample)] if left else []
+    there = Destination(request, wanted.names, provenance.digest_of(cluster.show(request.etl)))
+    with suppress(NotFound):  # there is no destination yet
+        there.read_records(Records(cluster, request.destination).load())
+        there.read_listing(cluster)
+    there.check(cluster)
+    left, _ = there.chosen(there.left())
+    chosen = [*left[:: -(-len(left) // sample)]] if left else []
     began = time.monotonic()
     answers = [*_read_all(cluster, request, chosen, wanted)]
     seconds = time.monotonic() - began
@@ -156,38 +166,58 @@ def _failed(
     ended_early: bool,
 ) -> tuple[ObjectError, ...]:
     """Every object of the job whose result is not in the destination now, in order of name."""
-    request = job.request
-    made = current_record(cluster, request, job.record, job.record.digest, again=False)[1]
-    missing = [name for name in job.left if request.rename(name) not in made]
-    if not missing:
+    sizes = {name: job.wanted.get(name, 0) for name in _missing(cluster, job)}
+    if not sizes:
         return ()
-    known = _known_errors(cluster, job, missing)
-    asked = [name for name in missing if name not in known]
+    known = _known_errors(cluster, job, sizes)
+    asked = [name for name in sizes if name not in known]
     if ended_early:
-        left = [_error(job, name, "not_transformed", "the job ended before this object") for name in asked]
+        why = "not_transformed", "the job ended before this object"
+        left = [ObjectError(name, *why, 0, sizes[name]) for name in asked]
     else:
-        left = _read_reasons(cluster, job, asked, began, on_progress, len(asked) if reasons is None else reasons)
+        most = len(asked) if reasons is None else reasons
+        left = _read_reasons(cluster, job.request, asked, sizes, began, on_progress, most)
     return tuple(sorted([*known.values(), *left], key=lambda error: error.object))
 
 
-def _known_errors(cluster: Cluster, job: Job, missing: Iterable[str]) -> dict[str, ObjectError]:
+def _missing(cluster: Cluster, job: Job) -> Iterator[str]:
+    """The objects of which the result is not in the destination, or is what was there before the job."""
+    if not job.left:
+        return
+    results = Results(job.left, job.request.rename)
+    made = np.zeros(len(job.left), bool)
+    for page in cluster.pages(job.request.destination, job.request.rename.prepend, "" if job.tags is None else "tag"):
+        places = results.find(digests((name for name, _ in page), len(page)))
+        at = places[places >= 0]
+        made[at] = True if job.tags is None else job.tags[at] != digests(tag for _, tag in page)[places >= 0]
+    yield from (job.left[int(place)] for place in np.flatnonzero(~made))
+
+
+def _known_errors(cluster: Cluster, job: Job, sizes: Mapping[str, int]) -> dict[str, ObjectError]:
     """AIStore's errors by name. It reports ``a//b`` as ``a/b``, and other objects of the same list job."""
-    wanted = {re.sub("/+", "/", name): name for name in missing}
+    wanted = {re.sub("/+", "/", name): name for name in sizes}
     try:
         errors = [error for each in job.ids for error in cluster.errors(job.request.etl, each)]
     except NotFound:  # the ETL is gone, and with it the job
         return {}
     named = ((wanted.get(re.sub("/+", "/", error.object)), error) for error in errors)
-    return {name: _error(job, name, error.code, error.message, error.status) for name, error in named if name}
+    return {name: replace(error, object=name, size=sizes[name]) for name, error in named if name}
 
 
 def _read_reasons(
-    cluster: Cluster, job: Job, names: Sequence[str], began: float, on_progress: Progress | None, most: int
+    cluster: Cluster,
+    request: Request,
+    names: Sequence[str],
+    sizes: Mapping[str, int],
+    began: float,
+    on_progress: Progress | None,
+    most: int,
 ) -> list[ObjectError]:
     """Read the missing objects inline for their reasons, at most ``most`` of them; the others are "unknown"."""
-    found = [_error(job, name, "unknown", "not in the destination; AIStore kept no reason") for name in names[most:]]
+    why = "unknown", "not in the destination; AIStore kept no reason"
+    found = [ObjectError(name, *why, 0, sizes[name]) for name in names[most:]]
     asked = names[:most]
-    for at, answer in enumerate(_read_all(cluster, job.request, asked, job.wanted, stored=True), start=1):
+    for at, answer in enumerate(_read_all(cluster, request, asked, sizes, stored=True), start=1):
         if on_progress:
             on_progress(JobProgress(at, len(asked), time.monotonic() - began, stage="reading errors"))
         if isinstance(answer, ObjectError):
@@ -229,7 +259,3 @@ def _is_stored(cluster: Cluster, request: Request, name: str, data: bytes) -> bo
     """
     result = request.rename(name)
     return cluster.has(request.destination, result) and cluster.get(request.destination, result) == data
-
-
-def _error(job: Job, name: str, code: str, message: str, status: int = 0) -> ObjectError:
-    return ObjectError(name, code, message, status, job.wanted.get(name, 0))

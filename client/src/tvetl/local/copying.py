@@ -41,7 +41,9 @@ class Copying:
 
         summary = f"{'etl' if etls else 'cp'} {detail}=>ais://{to}" + (f"/{value.prepend}" if value.prepend else "")
         where = bucket if kind.endswith("listrange") else to
-        return self._xactions.start(kind, found, work, detail=summary, bucket=where, source=bucket, destination=to)
+        return self._xactions.start(
+            kind, found, work, detail=summary, bucket=where, source=bucket, destination=to, workers=value.workers
+        )
 
     def copy(
         self, target: NodeServer, source: tuple[str, str], to: tuple[str, str], etls: Sequence[Etl], *,

@@ -24,7 +24,10 @@ class Bck(msgspec.Struct):
     provider: str = "ais"
 
 
-class Value(msgspec.Struct, rename={"latest": "latest-ver", "job": "ID", "kind": "Kind", "etl": "id"}):
+_SPELT = {"latest": "latest-ver", "workers": "num-workers", "job": "ID", "kind": "Kind", "etl": "id"}
+
+
+class Value(msgspec.Struct, rename=_SPELT):
     """The value of any action: no two actions disagree about a member."""
 
     prefix: str = ""
@@ -40,6 +43,7 @@ class Value(msgspec.Struct, rename={"latest": "latest-ver", "job": "ID", "kind":
     prepend: str = ""
     dry_run: bool = False
     latest: bool = False
+    workers: int = 0
     etl: str = ""
     pipeline: list[str] | None = None
     tobck: Bck | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tvetl.local.http import ApiError, NodeServer, disk_error
 
-WORKERS = 4  # objects of a job at once for each target; a transformer has two workers by default
+WORKERS = 4  # objects of a job at once for each target, where it does not say; a transformer has two workers by default
 _ERRORS_KEPT = 128  # errors of single objects for each target (recorded)
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
 _IC_ABORT = "IC(notifications) abort"  # what a target says that was told to end a job by others (recorded)
@@ -135,9 +135,9 @@ class Xactions:
 
     def start(
         self, kind: str, names: Iterable[str], work: Callable[[Xaction, str], None], *,
-        detail: str, bucket: str, source: str, destination: str = "",
+        detail: str, bucket: str, source: str, destination: str = "", workers: int = 0,
     ) -> Xaction:  # fmt: skip
-        """Start a job: ``work(job, name)`` for every name, on a few threads."""
+        """Start a job: ``work(job, name)`` for every name, on so many threads for each target (0: four, -1: one)."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
         job = self._add(job_id, kind, detail, bucket, source, destination)
@@ -158,7 +158,7 @@ class Xactions:
             finally:
                 job.done(finishes=not listed)
 
-        job.pending = WORKERS * len(self._targets)
+        job.pending = (max(workers, 1) if workers else WORKERS) * len(self._targets)
         for _ in range(job.pending):
             threading.Thread(target=work_on, name=job_id, daemon=True).start()
         return job

@@ -1,0 +1,161 @@
+"""What lies in a destination under the names of a request's results, and whose it is. Nothing is started or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tvetl.cluster import Cluster, Names
+from tvetl.errors import UsageError
+from tvetl.jobs.provenance import UNKNOWN, Begun
+from tvetl.jobs.request import Request, url
+from tvetl.jobs.results import Chosen, Digests, Results, digests, origins
+
+#: Results in one record, which is then of 20 MB at most, however many objects a job has.
+_ROWS = 1_000_000
+
+
+class Destination:
+    """What lies in the destination under the names of a request's results, and of which objects it was made.
+
+    Its arrays have a value for each object: ``_row`` is the latest record with the result's name (-1: none has it), and
+    ``_ours`` whether that is of the same object. ``_there`` says that something lies there, ``_unchanged`` that it lay
+    there when that record was written, and ``_tags`` is a digest of what AIStore says of it, where that is needed.
+    Raises UsageError where two of the objects would have one result.
+    """
+
+    def __init__(self, request: Request, names: Names, digest: str) -> None:
+        self._request, self._names, self._digest = request, names, digest
+        self._results = Results(names, request.rename)
+        for one, other, result in self._results.shared():
+            hint = "Take them apart: other extensions, or a command for each (--prefix, --list) with another --prepend."
+            raise UsageError(f"{one!r} and {other!r} would both become {result!r}", hint=hint)
+        self._row = np.full(len(names), -1, np.int32)
+        self._ours, self._there, self._unchanged = (np.zeros(len(names), bool) for _ in range(3))
+        self._tags: Digests | None = None
+        self._heads: list[Begun] = []
+        self._beyond: dict[str, str] = {}
+        #: The pipeline of the latest job between the buckets with results named alike.
+        self.latest = ""
+
+    def read_records(self, records: Iterator[tuple[str, Begun]]) -> None:
+        """Take notice of the destination's records, the oldest first."""
+        for key, record in records:
+            alike = url(record.source) == url(self._request.source) and record.rename == self._request.rename
+            if alike:
+                self.latest = record.digest
+                self._beyond |= {key: record.beyond} if record.beyond is not None else {}
+            places = self._results.find(record.results)
+            known = places >= 0
+            at = places[known]
+            self._row[at] = len(self._heads)
+            self._ours[at] = self._of_same_objects(record, at, known)
+            if record.tags is not None or self._tags is not None:
+                self._needed_tags()[at] = 0 if record.tags is None else record.tags[known]
+            self._heads.append(record.head())
+
+    def read_listing(self, cluster: Cluster) -> None:
+        """Take notice of what lies in the destination now. Raises NotFound where it is not there."""
+        other = any(head.digest != self._digest for head in self._heads)
+        needed = self._request.again or other or bool(self._beyond) or self._tags is not None
+        for page in cluster.pages(self._request.destination, self._request.rename.prepend, "tag" if needed else ""):
+            places = self._results.find(digests((name for name, _ in page), len(page)))
+            known = (places >= 0) & ~self._there[places]
+            at = places[known]
+            self._there[at] = True
+            if needed:
+                now, tags = digests((tag for _, tag in page), len(page))[known], self._needed_tags()
+                self._unchanged[at] = tags[at] == now
+                tags[at] = now
+        if self._beyond:  # what came while a bucket job ran has no record of its own
+            unknown = np.flatnonzero(self._there & (self._row < 0))
+            met = tuple(self._beyond.values())
+            self._ours[unknown] = [self._names[place].startswith(met) for place in unknown.tolist()]
+
+    def check(self, cluster: Cluster) -> None:
+        """Raises UsageError where a result would overwrite what is of another object, or of no record."""
+        strange = np.flatnonzero(self._there & ~self._ours)
+        if len(strange):
+            raise self._refused(int(strange[0]), "is there already", len(strange))
+        shared = np.flatnonzero((self._row >= 0) & ~self._ours)
+        for source in {self._heads[head].source for head in np.unique(self._row[shared])}:
+            jobs = cluster.transforming(source, self._request.destination).values()
+            if not all(now.idle for now in jobs):
+                raise self._refused(int(shared[0]), "is being made", len(shared))
+
+    def settled(self) -> dict[str, str]:
+        """The records of bucket jobs that say no more than :meth:`records` once none is at work, and their prefixes."""
+        asked = self._request
+        return {key: prefix for key, prefix in self._beyond.items() if asked.whole and prefix.startswith(asked.prefix)}
+
+    def left(self) -> npt.NDArray[np.bool_]:
+        """Whether each object's result is missing, or made by another pipeline."""
+        now, before = (
+            np.array([*(self._digest == digest for digest in column), False])
+            for column in ([head.digest for head in self._heads], [head.before for head in self._heads])
+        )
+        left: npt.NDArray[np.bool_] = ~(self._there & np.where(self._unchanged, before[self._row], now[self._row]))
+        return left | self._request.again
+
+    def chosen(self, left: npt.NDArray[np.bool_]) -> tuple[Sequence[str], Digests | None]:
+        """The objects that are left, and the tags of what lies in their places (0: nothing), where something does."""
+        places = np.flatnonzero(left).astype(np.uint32)
+        names = self._names if len(places) == len(left) else Chosen(self._names, places)
+        if self._tags is None or not (left & self._there).any():
+            return names, None
+        return names, np.where(self._there, self._tags, 0)[left]
+
+    def records(self, left: npt.NDArray[np.bool_]) -> Iterator[Begun]:
+        """What must be recorded before a job for what is left begins: all of it that no record says yet."""
+        source, rename = self._request.source, self._request.rename
+        now = np.array([*(head.digest == self._digest for head in self._heads), False])
+        fresh = np.array([*(not head.before for head in self._heads), False])
+        pipelines = sorted({UNKNOWN, *(head.digest for head in self._heads), *(head.before for head in self._heads)})
+        numbers = [[pipelines.index(each) for each in (head.digest, head.before)] for head in self._heads]
+        made_by = np.array([*numbers, [pipelines.index(UNKNOWN)] * 2], np.int32)
+        for at in range(0, len(left), _ROWS):
+            places = self._results.places[at : at + _ROWS]
+            row, there, unchanged = self._row[places], self._there[places], self._unchanged[places]
+            known = self._ours[places] & now[row] & np.where(there, unchanged, fresh[row])
+            by = np.where(there, made_by[row, unchanged.astype(int)], -1)
+            if self._request.again:
+                by[there] = pipelines.index(UNKNOWN)
+            by[known | ~left[places]] = -2
+            for pipeline in np.unique(by[by > -2]):
+                rows = by == pipeline
+                names = (self._names[place] for place in places[rows].tolist())
+                yield Begun(
+                    source, rename, self._digest, pipelines[pipeline] if pipeline >= 0 else "",
+                    results=self._results.sorted[at : at + _ROWS][rows],
+                    origins=origins(source, names, int(rows.sum())),
+                    tags=self._needed_tags()[places[rows]] if pipeline >= 0 else None,
+                )  # fmt: skip
+
+    def _of_same_objects(
+        self, record: Begun, places: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        if url(record.source) != url(self._request.source):
+            return np.zeros(len(places), bool)
+        names = (self._names[place] for place in places.tolist())
+        same: npt.NDArray[np.bool_] = origins(self._request.source, names, len(places)) == record.origins[known]
+        return same
+
+    def _needed_tags(self) -> Digests:
+        if self._tags is None:
+            self._tags = np.zeros(len(self._names), np.uint64)
+        return self._tags
+
+    def _refused(self, place: int, why: str, count: int) -> UsageError:
+        name, source = self._names[place], self._request.source
+        result = self._request.rename(name)
+        made = "and no record says that tvetl made it"
+        if self._row[place] >= 0:
+            head = self._heads[self._row[place]]
+            others = [each for each in head.rename.sources(result) if (url(head.source), each) != (url(source), name)]
+            made = f"made of {' or '.join(map(repr, others))} in {head.source!r}"
+        more = f" (and {count - 1} more so)" if count > 1 else ""
+        hint = "Choose another destination, or --prepend; or delete there what is not wanted any more."
+        where = f"{why} in {self._request.destination!r}"
+        return UsageError(f"{name!r} of {source!r} would become {result!r}, which {where}, {made}{more}", hint=hint)
