@@ -267,7 +267,7 @@ def overhead(asked: argparse.Namespace) -> dict[str, Any]:
     for decoders in counts:
         rounds = [ipc.measured(decoders, asked.batch, 1.0) for _ in range(min(3, asked.rounds))]
         found["ipc"].append(sorted(rounds, key=lambda each: each["microseconds"])[len(rounds) // 2])
-        say(f"exchange with decoders: {found['hand-over'][-1]}")
+        say(f"exchange with decoders: {found['ipc'][-1]}")
     asking = f"ipc.of_a_batch({asked.where!r}, {pipeline('train')!r})"
     found["batch"] = _apart(f"import json; from benchmarks import ipc; print(json.dumps({asking}))")
     say(f"calls of a batch: {found['batch']} microseconds an image")

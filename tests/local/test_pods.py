@@ -55,7 +55,7 @@ def register(cluster: LocalCluster, pod: Callable[..., str], name: str = "rec-et
 
 
 def processes(cluster: LocalCluster) -> set[int]:
-    """Processes that have the cluster's folder in their environment: transformers and their keepers."""
+    """Processes that have the cluster's folder in their environment: transformers and their watchdogs."""
     mark = f"TVETL_ROOTS={cluster.root.resolve()}".encode()
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
