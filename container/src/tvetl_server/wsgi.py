@@ -76,7 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     _log_to_stderr(settings)
     gunicorn_conf.allow_long_request_lines()
-    gunicorn_conf.cache_date_header()
     _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
     _log.info("Resizing is done by %s", resizer())
     try:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterable, Mapping
 
 import gunicorn.http.message
-import gunicorn.util
 
 from tvetl_server.settings import Settings
 
-__all__ = ["REQUEST_LINE", "allow_long_request_lines", "cache_date_header", "config", "set_socket_timeouts"]
+__all__ = ["REQUEST_LINE", "allow_long_request_lines", "config", "set_socket_timeouts"]
 
 #: Longest request line, in bytes. A name of 1,024 CJK characters is 9 kB in the path (%XX a byte) and 15 kB in
 #: ``etl_fqn`` (quoted twice: %25XX a byte); the arguments come on top.
@@ -82,21 +80,6 @@ def allow_long_request_lines() -> None:
     memory.
     """
     gunicorn.http.message.MAX_REQUEST_LINE = REQUEST_LINE
-
-
-def cache_date_header() -> None:
-    """Let gunicorn format the Date header once a second, not for each response."""
-    format_date = gunicorn.util.http_date
-    cached = (0, "")
-
-    def http_date(timestamp: float | None = None) -> str:
-        nonlocal cached
-        now = int(time.time() if timestamp is None else timestamp)
-        if cached[0] != now:
-            cached = (now, format_date(now))
-        return cached[1]
-
-    gunicorn.util.http_date = http_date
 
 
 def set_socket_timeouts(listeners: Iterable[socket.socket], client: int = CLIENT, silent: int = SILENT) -> None:
