@@ -272,6 +272,19 @@ def test_values_in_any_dtype_layout_and_place(
         assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in last)
 
 
+def test_the_table_goes_to_a_device_once(
+    cluster: Cluster, pets: str, good: list[str], etl: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = []
+    monkeypatch.setattr(
+        "tvetl.datasets.batches.look_up_on_device", lambda images, table: tables.append(table) or images
+    )
+    feed = TransformedBatches(cluster, pets, etl("float32"), batch=2, names=good[:6], device="meta")
+    assert [images.device.type for images, _ in feed] == ["meta"] * 3
+    assert len(tables) == 3
+    assert all(table is tables[0] and table.is_meta for table in tables)
+
+
 def test_a_look_up_is_the_tables_own() -> None:
     choose = torch.Generator().manual_seed(1)
     for dtype in (torch.float32, torch.float16, torch.uint8):

@@ -86,6 +86,8 @@ class TransformedBatches(Stream):
         self._table = None if reader.table is None else torch.from_numpy(reader.table)
         if self._table is not None and dtype is not None:
             self._table = self._table.to(dtype)
+        #: The table where the last batch went.
+        self._table_there: torch.Tensor | None = None
         self._dtype, self._channels_last = dtype, channels_last
         self._rows = Rows(self._table, dtype, channels_last=channels_last, later=device is not None, pin=pin_memory)
 
@@ -129,7 +131,9 @@ class TransformedBatches(Stream):
             return images
         images = images.to(self._device, non_blocking=self._pin)
         if self._table is not None:
-            images = look_up_on_device(images, self._table.to(self._device))
+            if self._table_there is None or self._table_there.device != images.device:
+                self._table_there = self._table.to(images.device)
+            images = look_up_on_device(images, self._table_there)
         if self._dtype is not None:
             images = images.to(self._dtype)
         return _channels_last(images) if self._channels_last else images
