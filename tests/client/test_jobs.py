@@ -188,3 +188,21 @@ def test_nothing_to_transform_is_said_before_a_job_is_begun(cluster: Cluster, im
         jobs.transform_objects(cluster, images, "results", crops, template="none_{0..3}.jpg")
     with pytest.raises(UsageError, match="same bucket"):
         jobs.transform_bucket(cluster, images, images, crops)
+
+
+def test_a_job_warns_of_names_that_aistore_changes_or_cannot_send(
+    cluster: Cluster, images: str, crops: str, results: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.create_bucket("odd-names")
+    for name in ("plain.png", "a%41.png", "b?c.png", "50% off.png", "d#e.png"):
+        cluster.put("odd-names", name, cluster.get(images, "photo_0.png"))
+    jobs.begin(cluster, jobs.Request("odd-names", results, crops, names=["plain.png"]))
+    assert not caplog.messages
+    job = jobs.begin(cluster, jobs.Request("odd-names", results, crops))
+    never, changed = caplog.messages
+    assert "cannot send 2 of 5 objects" in never
+    assert "'50% off.png' first" in never
+    assert "changes the names of 2 of 5 objects" in changed
+    assert "'a%41.png' first" in changed
+    assert [error.object for error in jobs.wait(cluster, job, timeout=LONG).failed] == ["50% off.png", "d#e.png"]
+    cluster.delete_bucket("odd-names")

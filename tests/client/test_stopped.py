@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tvetl import jobs
 from tvetl.cluster import Cluster
 from tvetl.cluster.snapshots import stopped
 from tvetl.errors import EtlStopped, NotFound
@@ -93,6 +94,20 @@ def test_a_pod_that_ends_in_the_middle_of_a_job_is_told_with_its_target_and_its_
     cluster.start("test-mortal")
     assert cluster.stopped("test-mortal") is None
     assert cluster.get("many", "001", "test-mortal") == b"x"
+
+
+def test_a_jobs_report_says_that_its_etl_ended_where_and_what_to_do(mortal: LocalCluster) -> None:
+    cluster = Cluster(mortal.endpoint)
+    job = jobs.transform_bucket(cluster, "many", "out", "test-mortal")
+    with pytest.raises(Exception, match="die"):
+        cluster.get("many", "die", "test-mortal")
+    report = jobs.wait(cluster, job, timeout=60)
+    assert re.search(rf"{SINCE}: its pod on the target \w+ ended: the last line", report.aborted), report.aborted
+    assert "`tvetl start test-mortal`" in report.aborted
+    cluster.delete("many", "die")
+    cluster.start("test-mortal")
+    again = jobs.wait(cluster, jobs.transform_bucket(cluster, "many", "out", "test-mortal"), timeout=60)
+    assert (again.ok, again.done + again.kept) == (True, 300)
 
 
 def test_an_etl_that_a_user_stopped_is_told_as_such_and_one_that_is_not_there_too(mortal: LocalCluster) -> None:

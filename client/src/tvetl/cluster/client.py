@@ -268,7 +268,7 @@ class Cluster:
         prepend: str,
         extensions: Mapping[str, str],
         continue_on_error: bool,
-        workers: int,
+        workers: int = 0,
     ) -> str:
         """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id.
 
@@ -298,7 +298,7 @@ class Cluster:
         prepend: str,
         extensions: Mapping[str, str],
         continue_on_error: bool,
-        workers: int,
+        workers: int = 0,
     ) -> str:
         """Begin to transform objects by name; gives the job's id, which may be that of an idle job taken up again."""
         with self._explained(etl):

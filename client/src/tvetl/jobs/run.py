@@ -74,7 +74,7 @@ def wait(
         for each in job.ids if on_interrupt == "stop" else ():
             cluster.abort(each)
         raise
-    aborted = last.aborted if last else ""
+    aborted = _why_aborted(cluster, job.request.etl, last.aborted) if last and last.aborted else ""
     failed = _failed(cluster, job, began, on_progress, reasons, ended_early=bool(aborted))
     if job.record and last and last.done <= len(job.left) - len(failed):  # it met no object that came meanwhile
         provenance.forget(cluster, job.record)
@@ -141,6 +141,14 @@ def _still_away(job: Job, error: TvetlError, began: float, seen: float, timeout:
         error.hint = f"The job {job.id} may run on in the cluster: the same again waits for it, and does what is left."
         raise error
     time.sleep(_AWAY_EVERY)
+
+
+def _why_aborted(cluster: Cluster, etl: str, said: str) -> str:
+    """Why a job was aborted: AIStore says nothing of it where the ETL ended with one of its pods."""
+    with suppress(TvetlError):
+        if told := cluster.stopped(etl):
+            return f"{told.message}. {told.hint}"
+    return said
 
 
 def _poll(cluster: Cluster, job: Job) -> Snapshot:
