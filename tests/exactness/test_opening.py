@@ -457,3 +457,85 @@ def test_pipelines_of_both_kinds_do_not_disturb_one_another() -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, range(60)))
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+# --- transparency ---------------------------------------------------------------------------------------------------
+
+
+def _see_through(mode: str = "RGBA") -> Image.Image:
+    """Colours that hide below all degrees of alpha."""
+    values = np.random.default_rng(5).integers(0, 256, (38, 57, 4), dtype=np.uint8)
+    values[..., 3] = np.asarray(Image.linear_gradient("L").resize((57, 38)))
+    return Image.fromarray(values, "RGBA").convert(mode)
+
+
+PALETTE = _see_through("RGB").convert("P")
+TRANSPARENT: dict[str, bytes] = {
+    "PNG RGBA": saved(_see_through(), "PNG"),
+    "PNG RGBA, turned": saved(_see_through(), "PNG", exif=_exif(6)),
+    "PNG LA": saved(_see_through("LA"), "PNG"),
+    "PNG palette of alphas": saved(_see_through("RGB").convert("P"), "PNG", transparency=bytes(range(256))),
+    "PNG palette of one clear colour": saved(PALETTE, "PNG", transparency=PALETTE.getpixel((9, 9))),
+    "PNG RGB of one clear colour": saved(picture(), "PNG", transparency=picture().getpixel((9, 9))),
+    "PNG L of one clear value": saved(picture("L"), "PNG", transparency=picture("L").getpixel((9, 9))),
+    "PNG 1 with clear black": saved(picture("1"), "PNG", transparency=0),
+    "16-bit PNG LA": sixteen(np.random.default_rng(6).integers(0, 65536, (38, 57, 2), dtype=np.uint16), 4),
+    "16-bit PNG RGBA": sixteen(np.random.default_rng(6).integers(0, 65536, (38, 57, 4), dtype=np.uint16), 6),
+    "GIF": saved(PALETTE, "GIF", transparency=PALETTE.getpixel((9, 9))),
+    "WebP": saved(_see_through(), "WEBP", lossless=True),
+    "TIFF RGBA": saved(_see_through(), "TIFF"),
+    "TIFF RGBA, turned": saved(_see_through(), "TIFF", exif=_exif(5)),
+    "TIFF LA": saved(_see_through("LA"), "TIFF"),
+    "AVIF": saved(_see_through(), "AVIF"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow, where alpha is dropped
+@pytest.mark.parametrize("colour", [None, [255, 255, 255], [10, 200, 90]])
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_what_is_transparent_is_laid_over_the_background(kind: str, colour: list[int] | None) -> None:
+    data = TRANSPARENT[kind]
+    opened = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert opened.has_transparency_data
+    expected = opened.convert("RGB")
+    if colour is not None:
+        ground = Image.new("RGBA", opened.size, (*colour, 255))
+        expected = Image.alpha_composite(ground, opened.convert("RGBA")).convert("RGB")
+        assert np.asarray(expected).tobytes() != np.asarray(opened.convert("RGB")).tobytes()
+    whole = answer(data, background=colour, orientation="apply")
+    assert np.array_equal(whole, expected)
+    assert np.array_equal(open_rgb(data, parse({"steps": [], "background": colour, "orientation": "apply"})), expected)
+    part = answer(data, {"op": "CenterCrop", "size": CROP}, background=colour, orientation="apply", precision="fast")
+    top, left = (round((edge - crop) / 2) for edge, crop in zip(whole.shape[:2], CROP, strict=True))
+    assert np.array_equal(part, whole[top : top + CROP[0], left : left + CROP[1]])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF"])
+def test_what_is_opaque_has_no_background(kind: str) -> None:
+    data = saved(picture(), kind)
+    assert np.array_equal(answer(data, background=[255, 0, 0]), answer(data))
+
+
+def test_a_clear_value_of_16_bits_is_found_before_they_are_scaled() -> None:
+    data = saved(Image.fromarray(RAMP), "PNG", transparency=int(RAMP[20, 30]))
+    got = answer(data, depth="scale", background=[1, 2, 3])
+    assert got[20, 30].tolist() == [1, 2, 3]
+    got[20, 30] = EIGHT[20, 30]
+    assert np.array_equal(got, np.stack([EIGHT] * 3, axis=-1))
+
+
+def test_premultiplied_gray_is_laid_over_the_background() -> None:
+    """Of which Pillow itself makes no RGB."""
+    gray_and_alpha = np.asarray(_see_through("LA"))
+    values = (gray_and_alpha[..., :1].astype(int) * gray_and_alpha[..., 1:] // 255).astype(np.uint8)
+    pixels = np.concatenate([values, gray_and_alpha[..., 1:]], axis=-1)
+    tags = {256: (4, 1, 57), 257: (4, 1, 38), 258: (3, 2, 8 | 8 << 16), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8)}
+    tags |= {277: (3, 1, 2), 278: (4, 1, 38), 279: (4, 1, pixels.size), 338: (3, 1, 1)}
+    entries = b"".join(struct.pack("<HHII", tag, *value) for tag, value in sorted(tags.items()))
+    head = b"II*\0" + struct.pack("<I", 8 + pixels.size)
+    data = head + pixels.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert Image.open(io.BytesIO(data)).mode == "La"
+    got = answer(data, background=[255, 255, 255])[..., 0].astype(int)
+    alpha = gray_and_alpha[..., 1].astype(int)
+    over = values[..., 0].astype(int) + 255 - alpha
+    assert np.abs(got - over).max() <= 2

@@ -65,6 +65,7 @@ def pipelines() -> Drawn:
             "precision": st.sampled_from(["exact", "fast"]),
             "orientation": st.sampled_from(["keep", "apply"]),
             "depth": st.sampled_from(["refuse", "convert", "scale"]),
+            "truncated": st.sampled_from(["refuse", "pad"]),
+            "background": st.none() | st.lists(st.integers(0, 255), min_size=3, max_size=3),
         },
     )
-            "truncated": st.sampled_from(["refuse", "pad"]),

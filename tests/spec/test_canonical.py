@@ -93,3 +93,29 @@ def minus_zeros(data: object) -> list[object]:
     if isinstance(data, (dict, list)):
         return [each for value in (data.values() if isinstance(data, dict) else data) for each in minus_zeros(value)]
     return [data] if str(data) == "-0.0" else []
+
+
+def test_how_files_are_opened_is_in_the_text_only_where_it_is_not_the_default() -> None:
+    fields = {"orientation": "keep", "depth": "refuse", "truncated": "refuse", "background": None}
+    assert spec.canonical(spec.parse({"steps": [], **fields})) == spec.canonical(spec.parse({"steps": []}))
+    fields = {"truncated": "pad", "depth": "scale", "background": [255, 0, 7.0]}
+    text = spec.canonical(spec.parse({"steps": [], **fields}))
+    assert text.endswith(',"background":[255,0,7],"depth":"scale","truncated":"pad"}')
+    assert spec.parse("steps: []\nbackground: [255, 0, 7]\ndepth: scale\ntruncated: pad") == spec.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("depth", "clip", "one of refuse, convert, scale"),
+        ("truncated", True, "one of refuse, pad"),
+        ("background", [255, 255], "a list of 3 (0..255)"),
+        ("background", [255, 255, 256], "a list of 3 (0..255)"),
+        ("background", "white", "a list of 3 (0..255) or null"),
+        ("orientation", None, "one of keep, apply"),
+    ],
+)
+def test_how_files_are_opened_is_checked(field: str, value: object, expected: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        spec.parse({"steps": [], field: value})
+    assert f"$.{field}: expected {expected}" in str(caught.value)

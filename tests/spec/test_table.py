@@ -31,7 +31,14 @@ def table(*steps: dict[str, Any], **fields: Any) -> Any:
 
 
 def test_the_pixels_pipeline_is_the_same_up_to_the_last_step_from_image_to_tensor() -> None:
-    fields = {"seed": 3, "precision": "fast", "orientation": "apply", "depth": "scale", "truncated": "pad"}
+    fields = {
+        "seed": 3,
+        "precision": "fast",
+        "orientation": "apply",
+        "depth": "scale",
+        "truncated": "pad",
+        "background": (1, 2, 3),
+    }
     found = split(pipeline(CROP, {"op": "ToTensor"}, NORMALIZE, output={"format": "raw", "dtype": "float16"}, **fields))
     assert found is not None
     assert found.pipeline == pipeline(CROP, {"op": "PILToTensor"}, output={"format": "raw"}, **fields)

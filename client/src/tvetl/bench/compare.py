@@ -134,6 +134,11 @@ def _comparable(cluster: Cluster, etl: str) -> Pipeline:
         raise UsageError(f"{etl!r} was not registered with a pipeline, so torchvision cannot do the same")
     if pipeline.output.format in IMAGE_FORMATS:
         raise UsageError("images would be decoded on one side only", hint="Take a pipeline that ends in a tensor.")
+    if (pipeline.depth, pipeline.truncated, pipeline.background) != ("refuse", "refuse", None):
+        raise UsageError(
+            "images would be opened otherwise on one side only",
+            hint="Take a pipeline without depth, truncated and background.",
+        )
     return pipeline
 
 

@@ -46,6 +46,10 @@ class Pipeline:
     orientation: Literal["keep", "apply"] = "keep"
     #: What becomes of values of more than 8 bits that RGB would clip.
     depth: Literal["refuse", "convert", "scale"] = "refuse"
+    #: What becomes of a file whose end is cut off.
+    truncated: Literal["refuse", "pad"] = "refuse"
+    #: Red, green, blue of 0..255 that an image with transparency is laid over; None drops its alpha.
+    background: tuple[int, int, int] | None = None
     version: int = 1
 
 
@@ -53,8 +57,6 @@ class Pipeline:
 class Arguments:
     """What one request may ask for besides the pipeline (``etl_args``); None is "as the pipeline says"."""
 
-    #: What becomes of a file whose end is cut off.
-    truncated: Literal["refuse", "pad"] = "refuse"
     seed: int | None = None
     epoch: int = 0
     view: int = 0

@@ -28,7 +28,8 @@ class WrongDepth(ValueError):
 
 
 def open_rgb(data: bytes, pipeline: Pipeline) -> Image.Image:
-    """The image in ``data`` as the pipeline opens it: RGB, by its ``orientation``, ``depth`` and ``truncated``.
+    """The image in ``data`` as the pipeline opens it: RGB, by its ``orientation``, ``depth``, ``truncated`` and
+    ``background``.
 
     Raises WrongDepth, and what Pillow raises.
     """
@@ -78,8 +79,27 @@ def check_depth(image: Image.Image, pipeline: Pipeline) -> None:
 def to_rgb(image: Image.Image, pipeline: Pipeline) -> Image.Image:
     """RGB of an image that Pillow opened and decoded; raises WrongDepth."""
     if image.mode in _DEEP and pipeline.depth == "scale":
-        image = Image.fromarray(_floats(image) if image.mode == "F" else _whole(image))
+        image = _scaled(image)
+    if is_clear(image, pipeline):
+        assert pipeline.background is not None
+        # Pillow makes no RGBA of La.
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*pipeline.background, 255)), rgba)
     return image.convert("RGB")
+
+
+def is_clear(image: Image.Image, pipeline: Pipeline) -> bool:
+    """Whether the image has transparency that the pipeline's background is to be seen through."""
+    return pipeline.background is not None and image.has_transparency_data
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """L, or LA where one value means transparent."""
+    eight = Image.fromarray(_floats(image) if image.mode == "F" else _whole(image))
+    clear = image.info.get("transparency")
+    if clear is not None:
+        eight.putalpha(Image.fromarray(np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8)))
+    return eight
 
 
 def _floats(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from tvetl.spec.model import Output, Pipeline, Step, Value
 from tvetl.spec.ops import ALIASES, OPS, Param, alias_params, is_plugin, row
 from tvetl.spec.output import FORMATS, default_output, misfits
 from tvetl.spec.text import BadText, check_data, load
-from tvetl.spec.values import PLAIN, Refused, choice, integer, optional, show
+from tvetl.spec.values import PLAIN, Refused, choice, integer, optional, sequence, show
 
 #: The fields of a pipeline beside steps and output.
 FIELDS: Mapping[str, Param] = {
@@ -27,6 +27,7 @@ FIELDS: Mapping[str, Param] = {
     "orientation": Param(choice("keep", "apply"), "keep"),
     "depth": Param(choice("refuse", "convert", "scale"), "refuse"),
     "truncated": Param(choice("refuse", "pad"), "refuse"),
+    "background": Param(optional(sequence(integer(0, 255), 3)), None),
 }
 #: What to do where a step takes the first kind and gets the second.
 _HINTS = {

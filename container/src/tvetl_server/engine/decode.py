@@ -184,7 +184,8 @@ class Source:
                 image.load()
                 # An RGB image is taken as it is: convert would copy it, which is memory. (_new is how Pillow's own
                 # methods make a plain image of what a decoder left.)
-                rgb = image._new(image.im) if image.mode == "RGB" else opening.to_rgb(image, self._pipeline)
+                is_done = image.mode == "RGB" and not opening.is_clear(image, self._pipeline)
+                rgb = image._new(image.im) if is_done else opening.to_rgb(image, self._pipeline)
                 if self._to_upright is not None:
                     rgb = rgb.transpose(self._to_upright)
         except (DamagedImage, WrongDepth):
