@@ -18,7 +18,7 @@ import typer
 from tvetl.command import config, folders
 from tvetl.command.options import LOCAL, AsJson, Endpoint
 from tvetl.command.terminal import (
-    err,
+    note,
     print_conformance,
     print_error,
     print_estimate,
@@ -27,6 +27,7 @@ from tvetl.command.terminal import (
     print_report,
     print_table,
     progress,
+    working,
 )
 from tvetl.errors import NotReachable, TvetlError, UsageError
 from tvetl.files import write_whole
@@ -76,7 +77,7 @@ def _settings(
     try:
         config.load(ctx)
     except UsageError as error:
-        print_error(error)
+        print_error(error, as_json="--json" in sys.argv)
         raise typer.Exit(error.exit_code) from error
     if version:
         from tvetl import __version__
@@ -105,7 +106,7 @@ def validate(
         print_json({"pipeline": json.loads(spec.canonical(parsed)), "digest": spec.digest(parsed)})
     else:
         print_line(spec.canonical(parsed))
-        err.print(f"{len(parsed.steps)} steps to {parsed.output.format}, digest {spec.digest(parsed)[:12]}")
+        note(f"{len(parsed.steps)} steps to {parsed.output.format}, digest {spec.digest(parsed)[:12]}")
 
 
 @app.command()
@@ -157,7 +158,7 @@ def register(
     if show_pod:
         print_json(pod.to_data()) if as_json else print_line(pod.to_yaml().rstrip())
         return
-    with err.status(f"Starting {name}"):
+    with working(f"starting {name}, for up to {timeout} s"):
         done = _cluster(endpoint).register(pod, form=form, replace=replace)
     state = "runs already, unchanged" if done.reused else f"is ready after {done.seconds:.1f} s ({done.form})"
     print_json(asdict(done)) if as_json else print_line(f"{name} {state}")
@@ -171,6 +172,8 @@ def list_etls(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
         print_json([asdict(etl) for etl in etls])
     else:
         print_table(("name", "stage", "objects read"), [(etl.name, etl.stage, str(etl.objects)) for etl in etls])
+        if not etls:
+            note("there is no ETL; `tvetl register` starts one")
 
 
 @app.command()
@@ -188,7 +191,7 @@ def show(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
         env = {key: value for key, value in container.env.items() if key != PIPELINE_VARIABLE}
         settings = " ".join(f"{key}={value}" for key, value in env.items())
         rows = [("image", container.image), ("pipeline", container.env.get(PIPELINE_VARIABLE, "")), ("env", settings)]
-        print_table((name, ""), [row for row in rows if row[1]])
+        print_table((name, "value"), [row for row in rows if row[1]])
     if errors:
         print_table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
 
@@ -201,7 +204,7 @@ def logs(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
         print_json(written)
         return
     for target, text in sorted(written.items()):
-        err.print(f"--- {target}")
+        print_line(f"--- {target}")
         print_line(text.rstrip())
 
 
@@ -216,7 +219,7 @@ def stop(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
 @app.command()
 def start(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     """Start a stopped ETL again."""
-    with err.status(f"Starting {name}"):
+    with working(f"starting {name}"):
         _cluster(endpoint).start(name)
     if as_json:
         print_json({"name": name, "stage": "Running"})
@@ -366,7 +369,7 @@ def _run_job(
             report = jobs.wait(cluster, job, advance.job, timeout=timeout, reasons=reasons, on_interrupt=on_interrupt)
     except KeyboardInterrupt:
         if on_interrupt == "leave":
-            err.print("The job runs on in the cluster; the same command again waits for it and does what is left.")
+            note("The job runs on in the cluster; the same command again waits for it and does what is left.")
         raise
     written = errors is not None and (bool(report.failed) or errors.exists())
     if errors is not None and written:
@@ -404,7 +407,7 @@ def preview(
         return
     print_line(f"{output}: {len(made.views)} views, seed {made.source.seed}, epoch {epoch}")
     if any(view.equal is None for view in made.views):
-        err.print("no crop boxes: torch is not installed here")
+        note("no crop boxes: torch is not installed here")
 
 
 @app.command()
@@ -428,7 +431,7 @@ def replay(
         print_json([dict(zip(("view", "equal", "file"), row, strict=True)) for row in rows])
     else:
         print_table(
-            ("view", "", "file"), [(str(n), "equal" if equal else "NOT equal", file) for n, equal, file in rows]
+            ("view", "result", "file"), [(str(n), "equal" if equal else "NOT equal", file) for n, equal, file in rows]
         )
     if not all(again.equal for again in made):
         raise typer.Exit(TvetlError.exit_code)
@@ -454,9 +457,10 @@ def bench(
         from tvetl.bench.compare import bench as compare
     except ImportError as error:
         raise UsageError("this needs PyTorch, which is not installed", hint="pip install 'tvetl[torch]'") from error
-    done = compare(
-        _cluster(endpoint), bucket, etl, prefix=prefix, most=images, workers=workers, batch=batch, rounds=rounds
-    )
+    with working(f"comparing {rounds} rounds of {images} images at most"):
+        done = compare(
+            _cluster(endpoint), bucket, etl, prefix=prefix, most=images, workers=workers, batch=batch, rounds=rounds
+        )
     if as_json:
         print_json(asdict(done))
     else:
@@ -476,10 +480,11 @@ def doctor(endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        print_table(("", "", ""), [(finding.level, finding.check, finding.message) for finding in findings])
+        rows = [(finding.level, finding.check, finding.message) for finding in findings]
+        print_table(("level", "check", "finding"), rows)
         for finding in findings:
             if finding.hint:
-                err.print(f"{finding.check}: {finding.hint}", markup=False)
+                print_line(f"{finding.check}: {finding.hint}")
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(NotReachable.exit_code if findings[0].level == "fail" else TvetlError.exit_code)
 

@@ -16,11 +16,15 @@ import typer
 import yaml
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from tvetl.command.terminal import print_error, print_json, print_table
+from tvetl.command.terminal import note, print_error, print_json, print_table, speak
 from tvetl.errors import TvetlError, UsageError
 
 FILE = "tvetl.yaml"
 _FLAG = "--show-config"
+#: What typer raises for a missing argument or an unknown option, by whichever name it has the class.
+_CommandLineError = typer.BadParameter.__bases__[0]
+#: The exit status of a command that Ctrl-C ended.
+_INTERRUPTED = 130
 #: The key of a context's ``meta``, which all commands share: (command, parameter) -> the file that set it.
 _ORIGINS = "tvetl.config"
 
@@ -44,18 +48,32 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if _FLAG not in args:
-            return super().parse_args(ctx, args)
+            as_json = "--json" in args  # they are used up
+            try:
+                return super().parse_args(ctx, args)
+            except _CommandLineError as error:
+                if not as_json:
+                    raise
+                print_error(UsageError(error.format_message(), hint=f"{ctx.command_path} --help"), as_json=True)
+                raise typer.Exit(UsageError.exit_code) from error
         ctx.resilient_parsing = True  # a missing argument is no error now
         super().parse_args(ctx, [arg for arg in args if arg != _FLAG])
         _print(_rows(ctx), as_json=bool(ctx.params.get("as_json")))
         raise typer.Exit
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        as_json = bool(ctx.params.get("as_json"))
+        speak(as_json=as_json)
         try:
             return super().invoke(ctx)
         except TvetlError as error:
-            print_error(error, as_json=bool(ctx.params.get("as_json")))
+            print_error(error, as_json=as_json)
             raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            if not as_json:
+                raise
+            note("interrupted")
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 class App(typer.Typer):

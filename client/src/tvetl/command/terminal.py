@@ -1,12 +1,15 @@
-"""The command's output: answers to standard output; progress, hints and errors to standard error.
+"""The command's output: answers to standard output; progress, notes, warnings and errors to standard error.
 
-Progress is a bar on a terminal, and elsewhere lines of JSON for programs.
+Progress is a bar on a terminal, and elsewhere a sentence now and then. With ``--json`` standard error has lines of JSON
+alone.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,8 +31,10 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 #: What is done, how far, how fast; a line of JSON has the same members.
 State = dict[str, str | int | float]
 
-#: Seconds between two lines of progress, where there is no terminal to draw a bar on.
+#: Seconds between two lines of progress for programs.
 _LINES_EVERY = 1.0
+#: Seconds between two sentences of progress: a twentieth of what it has taken so far, within these bounds.
+_SENTENCES_EVERY = (10.0, 60.0)
 #: Failed objects that are shown; the file has them all.
 _SHOWN = 10
 
@@ -49,10 +54,44 @@ class Progress:
         self._show({"doing": now.stage, "done": now.done, "total": now.total, **figures, **left})
 
 
+class _Speech:
+    """How this process speaks on standard error: in JSON, or to people."""
+
+    json = False
+
+
+def speak(*, as_json: bool) -> None:
+    """Choose how standard error is written from now on; warnings and logs of libraries are notes then, too."""
+    _Speech.json = as_json
+    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+    logging.basicConfig(handlers=[_Notes()], level=logging.WARNING, force=True)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def note(text: str) -> None:
+    """A sentence beside the answer."""
+    err.print(json.dumps({"note": text}) if _Speech.json else text, markup=False)
+
+
+@contextmanager
+def working(doing: str) -> Iterator[None]:
+    """While something takes its time that nobody can count: a spinner on a terminal, elsewhere one line."""
+    if err.is_terminal and not _Speech.json:
+        with err.status(doing):
+            yield
+        return
+    err.print(json.dumps({"doing": doing}) if _Speech.json else f"{doing} ...", markup=False)
+    yield
+
+
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Progress]:
-    """To be called with the number done: a bar on a terminal, elsewhere lines of JSON."""
-    with _bar(what, total) if err.is_terminal else _lines() as show:
+    """To be called with the number done: a bar on a terminal, elsewhere sentences; lines of JSON for programs."""
+    with _lines() if _Speech.json else _bar(what, total) if err.is_terminal else _sentences() as show:
         yield Progress(what, total, show)
 
 
@@ -74,6 +113,30 @@ def _lines() -> Iterator[Callable[[State], None]]:
 
 
 @contextmanager
+def _sentences() -> Iterator[Callable[[State], None]]:
+    """A sentence every ten seconds, and every minute of what takes long; none of what is done sooner."""
+    began = printed = time.monotonic()
+
+    def show(state: State) -> None:
+        nonlocal printed
+        now = time.monotonic()
+        if now - printed > min(max(_SENTENCES_EVERY[0], (now - began) / 20), _SENTENCES_EVERY[1]):
+            detail = "".join(f", {part}" for part in _details(state))
+            err.print(f"{state['doing']}: {state['done']} of {state['total']}{detail}", markup=False)
+            printed = now
+
+    yield show
+
+
+def _details(state: State) -> list[str]:
+    """Speed, bytes and the time that is left, as far as they are known."""
+    rate, size, left = state.get("rate"), state.get("bytes"), state.get("left")
+    parts = [f"{rate:.0f}/s"] if rate else []
+    parts += [size_of(int(size))] if size else []
+    return parts + ([] if left is None else [f"{duration(float(left))} left"])
+
+
+@contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[State], None]]:
     """rich's bar, with speed, bytes and the time that is left."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -84,12 +147,8 @@ def _bar(what: str, total: int) -> Iterator[Callable[[State], None]]:
         task = bars.add_task(what, total=total, detail="")
 
         def show(state: State) -> None:
-            rate, size, left = state.get("rate"), state.get("bytes"), state.get("left")
-            parts = [f"{rate:.0f}/s"] if rate else []
-            parts += [size_of(int(size))] if size else []
-            parts += [] if left is None else [f"{duration(float(left))} left"]
             doing, done, total = str(state["doing"]), int(state["done"]), int(state["total"])
-            bars.update(task, description=doing, completed=done, total=total, detail=", ".join(parts))
+            bars.update(task, description=doing, completed=done, total=total, detail=", ".join(_details(state)))
 
         yield show
 
@@ -133,7 +192,7 @@ def print_estimate(found: Estimate) -> None:
 def print_conformance(report: Conformance) -> None:
     """Print a table of all cases, and their counts."""
     cases = report.verdicts
-    print_table(("case", "severity", "", "why"), [(c.name, c.severity, c.result, c.reason) for c in cases])
+    print_table(("case", "severity", "result", "why"), [(c.name, c.severity, c.result, c.reason) for c in cases])
     counts = [f"{report.count(result)} {result}" for result in ("passed", "failed", "skipped")]
     err.print(f"{len(cases)} cases: {', '.join(counts)}")
     if not report.comparable:
@@ -168,9 +227,9 @@ def print_json(data: object) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns on a terminal; elsewhere lines with tabs, for ``cut`` and ``awk``."""
+    """Print columns on a terminal; elsewhere lines with tabs, for ``cut`` and ``awk``. Titles come first."""
     if not out.is_terminal:
-        for row in rows:
+        for row in (titles, *rows):
             out.file.write("\t".join(row) + "\n")  # rich would make spaces of the tabs
         return
     table = Table(*titles, box=None, pad_edge=False)
