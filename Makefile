@@ -18,7 +18,7 @@ VENV = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.ex
 	&& $(PYTHON) -m venv --clear
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock audit licences tables notebook pictures training bench bench-gpu reliability manifests build sbom minikube deploy undeploy test-k8s e2e clean
+.PHONY: help setup demo test lint format lock audit licences tables notebook pictures training bench bench-gpu reliability manifests dist build sbom minikube deploy undeploy test-k8s e2e clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -101,6 +101,9 @@ reliability: .venv/dev.stamp  ## bad input, faults and attackers against the ser
 manifests: .venv/run.stamp  ## write k8s/pods/ as tvetl.pod has them
 	@.venv/bin/python k8s/manifests.py
 
+dist: .venv/run.stamp  ## wheels and source archives of the three packages, into dist/
+	@.venv/bin/python locks/dist.py
+
 build:  ## the image, with docker, podman or buildah (VARIANT=slim|cpu|cuda IMAGE= BASE= INDEX= TORCH_INDEX= BUILDFLAGS=)
 	@test "$(VARIANT)" != cuda || test -z "$(TORCH_INDEX)" || { \
 		echo "TORCH_INDEX is for wheels without CUDA: the cuda variant takes torch, as its lock has it, from INDEX" >&2; exit 2; }
@@ -132,7 +135,7 @@ e2e: .venv/dev.stamp .venv-sdk1/stamp  ## the end-to-end tests with both SDKs (A
 
 clean:  ## remove all that these verbs made
 	rm -rf .venv .venv-sdk1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf container/native/src/*.egg-info
+	rm -rf container/native/build container/native/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # For `build`. INDEX serves the wheels; TORCH_INDEX only torch and torchvision, without hashes (docs/image.md).
