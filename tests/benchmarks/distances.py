@@ -78,6 +78,9 @@ CASES: Mapping[str, Steps] = {
     "TrivialAugmentWide": [{"op": "TrivialAugmentWide"}],
     "AugMix": [{"op": "AugMix"}],
     "RandomErasing": [{"op": "ToTensor"}, {"op": "RandomErasing", "p": 1, "value": "random"}],
+    "RandomApply: saturation": [
+        {"op": "RandomApply", "p": 1, "transforms": [{"op": "ColorJitter", "saturation": 0.4}]}
+    ],
     "ToTensor": [{"op": "ToTensor"}],
     "PILToTensor": [{"op": "PILToTensor"}],
     "ToImage, ToDtype, Normalize": [

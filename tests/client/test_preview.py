@@ -147,6 +147,31 @@ def test_every_view_of_a_sheet_is_made_again_equal(
         assert written.suffix == (".png" if etl == crops else ".npy")
 
 
+def test_a_replay_goes_into_a_random_apply(photographs: list[Path]) -> None:
+    torch = pytest.importorskip("torch", reason="a replay is torchvision's")
+    from tvetl.preview.replay import replay
+    from tvetl.spec.compose import to_compose
+
+    inner = [{"op": "RandomCrop", "size": 90}, {"op": "RandomHorizontalFlip", "p": 1}]
+    pipeline = parse({"steps": [{"op": "RandomApply", "transforms": inner}, {"op": "RandomCrop", "size": 60}]})
+    data = photographs[-1].read_bytes()
+    with Image.open(io.BytesIO(data)) as opened:
+        image = opened.convert("RGB")
+    notes = set()
+    for seed in range(8):
+        found = replay(pipeline, data, seed)
+        torch.manual_seed(seed)
+        expected = to_compose(pipeline)(image)
+        assert isinstance(found.outcome, Image.Image)
+        assert found.outcome.tobytes() == expected.tobytes()
+        left, top, right, bottom = map(int, found.box)
+        part = image.crop((min(left, right), top, max(left, right), bottom))
+        same = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if left > right else part
+        assert same.tobytes() == expected.tobytes()
+        notes.add(len(found.drawn))
+    assert notes == {1, 3}
+
+
 def test_another_original_is_not_equal(cluster: Cluster, images: str, crops: str, tmp_path: Path) -> None:
     original = cluster.get(images, "photo_3.jpg")
     cluster.create_bucket("changing")

@@ -95,6 +95,28 @@ ON_ITS_OWN: list[tuple[list[dict[str, object]], list[Callable[..., object]]]] = 
         [{"op": "ToTensor"}, {"op": "RandomErasing", "value": "random"}],
         [v2.ToTensor(), v2.RandomErasing(value="random")],
     ),
+    (
+        [
+            {"op": "RandomApply", "p": 0.8, "transforms": [{"op": "ColorJitter", "brightness": 0.4, "hue": 0.1}]},
+            {"op": "RandomGrayscale", "p": 0.2},
+            {"op": "RandomApply", "transforms": [{"op": "RandomCrop", "size": 90}, {"op": "RandomHorizontalFlip"}]},
+            {"op": "RandomInvert"},
+        ],
+        [
+            v2.RandomApply([v2.ColorJitter(0.4, hue=0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.RandomCrop(90), v2.RandomHorizontalFlip()]),
+            v2.RandomInvert(),
+        ],
+    ),
+    (
+        [{"op": "RandomApply", "transforms": [{"op": "GaussianBlur", "kernel_size": 5}]}, {"op": "RandomInvert"}],
+        [v2.RandomApply(torch.nn.ModuleList([v2.GaussianBlur(5)])), v2.RandomInvert()],
+    ),
+    (
+        [{"op": "ToTensor"}, {"op": "RandomApply", "transforms": [{"op": "Normalize", "mean": MEAN, "std": STD}]}],
+        [v2.ToTensor(), v2.RandomApply([v2.Normalize(MEAN, STD)])],
+    ),
     ([{"op": "ToTensor"}], [v2.ToTensor()]),
     ([{"op": "PILToTensor"}], [v2.PILToTensor()]),
     ([{"op": "ToImage"}], [v2.ToImage()]),

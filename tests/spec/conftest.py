@@ -15,6 +15,10 @@ Drawn = st.SearchStrategy[Any]
 
 def values(schema: Mapping[str, Any], most: int) -> Drawn:
     """Values of a parameter's schema; whole numbers at most ``most``, where the schema allows so few."""
+    if "$ref" in schema:  # the steps of a RandomApply
+        return st.sampled_from(
+            [{"op": "RandomInvert"}, {"op": "RandomCrop", "size": 5}, {"op": "Resize", "size": [9, 8]}]
+        )
     if "anyOf" in schema:
         return st.one_of([values(each, most) for each in schema["anyOf"]])
     if "enum" in schema:

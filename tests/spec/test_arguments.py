@@ -94,6 +94,9 @@ def test_size_is_refused_where_it_is_not_clear_what_it_means() -> None:
     assert "this one has 0" in refused({"size": 96}, TENSOR)[0]
     resize = spec.parse({"steps": [{"op": "Resize", "size": 224, "max_size": 300}]})
     assert "$.size: does not go with max_size of step 0 (Resize)" in refused({"size": 300}, resize)[0]
+    inside = {"op": "RandomApply", "transforms": [{"op": "RandomCrop", "size": 32}]}
+    for steps in ([inside], [{"op": "Resize", "size": 256}, inside]):
+        assert "RandomApply holds another" in refused({"size": 96}, spec.parse({"steps": steps}))[0]
 
 
 def test_quality_goes_to_formats_that_have_one() -> None:

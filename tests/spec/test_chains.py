@@ -81,6 +81,11 @@ MINIMAL: dict[str, dict[str, object]] = {
     "ToDtype": {"op": "ToDtype", "dtype": "float32"},
 }
 
+
+def applied(*steps: dict[str, object]) -> dict[str, object]:
+    return {"op": "RandomApply", "transforms": list(steps)}
+
+
 TO_TENSOR, TO_BYTES, GRAY = {"op": "ToTensor"}, {"op": "PILToTensor"}, {"op": "Grayscale"}
 
 
@@ -104,6 +109,23 @@ TO_TENSOR, TO_BYTES, GRAY = {"op": "ToTensor"}, {"op": "PILToTensor"}, {"op": "G
         ([{"op": "Resize", "size": None}], "$.steps[0].max_size: needed"),
         ([{"op": "Resize", "size": 9, "max_size": 9}], "$.steps[0].max_size: expected more than size (9), got 9"),
         ([{"op": "RandAugment", "magnitude": 31}], "$.steps[0].magnitude: expected less than num_magnitude_bins (31)"),
+        (
+            [applied(TO_TENSOR)],
+            "$.steps[0].transforms[0]: ToTensor makes a float32 tensor of 3 channels of a PIL image",
+        ),
+        ([applied({"op": "RandomInvert"}, GRAY)], "$.steps[0].transforms[1]: Grayscale makes a PIL image of 1 channel"),
+        (
+            [TO_TENSOR, applied({"op": "RandomSolarize", "threshold": 9})],
+            "$.steps[1].transforms[0].threshold: expected 0",
+        ),
+        (
+            [applied({"op": "Normalize", "mean": [0], "std": [1]})],
+            "$.steps[0].transforms[0]: Normalize does not take a",
+        ),
+        ([applied({"op": "Pad", "padding": -1})], "$.steps[0].transforms[0].padding: expected"),
+        ([applied({"op": "acme.Blur"})], "$.steps[0].transforms[0].op: acme.Blur cannot stand inside a RandomApply"),
+        ([applied()], "$.steps[0].transforms: expected a list of 1..8 steps, got []"),
+        ([applied(*[{"op": "RandomInvert"}] * 9)], "$.steps[0].transforms: expected a list of 1..8 steps"),
     ],
 )
 def test_a_chain_that_cannot_work_is_refused_at_its_place(steps: list[dict[str, object]], said: str) -> None:

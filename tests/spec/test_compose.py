@@ -170,6 +170,39 @@ def test_rgb_is_refused_where_it_would_change_something(compose: Callable[[], ob
         from_compose(compose())
 
 
+@pytest.mark.parametrize("module", [v1, v2])
+def test_random_apply_holds_steps(module: Any) -> None:
+    jitter, blur = module.ColorJitter(0.4, 0.4, 0.4, 0.1), module.GaussianBlur(5, (0.1, 2))
+    several = v2.Compose([module.RandomVerticalFlip(), v2.RGB(), module.RandomHorizontalFlip(1.0)])
+    compose = module.Compose(
+        [
+            module.RandomApply([jitter], p=0.8),
+            module.RandomApply(torch.nn.ModuleList([blur])),
+            module.RandomApply([several], p=0.5),
+        ]
+    )
+    flips = [{"op": "RandomVerticalFlip"}, {"op": "RandomHorizontalFlip", "p": 1}]
+    jittered = {"op": "ColorJitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    pipeline = spec.parse(
+        {
+            "steps": [
+                {"op": "RandomApply", "transforms": [jittered], "p": 0.8},
+                {"op": "RandomApply", "transforms": [{"op": "GaussianBlur", "kernel_size": 5, "sigma": [0.1, 2]}]},
+                {"op": "RandomApply", "transforms": flips},
+            ]
+        }
+    )
+    assert from_compose(compose) == pipeline == spec.parse(spec.canonical(pipeline))
+    image, drawn = random_image(), set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected = compose(image).tobytes()
+        torch.manual_seed(seed)
+        assert to_compose(pipeline)(image).tobytes() == expected
+        drawn.add(expected)
+    assert len(drawn) > 10
+
+
 def presets() -> list[object]:
     """Each of torchvision's presets for images, as some pretrained weights have it."""
     from torchvision import models
@@ -220,7 +253,13 @@ class Mine(v2.CenterCrop):  # type: ignore[misc]
         (lambda: v1.Lambda(lambda image: image), "$.transforms[1]: Lambda is code, and a pipeline is data"),
         (lambda: v2.Lambda(lambda image: image), "writing an image or a tensor is what output is for"),
         (lambda: lambda image: image, "$.transforms[1]: function is code"),
-        (lambda: v2.RandomApply([v2.CenterCrop(8)]), "$.transforms[1]: RandomApply is not among the transforms"),
+        (lambda: v2.RandomChoice([v2.CenterCrop(8)]), "$.transforms[1]: RandomChoice is not among the transforms"),
+        (lambda: v2.RandomApply([v1.Lambda(int)]), "$.transforms[1].transforms[0]: Lambda is code"),
+        (lambda: v2.RandomApply([v2.ToTensor()]), "$.steps[1].transforms[0]: ToTensor makes a float32 tensor of 3"),
+        (
+            lambda: v2.RandomApply([v2.RandomApply([v2.RandomInvert()])]),
+            "RandomApply cannot stand inside a RandomApply",
+        ),
         (lambda: v1.FiveCrop(8), "$.transforms[1]: FiveCrop is not among the transforms"),
         (lambda: Mine(8), "$.transforms[1]: expected a torchvision Compose or one of its transforms, got Mine"),
         (lambda: v2.Compose([v2.GaussianNoise()]), "$.transforms[1].transforms[0]: GaussianNoise"),

@@ -55,5 +55,5 @@ def test_all_transforms_that_were_promised_are_there() -> None:
         Resize CenterCrop RandomCrop RandomResizedCrop Pad RandomHorizontalFlip RandomVerticalFlip RandomRotation
         RandomAffine RandomPerspective ColorJitter Grayscale RandomGrayscale GaussianBlur RandomInvert RandomPosterize
         RandomSolarize RandomAdjustSharpness RandomAutocontrast RandomEqualize RandAugment AutoAugment
-        TrivialAugmentWide AugMix RandomErasing ToTensor PILToTensor ToImage ToDtype Normalize ToPILImage"""
+        TrivialAugmentWide AugMix RandomErasing RandomApply ToTensor PILToTensor ToImage ToDtype Normalize ToPILImage"""
     assert set(spec.OPS) == set(promised.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,19 +43,31 @@ def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
     drawn: list[str] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for step, transform in zip(pipeline.steps, to_compose(pipeline).transforms, strict=False):
-            params = _parameters(step, transform, image)
-            if params is not None:
-                place.move(step, params)
-                drawn += [_described(step.op, params)] if OPS[step.op].random else []
-            image = transform(image)
-            place.size = _size(image)
+        image = _done(pipeline.steps, to_compose(pipeline).transforms, image, place, drawn)
     outcome = image.numpy() if isinstance(image, torch.Tensor) else image
     assert isinstance(outcome, (Image.Image, np.ndarray))
     dtype = pipeline.output.options.get("dtype")
     if isinstance(outcome, np.ndarray) and dtype is not None:
         outcome = outcome.astype(str(dtype), copy=False)
     return Replayed(outcome, place.box, tuple(drawn))
+
+
+def _done(
+    steps: Sequence[Step], transforms: Sequence[v2.Transform], image: object, place: _Place, drawn: list[str]
+) -> object:
+    """What the steps make of the image; where it stays of the original and what was drawn is noted."""
+    for step, transform in zip(steps, transforms, strict=False):
+        if step.inner:
+            if torch.rand(1) < transform.p:  # v2's RandomApply.forward
+                image = _done(step.inner, transform.transforms, image, place, drawn)
+            continue
+        params = _parameters(step, transform, image)
+        if params is not None:
+            place.move(step, params)
+            drawn += [_described(step.op, params)] if OPS[step.op].random else []
+        image = transform(image)
+        place.size = _size(image)
+    return image
 
 
 def _parameters(step: Step, transform: v2.Transform, image: object) -> Params | None:

@@ -46,6 +46,8 @@ def to_transform(step: Step) -> Callable[..., object]:
     from torchvision.transforms import v2
 
     params: dict[str, object] = dict(step.params)
+    if step.inner:
+        params["transforms"] = [to_transform(each) for each in step.inner]
     if "interpolation" in params:
         params["interpolation"] = v2.InterpolationMode(params["interpolation"])
     if "dtype" in params:
@@ -89,6 +91,8 @@ def _steps(transform: object, path: str, problems: list[Problem], *, gray: bool 
     names = {found: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (found := getattr(module, name, None))}
     if isinstance(transform, (v1.Compose, v2.Compose)) or kind is nn.Sequential:
         yield from _in_turn(transform, path, problems, gray=gray)
+    elif isinstance(transform, (v1.RandomApply, v2.RandomApply)) and kind in names:
+        yield {"op": names[kind], "transforms": [*_in_turn(transform, path, problems, gray=gray)], "p": transform.p}
     elif kind in names:
         yield {"op": names[kind], **_read_back(names[kind], transform)}
     elif kind in (_presets.ImageClassification, _presets.SemanticSegmentation, _presets.ObjectDetection):

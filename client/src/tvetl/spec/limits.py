@@ -14,6 +14,8 @@ NESTING = 32
 NODES = 64 * 1024
 #: Steps of a pipeline. Each may copy the whole image.
 STEPS = 64
+#: Steps inside one RandomApply.
+INNER = 8
 #: Problems listed in one error; the rest are counted.
 PROBLEMS = 100
 #: Unknown keys of one object that are named, each with the one it resembles; the rest are counted.

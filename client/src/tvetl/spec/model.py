@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-#: A parameter as plain data. Sequences are tuples, so that a step can be compared and hashed by its JSON.
-Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
+#: A parameter as plain data. Sequences are tuples, so that a step can be compared and hashed by its JSON. Steps are
+#: there only in the parameter ``transforms`` of RandomApply.
+Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | Step | None"
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 TensorFormat = Literal["npy", "safetensors", "raw"]
@@ -21,6 +22,12 @@ class Step:
 
     op: str
     params: Mapping[str, Value]
+
+    @property
+    def inner(self) -> tuple[Step, ...]:
+        """The steps that a RandomApply does, or does not do; none of any other op."""
+        held = self.params.get("transforms")
+        return tuple(each for each in held if isinstance(each, Step)) if isinstance(held, tuple) else ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from tvetl.spec import forms, limits
 from tvetl.spec.model import Value
-from tvetl.spec.values import FLAG, NULL, Kind, choice, either, integer, optional, real, sequence, spelled
+from tvetl.spec.values import FLAG, NULL, Kind, Refused, choice, either, integer, optional, real, sequence, spelled
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,21 @@ _TENSOR: tuple[forms.FormKind, ...] = ("uint8", "float")
 _FLOAT: tuple[forms.FormKind, ...] = ("float",)
 
 
+def _accept_steps(value: object) -> Value:
+    """Their number alone: what they are is read with its place in the pipeline (:mod:`tvetl.spec.parse`)."""
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= limits.INNER:
+        raise Refused
+    return tuple(value)
+
+
+_STEPS = Kind(
+    f"a list of 1..{limits.INNER} steps",
+    {"type": "array", "minItems": 1, "maxItems": limits.INNER, "items": {"$ref": "#/properties/steps/items"}},
+    _accept_steps,
+    (list, tuple),
+)
+
+
 def _need(kind: Kind) -> Param:
     return Param(kind, required=True)
 
@@ -203,6 +218,9 @@ _ROWS = (
     Op("RandomErasing", _ANY, random=True, fits=forms.erasure_fits, params={
         "p": Param(_P, 0.5), "scale": Param(sequence(_P, 2, ordered=True), (0.02, 0.33)),
         "ratio": Param(_RATIO, (0.3, 3.3)), "value": Param(_ERASER, 0.0)}),
+
+    # All of its steps or none
+    Op("RandomApply", _ANY, random=True, params={"transforms": _need(_STEPS), "p": Param(_P, 0.5)}),
 
     # Image to tensor and back
     Op("ToTensor", _PIL, {}, forms.float_tensor),

@@ -161,7 +161,20 @@ def _read_step(item: object, path: str, problems: Problems) -> Step | None:
         problems.add(f"{path}.op", unknown if "op" in item else "missing; expected the name of a transform")
         return None
     values = read_params(item, alias_params(alias) if alias else op.params, path, problems, ignore=("op",))
+    if op.name == "RandomApply" and "transforms" in values:
+        values["transforms"] = tuple(_read_inner(item["transforms"], f"{path}.transforms", problems))
     return Step(op.name, {**values, **alias.fixed} if alias else values)
+
+
+def _read_inner(items: object, path: str, problems: Problems) -> Iterator[Step]:
+    """The steps of a RandomApply."""
+    assert isinstance(items, (list, tuple))
+    for index, item in enumerate(items):
+        step = _read_step(item, f"{path}[{index}]", problems)
+        if step and (step.op == "RandomApply" or is_plugin(step.op)):
+            problems.add(f"{path}[{index}].op", f"{step.op} cannot stand inside a RandomApply")
+        elif step:
+            yield step
 
 
 def _pass(step: Step, form: Form | None, path: str, problems: Problems, *, readable: bool) -> Form | None:
@@ -177,6 +190,11 @@ def _pass(step: Step, form: Form | None, path: str, problems: Problems, *, reada
         return None
     if readable and op.fits:
         _report(op.fits(step.params, form), path, problems)
+    for index, inner in enumerate(step.inner):
+        where = f"{path}.transforms[{index}]"
+        after = _pass(inner, form, where, problems, readable=readable)
+        if after not in (form, None):
+            problems.add(where, f"{inner.op} makes {after} of {form}, and what {step.op} does must give what it takes")
     try:
         return op.gives(step.params, form)
     except KeyError:  # the very parameter that tells is among the unreadable ones
@@ -213,10 +231,15 @@ def forms(pipeline: Pipeline) -> tuple[Form, ...]:
 
 def to_data(pipeline: Pipeline) -> dict[str, object]:
     """The pipeline as plain data that :func:`parse` takes; what equals its default is left out."""
-    steps = [{"op": step.op, **_unusual(step.params, row(step.op).params)} for step in pipeline.steps]
+    steps = [_step_data(step) for step in pipeline.steps]
     output = {"format": pipeline.output.format, **_unusual(pipeline.output.options, FORMATS[pipeline.output.format])}
     fields: dict[str, Value] = {name: getattr(pipeline, name) for name in FIELDS}
     return {"version": fields.pop("version"), "steps": steps, "output": output, **_unusual(fields, FIELDS)}
+
+
+def _step_data(step: Step) -> dict[str, object]:
+    data: dict[str, object] = {"op": step.op, **_unusual(step.params, row(step.op).params)}
+    return data | {"transforms": [_step_data(each) for each in step.inner]} if step.inner else data
 
 
 def _unusual(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:

@@ -6,9 +6,10 @@ import importlib.util
 from collections.abc import Mapping
 
 from tvetl.errors import PipelineError, Problem
-from tvetl.spec import OPS, Pipeline
+from tvetl.spec import OPS, Pipeline, Step
 from tvetl_server.engine.plans.exact import ExactPlan
 from tvetl_server.engine.plans.fast import FastPlan
+from tvetl_server.engine.plans.ops import can_draw
 from tvetl_server.engine.plans.plan import Plan
 from tvetl_server.engine.plans.stages import needs_torch, only_torch
 from tvetl_server.plugin_ops import PluginOp
@@ -22,7 +23,7 @@ def make_plan(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Plan:
     if not has_torch():
         raise PipelineError(
             [
-                Problem(f"$.steps[{i}].op", f"{pipeline.steps[i].op} needs torch; the image's cpu variant has it")
+                Problem(f"$.steps[{i}].op", f"{_which(pipeline.steps[i])} needs torch; the image's cpu variant has it")
                 for i in places
             ],
             hint="Take the image's cpu variant, or install tvetl-server[torch].",
@@ -30,6 +31,11 @@ def make_plan(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Plan:
     from tvetl_server.engine.plans.torchvision import TorchPlan  # seconds and 500 MB, so only where a step asks for it
 
     return TorchPlan(pipeline, plugins)
+
+
+def _which(step: Step) -> str:
+    """The op, or of what a RandomApply holds those that need torch."""
+    return ", ".join(each.op for each in step.inner if not can_draw(each)) or step.op
 
 
 def has_torch() -> bool:

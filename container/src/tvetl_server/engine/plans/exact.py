@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
-from tvetl.spec import Pipeline
+from tvetl.spec import Pipeline, Step
 from tvetl.spec.ops import is_plugin
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
@@ -63,7 +63,7 @@ class ExactPlan:
 
     def _drawn(self, size: Size, job: Job) -> tuple[Box | None, list[ops.Action]]:
         """The region of the source that is needed, and the actions on it."""
-        actions = self._draw(Draw(job.seed), size, job)
+        actions, _ = self._draw(self._stages, Draw(job.seed), size, job)
         first = actions[0] if actions else None
         if isinstance(first, ops.Crop):
             return first.box, list(_merged(actions[1:]))
@@ -74,11 +74,14 @@ class ExactPlan:
         outcome = resize.of_coded(coded) if coded else None
         return resize(source.array(box, keep=job.keep)) if outcome is None else outcome
 
-    def _draw(self, draw: Draw, size: Size, job: Job) -> list[ops.Action]:
+    def _draw(self, stages: Sequence[Step | Table], draw: Draw, size: Size, job: Job) -> ops.Drawn:
         actions: list[ops.Action] = []
-        for stage in self._stages:
+        for stage in stages:
             if isinstance(stage, Table):
                 actions.append(stage)
+            elif stage.inner:
+                drawn, size = self._draw(stage.inner if ops.happens(stage.params, draw) else (), draw, size, job)
+                actions += drawn
             elif is_plugin(stage.op):
                 action, size = prepare(stage.op, self._plugins[stage.op], stage.params, draw, size)
                 actions.append(action)
@@ -86,7 +89,7 @@ class ExactPlan:
                 drawn, size = ops.DRAWERS[stage.op](stage.params, draw, size)
                 actions += drawn
             job.check(size)
-        return actions
+        return actions, size
 
 
 def _merged(actions: Iterable[ops.Action]) -> Iterator[ops.Action]:

@@ -199,9 +199,14 @@ def _sometimes(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
     """A step done with probability ``p`` (v2's _RandomApplyTransform), which keeps the size."""
 
     def drawer(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
-        return ([make(params)] if draw.rand() < _float(params["p"]) else []), size
+        return ([make(params)] if happens(params, draw) else []), size
 
     return drawer
+
+
+def happens(params: Mapping[str, Value], draw: Draw) -> bool:
+    """Whether a step that is done with probability ``p`` is done, as ``torch.rand(1) < p`` says: in float32."""
+    return draw.rand() < float(np.float32(_float(params["p"])))
 
 
 def _always(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
@@ -303,6 +308,8 @@ def can_draw(step: Step) -> bool:
     """Whether the step can be drawn without torch: all of the table, except ratios whose logarithm only torch knows."""
     if step.op == "RandomResizedCrop":
         return all(value in LOG_OF_RATIO for value in _floats(step.params["ratio"]))
+    if step.op == "RandomApply":
+        return all(map(can_draw, step.inner))
     return step.op in DRAWERS
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,31 +26,57 @@ from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 _generator = threading.Lock()
 
 
+_Value: TypeAlias = "Image.Image | torch.Tensor"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    step: Step
+    #: None of a plugin's op.
+    transform: Callable[..., object] | None
+    #: The steps of a RandomApply.
+    inner: Sequence[_Prepared]
+
+
+def _prepared(steps: Sequence[Step]) -> list[_Prepared]:
+    return [
+        _Prepared(step, None if is_plugin(step.op) else to_transform(step), _prepared(step.inner)) for step in steps
+    ]
+
+
 class TorchPlan:
     """torchvision's transforms, one after the other, behind the same call as ExactPlan."""
 
     def __init__(self, pipeline: Pipeline, plugins: Mapping[str, PluginOp] = NO_PLUGINS) -> None:
         torch.set_num_threads(1)  # the workers are the parallelism; more threads only fight over the same cores
-        self._steps = [(step, None if is_plugin(step.op) else to_transform(step)) for step in pipeline.steps]
+        self._steps = _prepared(pipeline.steps)
         self._plugins = plugins
 
     def __call__(self, source: Source, job: Job) -> Outcome:
-        value: Image.Image | torch.Tensor = source.pixels(keep=job.keep)
+        value: _Value = source.pixels(keep=job.keep)
         with _generator, torch.inference_mode():
             torch.manual_seed(job.seed)
-            for step, transform in self._steps:
-                size = _size(value)
-                job.check(resized(step.params, size) if step.op == "Resize" else size)
-                done = transform(value) if transform else self._do_plugin(step, value, job)
-                assert isinstance(done, (Image.Image, torch.Tensor))
-                value = done
+            value = self._do(self._steps, value, job)
             job.check(_size(value))
         return value if isinstance(value, Image.Image) else np.asarray(value)
 
     def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
-        return None if any(transform is None for _, transform in self._steps) else [["torchvision", job.seed]]
+        return None if any(each.transform is None for each in self._steps) else [["torchvision", job.seed]]
 
-    def _do_plugin(self, step: Step, value: Image.Image | torch.Tensor, job: Job) -> Image.Image:
+    def _do(self, steps: Sequence[_Prepared], value: _Value, job: Job) -> _Value:
+        for each in steps:
+            size = _size(value)
+            job.check(resized(each.step.params, size) if each.step.op == "Resize" else size)
+            if each.inner:  # one by one, as none may make more pixels than are allowed
+                happens = bool(torch.rand(1) < float(str(each.step.params["p"])))
+                value = self._do(each.inner, value, job) if happens else value
+                continue
+            done = each.transform(value) if each.transform else self._do_plugin(each.step, value, job)
+            assert isinstance(done, (Image.Image, torch.Tensor))
+            value = done
+        return value
+
+    def _do_plugin(self, step: Step, value: _Value, job: Job) -> Image.Image:
         assert isinstance(value, Image.Image)  # parsing lets nothing else through
         do, size = prepare(step.op, self._plugins[step.op], step.params, _TorchDraw(), value.size)
         job.check(size)
