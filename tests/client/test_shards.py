@@ -23,7 +23,7 @@ wds = pytest.importorskip("webdataset", reason="the reference is not installed")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from tvetl.datasets import Shards  # noqa: E402
+from tvetl.datasets import Shards, TransformedStream  # noqa: E402
 from tvetl.preview.replay import replay  # noqa: E402
 
 Members = Iterable[tuple[str | tarfile.TarInfo, bytes]]
@@ -378,6 +378,8 @@ def test_a_rank_without_a_shard_is_refused_in_every_rank(cluster: Cluster, shard
     for rank in range(6):
         with pytest.raises(UsageError, match="5 shards are too few for 6 ranks"):
             Shards(cluster, shards, rank=rank, world=6, even=even)
+        with pytest.raises(UsageError, match="5 objects are too few for 6 ranks"):
+            TransformedStream(cluster, shards, rank=rank, world=6, even=even)
     assert len(list(Shards(cluster, shards, rank=4, world=5, even=even))) == 3
 
 

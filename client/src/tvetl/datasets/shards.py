@@ -39,6 +39,8 @@ class Shards(Stream):
     damaged shard, and one with a member that is not what its extension says, is an ObjectFailed.
     """
 
+    _unit = "shard"
+
     def __init__(
         self,
         cluster: Cluster,
@@ -64,12 +66,7 @@ class Shards(Stream):
         reader = Reader(cluster, bucket, etl, shards, seed=seed, views=None, on_error=on_error, reads=reads)
         super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=even)
         self._pil = pil
-        least, rest = divmod(len(shards), self._world)
-        if not least:
-            raise UsageError(
-                f"{len(shards)} shards are too few for {self._world} ranks: some would have nothing to read",
-                hint="Make more and smaller shards, or read them with fewer ranks.",
-            )
+        rest = len(shards) % self._world
         if rest and not even:
             _log.warning(
                 "%d shards over %d ranks: %d of these read one more, and others would wait for them at the end; "

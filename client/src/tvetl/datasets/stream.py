@@ -27,6 +27,9 @@ class Stream(IterableDataset[object]):
     A unit is what one read gives: an image, or a shard with its samples.
     """
 
+    #: What the names are of.
+    _unit = "object"
+
     def __init__(
         self, reader: Reader, *, shuffle: bool, batch: int, rank: int | None, world: int | None, even: bool
     ) -> None:
@@ -34,6 +37,11 @@ class Stream(IterableDataset[object]):
         self._reader = reader
         self._shuffle, self._batch, self._even = shuffle, batch, even
         self._rank, self._world = _place(rank, world)
+        if len(self.names) < self._world:
+            raise UsageError(
+                f"{len(self.names)} {self._unit}s are too few for {self._world} ranks: some would have nothing to read",
+                hint=f"Read them with fewer ranks, or make more {self._unit}s.",
+            )
         if not isinstance(batch, int) or batch < 1:
             raise UsageError(f"batch is {batch!r}: expected how many samples make a batch")
         #: Where the last iteration is: its epoch, the units done, and samples given of the one after them.
