@@ -88,6 +88,7 @@ def test_a_healthy_aistore_is_healthy_and_the_sdks_way_of_registering_is_told(ai
         ("PUT /v1/etl", (400, {"message": "runtime.image must be specified"}), "image", "warn", "Push the image"),
         ("PUT /v1/etl", (403, {"message": "no"}), "form", "warn", "administrator"),
         ("GET /v1/etl", (200, [{"id": "crops-1", "stage": "Aborted"}]), "pods", "warn", "tvetl start crops-1"),
+        ("GET /v1/etl", (200, [{"id": "crops-1", "stage": "Running"}]), "pods", "fail", "tvetl stop crops-1"),
     ],
 )
 def test_each_trouble_is_found_and_has_its_remedy(
@@ -106,6 +107,14 @@ def test_each_trouble_is_found_and_has_its_remedy(
         ({"capacity": {"pct_max": 91}}, "disks", "warn", "91 % full"),
         ({"capacity": {"pct_max": 96}}, "disks", "fail", "no more is stored"),
         ({"capacity": {"pct_max": 10, "cs_err": "disk fault"}}, "disks", "warn", "disk fault"),
+        (
+            {"capacity": {"mountpaths": {"/mnt/a": {}}}},
+            "readers",
+            "warn",
+            "reads 1 object at once: 1 target, 1 mountpath",
+        ),
+        ({"capacity": {"mountpaths": {"/mnt/a": {}}}}, "readers", "warn", "tvetl transform --workers"),
+        ({"capacity": {"mountpaths": {"/mnt/a": {}, "/mnt/b": {}}}}, "readers", "ok", "2 objects at once"),
     ],
 )
 def test_what_a_target_tells_is_judged(

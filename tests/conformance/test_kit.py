@@ -341,7 +341,8 @@ def test_where_nobody_listens_is_told() -> None:
 def test_the_command_tells_each_case_and_its_status(serve: Serve, tvetl: Command) -> None:
     url = serve(Random)
     good = tvetl("conformance", url, "--case", "body", "--case", "hundred")
-    assert (good.returncode, good.stdout.splitlines()) == (0, ["body\tmust\tpassed\t", "hundred\tshould\tpassed\t"])
+    told = ["case\tseverity\tresult\twhy", "body\tmust\tpassed\t", "hundred\tshould\tpassed\t"]
+    assert (good.returncode, good.stdout.splitlines()) == (0, told)
     assert "2 cases: 2 passed, 0 failed, 0 skipped" in good.stderr
     assert "not compared" in good.stderr
     bad = tvetl("conformance", serve(Broken), "--case", "body", "--json")
