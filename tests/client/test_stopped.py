@@ -110,6 +110,16 @@ def test_a_jobs_report_says_that_its_etl_ended_where_and_what_to_do(mortal: Loca
     assert (again.ok, again.done + again.kept) == (True, 300)
 
 
+def test_a_job_over_chosen_objects_says_so_too_though_aistore_goes_on_with_it(mortal: LocalCluster) -> None:
+    cluster = Cluster(mortal.endpoint)
+    names = ("die", *(f"{at:03}" for at in range(40)))
+    job = jobs.begin(cluster, jobs.Request("many", "out", "test-mortal", names=names))
+    report = jobs.wait(cluster, job, timeout=60)
+    assert re.match(rf"the ETL 'test-mortal' {SINCE}: its pod on the target \w+ ended: the last line", report.aborted)
+    assert {error.code for error in report.failed} == {"not_transformed"}
+    assert "die" in {error.object for error in report.failed}
+
+
 def test_an_etl_that_a_user_stopped_is_told_as_such_and_one_that_is_not_there_too(mortal: LocalCluster) -> None:
     cluster = Cluster(mortal.endpoint)
     cluster.stop("test-mortal")

@@ -74,7 +74,8 @@ def wait(
         for each in job.ids if on_interrupt == "stop" else ():
             cluster.abort(each)
         raise
-    aborted = _why_aborted(cluster, job.request.etl, last.aborted) if last and last.aborted else ""
+    short = last and (last.aborted or last.done < len(job.left))  # AIStore goes on with a list though its ETL ended
+    aborted = _why_aborted(cluster, job.request.etl, last.aborted) if last and short else ""
     failed = _failed(cluster, job, began, on_progress, reasons, ended_early=bool(aborted))
     if job.record and last and last.done <= len(job.left) - len(failed):  # it met no object that came meanwhile
         provenance.forget(cluster, job.record)
