@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from tvetl.errors import PipelineError
 from tvetl.spec import Arguments, opening, parse
 from tvetl.spec.opening import open_rgb
 from tvetl_server.engine import Engine
@@ -539,3 +540,32 @@ def test_premultiplied_gray_is_laid_over_the_background() -> None:
     alpha = gray_and_alpha[..., 1].astype(int)
     over = values[..., 0].astype(int) + 255 - alpha
     assert np.abs(got - over).max() <= 2
+
+
+# --- to and from torchvision ----------------------------------------------------------------------------------------
+
+
+def test_a_compose_opens_files_as_its_pipeline_says() -> None:
+    pytest.importorskip("torch", reason="torchvision is not installed")
+    from tvetl.spec.compose import from_compose, to_compose
+
+    crop = [{"op": "CenterCrop", "size": CROP}]
+    for data, fields in (
+        (WRITERS["JPEG"](picture(), 6), {"orientation": "apply"}),
+        (WRITERS["TIFF"](picture(), 6), {"orientation": "apply"}),
+        (DEEP["16-bit PNG, turned"][0], {"depth": "scale", "orientation": "apply"}),
+        (CUT["JPEG"][:-9000], {"truncated": "pad"}),
+        (TRANSPARENT["PNG LA"], {"background": (9, 99, 199)}),
+    ):
+        pipeline = parse({"steps": crop, "output": {"format": "png"}, **fields})
+        compose = to_compose(pipeline)
+        assert np.array_equal(compose(Image.open(io.BytesIO(data))), answer(data, *crop, **fields))
+        assert from_compose(compose, output={"format": "png"}) == pipeline
+        assert from_compose(to_compose(parse({"steps": crop})), output={"format": "png"}, **fields) == pipeline
+    assert len(to_compose(parse({"steps": crop})).transforms) == 1
+    with pytest.raises(PipelineError, match=r"unknown key 'colour'"):
+        from_compose(compose, colour=3)
+    with pytest.raises(PipelineError, match=r"\$\.steps: not together with a compose"):
+        from_compose(compose, steps=[])
+    with pytest.raises(PipelineError, match=r"\$\.transforms\[1\]: expected a torchvision"):
+        from_compose(type(compose)([*to_compose(parse({"steps": crop})).transforms, compose.transforms[0]]))

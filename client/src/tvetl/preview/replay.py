@@ -43,7 +43,9 @@ def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
     drawn: list[str] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image = _done(pipeline.steps, to_compose(pipeline).transforms, image, place, drawn)
+        # What may come before the steps opens the image, which is done.
+        transforms = to_compose(pipeline).transforms[-max(1, len(pipeline.steps)) :]
+        image = _done(pipeline.steps, transforms, image, place, drawn)
     outcome = image.numpy() if isinstance(image, torch.Tensor) else image
     assert isinstance(outcome, (Image.Image, np.ndarray))
     dtype = pipeline.output.options.get("dtype")

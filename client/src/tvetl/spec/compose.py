@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec.model import Pipeline, Step
+from tvetl.spec.opening import Opened
 from tvetl.spec.ops import ALIASES, OPS, alias_params, is_plugin
 from tvetl.spec.parse import parse
 
@@ -29,7 +30,9 @@ _PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "
 def to_compose(pipeline: Pipeline) -> v2.Compose:
     """The torchvision transforms (v2) that the pipeline means; without steps, one that does nothing.
 
-    Called after ``torch.manual_seed(derive_seed(...))`` on an RGB image, it gives what the server gives.
+    Called after ``torch.manual_seed(derive_seed(...))`` on an RGB image, it gives what the server gives. Where the
+    pipeline says how files are opened (``orientation``, ``depth``, ``truncated``, ``background``), the first transform
+    does that, to an image as ``Image.open`` gives it.
     Raises PipelineError where a step's op is your own: what that does is known in its server alone.
     """
     from torchvision.transforms import v2
@@ -37,7 +40,7 @@ def to_compose(pipeline: Pipeline) -> v2.Compose:
     plugins = [f"$.steps[{place}].op" for place, step in enumerate(pipeline.steps) if is_plugin(step.op)]
     if plugins:
         raise PipelineError([Problem(path, "an op of your own, which torchvision does not have") for path in plugins])
-    return v2.Compose([to_transform(step) for step in pipeline.steps] or [v2.Identity()])
+    return v2.Compose([*Opened.of(pipeline), *map(to_transform, pipeline.steps)] or [v2.Identity()])
 
 
 def to_transform(step: Step) -> Callable[..., object]:
@@ -66,17 +69,21 @@ def _classes() -> dict[str, Callable[..., Callable[..., object]]]:
     return {name: getattr(v2, name) for name in OPS}
 
 
-def from_compose(compose: object, *, output: Mapping[str, object] | None = None, seed: int | None = None) -> Pipeline:
-    """The pipeline that a torchvision ``Compose`` (v1 or v2) means; ``output`` and ``seed`` as in a pipeline.
+def from_compose(
+    compose: object, *, output: Mapping[str, object] | None = None, seed: int | None = None, **fields: object
+) -> Pipeline:
+    """The pipeline that a torchvision ``Compose`` (v1 or v2) means; all else as in a pipeline.
 
     An ``nn.Sequential``, one transform, and the preset of pretrained weights (``weights.transforms()``) are taken too.
     Raises PipelineError for what is not in the op table: a Lambda, a class of your own, RandomChoice, ...
     """
-    problems: list[Problem] = []
+    problems = [Problem("$.steps", "not together with a compose, which has them")] if "steps" in fields else []
     steps = [*_steps(compose, "$", problems)]
     if problems:
         raise PipelineError(problems)
-    data: dict[str, object] = {"steps": steps, "seed": seed}
+    first = next(iter(getattr(compose, "transforms", ())), None)
+    opened = first.fields if isinstance(first, Opened) else {}
+    data: dict[str, object] = {**opened, **fields, "steps": steps, "seed": seed}
     return parse(data if output is None else {**data, "output": output})
 
 
@@ -107,6 +114,8 @@ def _in_turn(compose: object, path: str, problems: list[Problem], *, gray: bool)
     place, several = ("transforms", compose.transforms) if hasattr(compose, "transforms") else ("", compose)
     assert isinstance(several, Iterable)
     for index, each in enumerate(several):
+        if path == "$" and index == 0 and isinstance(each, Opened):
+            continue  # from_compose has its fields
         for step in _steps(each, f"{path}.{place}[{index}]" if place else f"{path}[{index}]", problems, gray=gray):
             gray = gray if step["op"] != "Grayscale" else step["num_output_channels"] == 1
             yield step

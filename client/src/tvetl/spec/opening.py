@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 
-from tvetl.spec.model import Pipeline
+from tvetl.spec.model import Pipeline, Value
 
 #: Pillow's modes of one value a pixel whose conversion to RGB clips at 0 and 255.
 _DEEP = frozenset(["I", "F", "I;16", "I;16L", "I;16B", "I;16N"])
@@ -34,10 +35,41 @@ def open_rgb(data: bytes, pipeline: Pipeline) -> Image.Image:
     Raises WrongDepth, and what Pillow raises.
     """
     with truncated(pipeline), Image.open(io.BytesIO(data)) as image:
-        check_depth(image, pipeline)
-        image.load()
-        turns = pipeline.orientation == "apply" and image.format != "TIFF"  # which Pillow turned by loading it
-        return to_rgb(ImageOps.exif_transpose(image) if turns else image, pipeline)
+        return _opened(image, pipeline)
+
+
+def _opened(image: Image.Image, pipeline: Pipeline) -> Image.Image:
+    check_depth(image, pipeline)
+    image.load()
+    turns = pipeline.orientation == "apply" and image.format != "TIFF"  # which Pillow turned by loading it
+    return to_rgb(ImageOps.exif_transpose(image) if turns else image, pipeline)
+
+
+#: The fields of a pipeline that say how files are opened, and their defaults.
+FIELDS = ("orientation", "depth", "truncated", "background")
+_DEFAULTS = tuple(each.default for name in FIELDS for each in fields(Pipeline) if each.name == name)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a Compose begins with whose pipeline opens files by other fields than the defaults."""
+
+    pipeline: Pipeline
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> list[Opened]:
+        """Empty where the defaults are meant: then ``Image.open(...).convert("RGB")`` is enough."""
+        return [] if tuple(getattr(pipeline, name) for name in FIELDS) == _DEFAULTS else [cls(pipeline)]
+
+    @property
+    def fields(self) -> dict[str, Value]:
+        """Each field that says how files are opened."""
+        return {name: getattr(self.pipeline, name) for name in FIELDS}
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """RGB of an image as Image.open gave it; raises what :func:`open_rgb` raises."""
+        with truncated(self.pipeline):
+            return _opened(image, self.pipeline)
 
 
 class _Truncated(AbstractContextManager[None]):

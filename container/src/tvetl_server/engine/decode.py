@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from tvetl.spec import Pipeline, opening, parse
 from tvetl_server.engine import cut_off, headers
@@ -101,7 +101,8 @@ class Source:
         self._array: Array | None = None  # all of it
         self._reduced: dict[int, Array] = {}  # all of it at 1/2, 1/4, 1/8
         # Pillow stopped reading behind the header of the first scan; the same must have been seen there.
-        begin = image.fp.tell() if isinstance(image, ImageFile.ImageFile) and image.fp else 0
+        file = getattr(image, "fp", None)
+        begin = file.tell() if file else 0
         self._end_of_scan = scan[1] if scan and scan[0] == begin else None
 
     def pixels(self, box: Box | None = None, *, keep: bool = False) -> Image.Image:
@@ -209,9 +210,9 @@ class Source:
 
 def _orientation(image: Image.Image, *, upright: bool) -> tuple[Size, Image.Transpose | None]:
     """The size that the image will have, and how it is to be turned once it is decoded."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
+    if image.format == "TIFF":
         # Pillow turns a TIFF while it decodes it, also by its XMP, which the size of an opened one does not tell.
-        width, height = image._tile_size
+        width, height = image._tile_size  # type: ignore[attr-defined]
         turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
         return ((height, width) if turned else (width, height)), None
     if not upright:
