@@ -22,7 +22,7 @@ from tvetl.errors import TvetlError, UsageError
 FILE = "tvetl.yaml"
 _FLAG = "--show-config"
 #: What typer raises for a missing argument or an unknown option, by whichever name it has the class.
-_CommandLineError = typer.BadParameter.__bases__[0]
+_CommandLineError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
 #: The exit status of a command that Ctrl-C ended.
 _INTERRUPTED = 130
 #: The key of a context's ``meta``, which all commands share: (command, parameter) -> the file that set it.
