@@ -178,7 +178,8 @@ def test_no_memory_or_descriptor_is_leaked_over_a_thousand_objects(server: Serve
         for each in clients:
             each.start()
         for each in clients:
-            each.join(PATIENCE)
+            each.join(3 * PATIENCE)
+            assert not each.is_alive()
 
     load(40)
     time.sleep(0.3)
@@ -186,9 +187,11 @@ def test_no_memory_or_descriptor_is_leaked_over_a_thousand_objects(server: Serve
     everyone = processes(server)
     load(150)
     time.sleep(0.3)
-    assert len(descriptors(device_of(server))) <= before
+    # On a busy machine an object may be slow, and the spare decoder that it gets takes another's place.
+    until(lambda: len(processes(server)) == len(everyone))
+    until(lambda: len(descriptors(device_of(server))) <= before)
     assert memory(server).own < 1.05 * began + 10 * 2**20
-    assert processes(server) == everyone
+    assert "died" not in server.log
 
 
 def test_a_killed_device_process_returns_and_the_cpu_answers_meanwhile(server: Server, given: dict[str, bytes]) -> None:
