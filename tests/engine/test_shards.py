@@ -250,7 +250,7 @@ def test_so_is_one_that_is_called_otherwise(head: bytes) -> None:
 
 
 def test_an_image_that_is_read_is_transformed_whatever_it_is_called() -> None:
-    kinds: Sequence[str] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+    kinds: Sequence[str] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
     result = unpacked(transformed(packed((f"{kind}.img", saved(kind)) for kind in kinds), Arguments()))
     assert list(result) == [f"{kind}.jpg" for kind in kinds]
     assert list(unpacked(transformed(packed([("1.heic", saved("JPEG"))]), Arguments()))) == ["1.jpg"]

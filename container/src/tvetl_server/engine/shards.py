@@ -51,13 +51,13 @@ _UNREAD_MAGIC: tuple[tuple[int, bytes], ...] = (
 )
 #: Formats that no such image begins like, whatever it is called: most raws begin as a TIFF.
 _READ = ("JPEG", "PNG", "WEBP", "GIF")
-#: Formats that begin with two letters, as a caption may, and what follows these in a file of the format.
-_SURE = {"BMP": re.compile(rb"BM.{4}\0{4}", re.DOTALL), "PPM": re.compile(rb"P[1-6]\s+(#[^\n]*\s+)*\d+\s+\d+\s")}
+#: A BMP begins with two letters, as a caption may, then its size and zeros.
+_BMP = re.compile(rb"BM.{4}\0{4}", re.DOTALL)
 #: What a result is called: an image that is one of the same kind keeps its ending.
 _KINDS = {"jpeg": ("jpg", "jpeg", "jpe", "jfif"), "png": ("png",), "webp": ("webp",)}
 _BLOCK = 512
 #: Bytes of a member that tell whether it is an image.
-_HEAD = 64
+_HEAD = 512
 #: Members of one sample whose headers are held, a kilobyte each.
 _TOGETHER = 1000
 
@@ -167,7 +167,7 @@ def _is_image(name: str, extension: str, head: bytes) -> bool:
         raise NotAnImage(
             f"{name!r} is an image of a kind that is not read. Store it as JPEG or PNG, or leave it out of the shard."
         )
-    return format is not None and (format not in _SURE or bool(_SURE[format].match(head)))
+    return format is not None and (format != "BMP" or bool(_BMP.match(head)))
 
 
 def _content(
