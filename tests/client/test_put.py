@@ -154,6 +154,8 @@ def test_what_cannot_become_an_object_is_told_before_and_the_rest_is_sent(
     assert (report["copied"], report["failed"]) == (7, [])
     told = tvetl("put", str(folder), bucket, "-e", local.endpoint).stderr.decode()
     assert told.startswith("11 files cannot be copied:\n")
+    assert len(told.splitlines()) == 1 + 10 + 1 + 1  # ten of them, how many more, and the end
+    assert f"{folder}/a\\nb.jpg: " in told
     assert "Traceback" not in told
     assert tvetl("put", str(folder), bucket, "-e", local.endpoint, "--any-name").returncode == 4  # the other six
     assert cluster.get(bucket, "50% off.jpg") == b"x"

@@ -171,7 +171,8 @@ def _tell(report: CopyReport, *, dry_run: bool, as_json: bool) -> None:
 
 def _print_errors(errors: Sequence[FileError]) -> None:
     for error in errors[:_SHOWN]:
-        err.print(f"  {error.file or error.object}: {error.message} ({error.code})", markup=False)
+        line = f"  {error.file or error.object}: {error.message} ({error.code})"
+        err.print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), markup=False)
     if len(errors) > _SHOWN:
         err.print(f"  and {len(errors) - _SHOWN} more, which --json names")
 
