@@ -206,3 +206,21 @@ def test_a_job_warns_of_names_that_aistore_changes_or_cannot_send(
     assert "'a%41.png' first" in changed
     assert [error.object for error in jobs.wait(cluster, job, timeout=LONG).failed] == ["50% off.png", "d#e.png"]
     cluster.delete_bucket("odd-names")
+
+
+def test_the_number_of_workers_reaches_aistore(
+    cluster: Cluster, images: str, crops: str, results: str, script: Any
+) -> None:
+    script.answer = lambda method, path, body: (200, "J")
+    recorded = Cluster(script.endpoint)
+    how: dict[str, Any] = {"prepend": "", "extensions": {}, "continue_on_error": True}
+    for workers in (0, -1, 7):
+        recorded.start_bucket_job("a", "b", "test-etl", prefix="", **how, workers=workers)
+        recorded.start_list_job("a", "b", "test-etl", names=["x"], **how, workers=workers)
+    sent = [body["value"].get("num-workers", 0) for _, _, body in script.asked if body]
+    assert sent == [0, 0, -1, -1, 7, 7]
+    for workers in (-1, 3):
+        request = jobs.Request(images, results, crops, workers=workers, again=True)
+        assert jobs.wait(cluster, jobs.begin(cluster, request), timeout=LONG).done > 0
+    with pytest.raises(UsageError, match="-2 workers"):
+        jobs.Request(images, results, crops, workers=-2)

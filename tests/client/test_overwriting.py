@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
+from tvetl.cluster.listing import What
 from tvetl.errors import UsageError
 from tvetl.jobs import provenance
-from tvetl.local import LocalCluster
+from tvetl.local import LocalCluster, api
 from tvetl.pod import PodSpec
 from tvetl.spec import Pipeline
 
@@ -117,11 +121,9 @@ def test_of_two_commands_the_second_does_not_take_the_results_of_the_first(
 ) -> None:
     source, out = bucket("a.jpg", "a.png"), bucket()
     assert run(cluster, source, out, crops, names=["a.jpg"], rename=jobs.Rename("", NPY)) == (1, 0)
-    for etl in (crops, larger):
-        for how in ({"again": True}, {}):
-            words = ("'a.png'", "'a.jpg'", "'a.npy'")
-            refused(cluster, source, out, etl, *words, names=["a.png"], rename=jobs.Rename("", NPY), **how)
-            refused(cluster, source, out, etl, *words, prefix="a.p", rename=rename(png="npy"), **how)
+    words = ("'a.png'", "'a.jpg'", "'a.npy'")
+    refused(cluster, source, out, crops, *words, names=["a.png"], rename=jobs.Rename("", NPY), again=True)
+    refused(cluster, source, out, larger, *words, prefix="a.p", rename=rename(png="npy"))
     assert run(cluster, source, out, crops, names=["a.jpg"], rename=jobs.Rename("", NPY)) == (0, 1)
     assert run(cluster, source, out, larger, names=["a.jpg"], rename=jobs.Rename("", NPY)) == (1, 0)
     assert run(cluster, source, out, crops, names=["a.png"], rename=rename("png/", **NPY)) == (1, 0)
@@ -132,8 +134,7 @@ def test_another_source_does_not_take_the_results_of_the_first(
 ) -> None:
     first, second, out = bucket("a.png", "b.png"), bucket("a.png", "c.png"), bucket()
     assert run(cluster, first, out, crops) == (2, 0)
-    for etl in (crops, larger):
-        refused(cluster, second, out, etl, f"'a.png' of '{second}'", f"'a.png' in 'ais://{first}'")
+    refused(cluster, second, out, larger, f"'a.png' of '{second}'", f"'a.png' in 'ais://{first}'")
     assert run(cluster, second, out, crops, names=["c.png"]) == (1, 0)
     assert run(cluster, second, out, crops, rename=rename("second/")) == (2, 0)
     assert run(cluster, first, out, crops) == (0, 2)
@@ -180,8 +181,7 @@ def test_what_no_job_made_is_not_overwritten(cluster: Cluster, crops: str, large
     cluster.delete(out, "a.png")
     assert run(cluster, source, out, crops) == (2, 0)
     cluster.put(source, "c.png", _image())
-    for etl in (crops, larger):
-        refused(cluster, source, out, etl, "'c.png'", "no record")
+    refused(cluster, source, out, larger, "'c.png'", "no record")
 
 
 def test_who_deletes_the_results_may_give_their_names_to_another_source(
@@ -211,6 +211,36 @@ def test_what_came_while_a_bucket_job_ran_is_made_anew(cluster: Cluster, crops: 
     refused(cluster, source, out, crops, "'c.png'")
 
 
+class Shuffled(Cluster):
+    """A cluster whose listings come in no order, and have objects twice, as while it rebalances."""
+
+    def pages(self, bucket: str, prefix: str = "", what: What = "") -> Iterator[list[tuple[str, str]]]:
+        pages = [*super().pages(bucket, prefix, what)]
+        random.Random(1).shuffle(pages)
+        yield from (page[::-1] for page in [*pages, *pages[:2]])
+
+
+def test_listings_of_many_pages_in_any_order_are_compared(
+    local: LocalCluster, crops: str, larger: str, bucket: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_PAGE", 3)
+    monkeypatch.setattr(sys.modules["tvetl.jobs.destination"], "_ROWS", 4)
+    cluster = Shuffled(local.endpoint)
+    names = [f"d/{at}.jpg" for at in range(11)]
+    source, out = bucket(*names, "x/other.jpg"), bucket("d/foreign.npy")
+    how: dict[str, Any] = {"rename": rename(jpg="npy"), "prefix": "d/"}
+    assert run(cluster, source, out, crops, **how) == (11, 0)
+    cluster.delete(out, "d/3.npy")
+    assert run(cluster, source, out, crops, **how) == (1, 10)
+    assert run(cluster, source, out, larger, names=names[:5], rename=rename(jpg="npy")) == (5, 0)
+    assert run(cluster, source, out, crops, **how) == (5, 6)
+    assert run(cluster, source, out, crops, template="d/{0..20}.jpg", rename=rename(jpg="npy")) == (0, 11)
+    cluster.put(source, "d/foreign.jpg", _image())
+    refused(cluster, source, out, crops, "'d/foreign.jpg'", **how)
+    cluster.put(source, "d/7.png", _image())
+    refused(cluster, source, out, crops, "'d/7.jpg'", "'d/7.png'", prefix="d/7", rename=jobs.Rename("", NPY))
+
+
 #: A transformer of an object every half second.
 SLOW = """
 import http.server, os, time
@@ -236,3 +266,14 @@ def test_what_a_job_at_work_is_about_to_make_is_not_taken(tmp_path: Path, pipeli
         with pytest.raises(UsageError, match=r"'39' of 'second'.*being made.*'39' in 'ais://first'"):
             jobs.begin(cluster, jobs.Request("second", "out", "test-slow", names=["39"]))
         assert jobs.wait(cluster, job, timeout=LONG).done == 40
+
+
+def test_the_command_refuses_an_extension_that_becomes_two(
+    local: LocalCluster, tvetl: Callable[..., subprocess.CompletedProcess[bytes]], crops: str, bucket: Buckets
+) -> None:
+    source, out = bucket("a.jpg", "a.png"), bucket()
+    transform = ("transform", source, out, "--etl", crops, "-e", local.endpoint, "--json", "--errors", "")
+    done = tvetl(*transform, "--ext", "jpg=npy", "--ext", ".jpg=png")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"cannot become both" in done.stderr
+    assert tvetl(*transform, "--ext", "jpg=npy", "--ext", ".jpg=.npy", "--workers", "-1").returncode == 0

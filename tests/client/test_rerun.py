@@ -88,6 +88,9 @@ def test_a_bucket_that_was_deleted_and_made_again_is_another(
     cluster.put(results, "photo_0.png", b"by another hand")
     with pytest.raises(UsageError, match=r"'photo_0\.png'.*no record"):
         run(cluster, images, results, crops)
+    cluster.delete(results, "photo_0.png")
+    assert run(cluster, images, results, crops).kept == 0
+    assert len(cluster.objects(provenance.BUCKET, f"ais:{results}<")) == 1  # and that of the first bucket is deleted
 
 
 def test_results_of_other_names_have_a_record_of_their_own(

@@ -105,7 +105,8 @@ class Destination:
         names = self._names if len(places) == len(left) else Chosen(self._names, places)
         if self._tags is None or not (left & self._there).any():
             return names, None
-        return names, np.where(self._there, self._tags, 0)[left]
+        self._tags[~self._there] = 0
+        return names, self._tags if names is self._names else self._tags[left]
 
     def records(self, left: npt.NDArray[np.bool_]) -> Iterator[Begun]:
         """What must be recorded before a job for what is left begins: all of it that no record says yet."""

@@ -80,6 +80,7 @@ class Records:
         self._bucket = cluster.bucket_id(destination)
         self._start = url(destination).replace("://", ":").replace("/", "_") + "<"
         self._keys = self._listed()
+        self._stale: list[str] = []
 
     def load(self) -> Iterator[tuple[str, Begun]]:
         """The records and their names, the oldest first. Raises ClusterError for one that a newer tvetl wrote."""
@@ -87,11 +88,14 @@ class Records:
             with suppress(NotFound):  # forgotten since
                 if found := _decoded(key, self._cluster.get(BUCKET, key), self._bucket):
                     yield key, found
+                else:
+                    self._stale.append(key)
 
     def save(self, begun: Iterable[Begun]) -> str:
         """Write records, later than all that were there; gives the last one's name. Makes their bucket, if need be.
 
-        Raises ClusterError where they are not there then: a gateway in between may have answered in AIStore's place.
+        Deletes those that :meth:`load` found to be of an earlier bucket. Raises ClusterError where a new one is not
+        there then: a gateway in between may have answered in AIStore's place.
         """
         self._cluster.create_bucket(BUCKET)
         last = max(self._keys, default="").removeprefix(self._start).partition(".")[0]
@@ -102,6 +106,8 @@ class Records:
             self._cluster.put(BUCKET, keys[-1], record.encode(self._bucket))
         if missing := {*keys} - {*self._listed()}:
             raise ClusterError(f"{BUCKET}/{min(missing)} was not stored", hint="Begin once more. Nothing was started.")
+        for key in self._stale:
+            forget(self._cluster, key)
         return keys[-1] if keys else ""
 
     def _listed(self) -> Sequence[str]:

@@ -26,11 +26,9 @@ class Rename:
     def of(cls, prepend: str, pairs: Iterable[tuple[str, str]]) -> Rename:
         """Of pairs like ``("jpg", "npy")``. Raises UsageError for an extension that gets two others."""
         extensions: dict[str, str] = {}
-        for old, new in pairs:
-            if extensions.setdefault(old.lstrip("."), new) != new:
-                raise UsageError(
-                    f"the extension {old!r} cannot become both {extensions[old.lstrip('.')]!r} and {new!r}"
-                )
+        for old, new in ((old.lstrip("."), new.lstrip(".")) for old, new in pairs):
+            if extensions.setdefault(old, new) != new:
+                raise UsageError(f"the extension {old!r} cannot become both {extensions[old]!r} and {new!r}")
         return cls(prepend, extensions)
 
     def __call__(self, name: str) -> str:
