@@ -100,7 +100,7 @@ def main() -> None:
                     (cluster.root / "photos" / name).write_bytes((cluster.root / "photos/coffee_110.jpg").read_bytes())
             recorded.print(Text.assemble(("$ ", "green"), (command, "bold")))
             env = {**os.environ, **size, "AIS_ENDPOINT": cluster.endpoint}
-            recorded.print(Text.from_ansi(seen(run(command, folder, env))), soft_wrap=True)
+            recorded.print(Text.from_ansi(seen(run(command, folder, env))))  # wrapped, as on a terminal of this width
     # Its own font is fetched from somewhere whenever the picture is looked at.
     form = re.sub(r"@font-face \{\{.*?\}\}|<!--.*?-->", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     form = re.sub(r"font-family: (?:Fira Code|arial).*?;", "font-family: monospace;", form)
