@@ -30,7 +30,7 @@ demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ 
 	@.venv/bin/python examples/demo.py $(if $(DATA),"$(DATA)")
 
 # Those of the hostile tests that compare no times.
-CLIENT_FAULTS = $(patsubst %,tests/hostile/test_%_faults.py,client local reading)
+CLIENT_FAULTS = $(patsubst %,tests/hostile/test_%_faults.py,client local proxy reading)
 
 test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in again with aistore 1.x (ARGS=<pytest's>)
 ifneq ($(ARGS),)
@@ -43,7 +43,8 @@ else
 		".venv/bin/python -m pytest tests/hostile $(addprefix --ignore ,$(CLIENT_FAULTS))" \
 		".venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(CLIENT_FAULTS)" \
 		".venv-sdk1/bin/python -m pytest --numprocesses 2 --dist loadfile \
-			tests/client tests/local tests/e2e tests/conformance/test_servers.py tests/hostile/test_client_faults.py"
+			tests/client tests/local tests/e2e tests/conformance/test_servers.py \
+			tests/hostile/test_client_faults.py tests/hostile/test_proxy_faults.py"
 endif
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom
