@@ -65,7 +65,7 @@ def members(data: bytes | bytearray) -> Iterator[tuple[str, bytes]]:
     except UsageError:
         raise
     except Exception as error:  # by what is broken, tarfile lets ValueError, EOFError, OverflowError, ... through
-        raise UsageError(f"this is no tar archive that can be read: {error}") from error
+        raise UsageError(f"this is no tar archive that can be read: {str(error) or type(error).__name__}") from error
 
 
 def _npy(data: bytes | bytearray) -> Array:
