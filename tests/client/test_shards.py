@@ -334,6 +334,12 @@ def test_a_bad_member_is_the_named_shards_failure(cluster: Cluster, bucket: Call
     assert skipping.counts.skipped == 1
 
 
+def test_so_is_a_sparse_member_that_fills_all_memory(cluster: Cluster, bucket: Callable[..., str]) -> None:
+    here = bucket({"a.tar": tarred([sparse("1.bin", 2**40, b"end")], tarfile.PAX_FORMAT)})
+    with pytest.raises(ObjectFailed, match=rf"{here}/a\.tar: '1\.bin' in this tar archive is said to have 1,099,511"):
+        list(Shards(cluster, here))
+
+
 def test_so_is_an_image_of_a_kind_that_is_not_read(cluster: Cluster, bucket: Callable[..., str], tensors: str) -> None:
     here = bucket({"a.tar": tarred([("1.jpg", picture("JPEG"))]), "b.tar": tarred([("1.tga", picture("TGA"))])})
     with pytest.raises(

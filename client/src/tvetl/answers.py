@@ -22,6 +22,7 @@ Array: TypeAlias = npt.NDArray[np.generic]
 Decoded: TypeAlias = "Array | Image.Image | list[Image.Image]"
 
 _BLOCK = 512  # bytes of a block of a tar archive
+_LARGEST_SPARSE = 2**30  # bytes of a member with holes, which costs an archive nothing and a reader all of them
 #: Pillow's modes that are given as they are; all else becomes RGB. Numbers of more than 8 bits RGB would cut at 255.
 _KEPT = ("RGB", "L", "I;16", "I", "F")
 _NPY = b"\x93NUMPY"
@@ -57,6 +58,8 @@ def members(data: bytes | bytearray) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
+                if member.size > max(len(data), _LARGEST_SPARSE):
+                    raise UsageError(f"{member.name!r} in this tar archive is said to have {member.size:,} bytes")
                 if member.isfile() and (file := tar.extractfile(member)):
                     yield member.name, file.read()
             # tarfile ends without an error where a header is cut off; the end mark is a block of zeros.
