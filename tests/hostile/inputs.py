@@ -284,6 +284,12 @@ def _modes() -> Iterator[tuple[str, bytes]]:
     yield "GIF with transparency", saved(transparent, "GIF", transparency=3)
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"):
         yield f"TIFF {mode}", saved(picture(mode), "TIFF")
+    for mode in ("1", "L", "RGB", "I;16"):
+        yield f"PPM {mode}", saved(picture(mode), "PPM")
+    yield (
+        "PPM as text",
+        b"P3\n# made by hand\n40 36 255\n" + b"\n".join(b"%d" % (at % 256) for at in range(40 * 36 * 3)),
+    )
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd"):
         yield f"TIFF {compression}", saved(picture(), "TIFF", compression=compression)
     for compression in ("group3", "group4", "tiff_ccitt"):
