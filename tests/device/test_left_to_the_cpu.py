@@ -103,3 +103,16 @@ def test_steps_that_only_the_cpu_has_are_done_there(taken: dict[str, bytes]) -> 
     """A border wider than the image, mirrored: numpy has it, torch has not."""
     device, cpu, ways = Both([{"op": "Pad", "padding": 400, "padding_mode": "reflect"}]).ask(taken["0.jpg"], "a")
     assert (device, ways) == (cpu, {"refused": 1})
+
+
+def test_what_needs_opening_otherwise_is_left_to_the_cpu(images: Sequence[Image.Image]) -> None:
+    whole, clear = jpeg(images[0]), images[0].convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    deep = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    opened = {"truncated": "pad", "depth": "scale", "background": [9, 99, 199]}
+    both = Both([{"op": "RandomCrop", "size": 60}], **opened)
+    for data in (whole[: len(whole) // 2], file(clear, "PNG"), file(deep, "PNG"), file(images[0], "PPM")):
+        device, cpu, ways = both.ask(data, "a")
+        assert isinstance(cpu[0], bytes)
+        assert (device, ways) == (cpu, {"format": 1})
+    assert both.ask(whole, "a")[2] == {"device": 1}
