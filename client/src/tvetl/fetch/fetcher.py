@@ -23,7 +23,7 @@ from urllib.parse import quote
 from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
-from tvetl.fetch.asked import Asked
+from tvetl.fetch.query import Query
 from tvetl.fetch.connection import NONE, Connection, Fetch, Node, SdkAnswer
 from tvetl.fetch.places import places
 from tvetl.fetch.response import Malformed, Response
@@ -88,8 +88,8 @@ class Fetcher:
         self.close()
 
     def ask(self, arguments: Mapping[str, Json], *, by_name: bool = False) -> None:
-        """The ``etl_args`` of all reads that begin from now on; ``by_name`` as of :class:`Asked`."""
-        self._asked = Asked(self._bucket, self._etl, arguments, by_name=by_name)
+        """The ``etl_args`` of all reads that begin from now on; ``by_name`` as of :class:`Query`."""
+        self._query = Query(self._bucket, self._etl, arguments, by_name=by_name)
 
     def homes(self, names: Sequence[str]) -> list[int]:
         """Which target each object lies on, for :meth:`start`: cheaper for many names at once."""
@@ -101,7 +101,7 @@ class Fetcher:
         self._unfinished += 1
         self._have_map()
         try:
-            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{self._asked.query(fetch.name)}".encode()
+            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{self._query.text(fetch.name)}".encode()
         except UnicodeEncodeError:
             return self._to_sdk(fetch)
         if self._left_to_sdk or not addressable(fetch.name):
@@ -363,7 +363,7 @@ class Fetcher:
 
     def _to_sdk(self, fetch: Fetch, *, stale: bool = False) -> None:
         """Read by the SDK, in a thread. Where the map may be ``stale``, ask for it again."""
-        by_sdk, arguments = self._by_sdk, self._asked.arguments(fetch.name)
+        by_sdk, arguments = self._by_sdk, self._query.arguments(fetch.name)
         again = stale and time.monotonic() - self._mapped > _LOOK
         if again:
             self._mapped = time.monotonic()

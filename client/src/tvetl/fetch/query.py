@@ -1,4 +1,4 @@
-"""What is asked of an ETL with each object: the ``etl_args``, and the request's query that has them."""
+"""The query of a read through an ETL: its name, and the ``etl_args`` of the object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tvetl.cluster import Json
 from tvetl.spec.seed import arrival, drawn_as
 
 
-class Asked:
+class Query:
     """The ``etl_args`` of all reads of one bucket through an ETL ("" for none).
 
     ``by_name``: the ETL draws by names. One that AIStore would change on the way to it is told in ``like``.
@@ -28,8 +28,8 @@ class Asked:
             return self._arguments
         return {**self._arguments, "like": drawn_as(self._bucket, name)}
 
-    def query(self, name: str) -> str:
-        """Where the object is asked for. Raises UnicodeEncodeError for a name that is no Unicode."""
+    def text(self, name: str) -> str:
+        """The query of the object of this name, with its "?". Raises UnicodeEncodeError for names that are no Unicode."""
         arguments = self.arguments(name)
         return self._query if arguments is self._arguments else self._query_of(arguments)
 
