@@ -23,9 +23,9 @@ from urllib.parse import quote
 from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
-from tvetl.fetch.query import Query
 from tvetl.fetch.connection import NONE, Connection, Fetch, Node, SdkAnswer
 from tvetl.fetch.places import places
+from tvetl.fetch.query import Query
 from tvetl.fetch.response import Malformed, Response
 from tvetl.fetch.threads import DaemonThreads
 from tvetl.spec.seed import addressable

@@ -29,7 +29,7 @@ class Query:
         return {**self._arguments, "like": drawn_as(self._bucket, name)}
 
     def text(self, name: str) -> str:
-        """The query of the object of this name, with its "?". Raises UnicodeEncodeError for names that are no Unicode."""
+        """The query for the object of this name, from its "?" on. Raises UnicodeEncodeError where it is no Unicode."""
         arguments = self.arguments(name)
         return self._query if arguments is self._arguments else self._query_of(arguments)
 
