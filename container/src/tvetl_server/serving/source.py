@@ -77,7 +77,7 @@ def parse_target(target: str) -> ObjectTarget:
     arguments = fields.get("etl_args", "").strip()
     # Lone surrogates could not be written into a response or a log.
     text = _utf8(arguments)
-    return ObjectTarget(path, _named_by_file(fqn, name) if fqn else name, fqn, text or None)
+    return ObjectTarget(path, _named_by_file(fqn, bucket, rest) if fqn else name, fqn, text or None)
 
 
 #: How a target's own query begins. It escapes the values in it, so that a ``?`` before it is the name's.
@@ -98,23 +98,22 @@ def _split(target: str) -> tuple[str, str]:
     return f"{path}?{quote(name, safe=_PRINTABLE, encoding='latin-1', errors='replace')}", query
 
 
-def _named_by_file(fqn: str, arrived: str) -> str:
-    """The object's name as its file has it, if unquoting that gives what arrived; else what arrived.
+def _named_by_file(fqn: str, bucket: str, rest: str) -> str:
+    """``<bucket>/<object>`` as its file has it, if unquoting that gives what arrived; else what arrived.
 
     A file lies at ``<mount>/@<provider>/<bucket>/%ob/<object>``, or at ``<root>/<bucket>/<object>`` where ``tvetl
     local`` stores it, which quotes ``%``. Others (a first chunk) have other names.
     """
-    bucket, _, rest = arrived.partition("/")
+    if "%" not in rest and fqn.endswith(f"/{rest}"):
+        return f"{bucket}/{rest}"
     file = _utf8(fqn)
-    if "%" not in rest and file.endswith(f"/{rest}"):
-        return arrived
     for mark in (f"/{bucket}/{_OBJECTS}/", f"/{bucket}/"):
         for found in re.finditer(f"(?={re.escape(mark)})", file):
             tail = file[found.end() + len(mark) :]
             for name in (tail, "/".join("" if part == "%" else unquote(part) for part in tail.split("/"))):
                 if unquote(name, errors="replace") == rest:
                     return f"{bucket}/{name}"
-    return arrived
+    return f"{bucket}/{rest}"
 
 
 def _utf8(text: str) -> str:
