@@ -200,9 +200,9 @@ def test_a_job_warns_of_names_that_aistore_changes_or_cannot_send(
     assert not caplog.messages
     job = jobs.begin(cluster, jobs.Request("odd-names", results, crops))
     never, changed = caplog.messages
-    assert "cannot send 2 of 5 objects" in never
+    assert "cannot send 2 objects" in never
     assert "'50% off.png' first" in never
-    assert "changes the names of 2 of 5 objects" in changed
+    assert "changes the names of 2 objects" in changed
     assert "'a%41.png' first" in changed
     assert [error.object for error in jobs.wait(cluster, job, timeout=LONG).failed] == ["50% off.png", "d#e.png"]
     cluster.delete_bucket("odd-names")

@@ -30,7 +30,7 @@ from tvetl.notation import iterate
 from tvetl.spec import Pipeline
 from tvetl.spec.limits import COUNTER, SEED, VIEWS
 from tvetl.spec.pointwise import parts
-from tvetl.spec.seed import misnamed
+from tvetl.spec.seed import warning_of
 from tvetl.spec.table import split
 
 #: Whether to read pixels and look the values up here, where a pipeline allows it, or the values themselves.
@@ -95,8 +95,8 @@ class Reader:
         self.names = names if isinstance(names, Names) else Names(names)
         self.on_error, self.reads = on_error, reads
         self.pipeline = pipeline_of(cluster, etl) if etl else None
-        if etl:
-            _warn_of(self.names)
+        if etl and (warning := warning_of(self.names, "never")):
+            _log.warning("%s", warning)
         own = self.pipeline.seed if self.pipeline else None
         #: Given, else the pipeline's own, else drawn here: an epoch can always be made again.
         self.seed = seed if seed is not None else own if own is not None else secrets.randbelow(SEED)
@@ -298,16 +298,6 @@ def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | No
             f"there is nothing to read in {bucket!r}", hint="`prefix`, `names` or `template` chose nothing."
         )
     return chosen
-
-
-def _warn_of(names: Sequence[str]) -> None:
-    """Say which objects no ETL can be given, before an epoch meets them one by one."""
-    count, first = misnamed(names, "never")
-    if count:
-        _log.warning(
-            "AIStore cannot send %d of %d objects to an ETL, %r first: their names have a #, a %% that begins no "
-            "escape, a control character, or a blank behind a ?; rename them", count, len(names), first,
-        )  # fmt: skip
 
 
 def labelled(labels: LabelsBy, names: Sequence[str]) -> Callable[[str], object]:

@@ -15,8 +15,8 @@ from tvetl.jobs.destination import Destination
 from tvetl.jobs.provenance import Begun, Records
 from tvetl.jobs.request import AS_IS, Rename, Request
 from tvetl.jobs.results import Digests
-from tvetl.jobs.wanted import wanted_objects
-from tvetl.spec.seed import misnamed
+from tvetl.jobs.selection import wanted_objects
+from tvetl.spec.seed import warning_of
 
 _log = logging.getLogger("tvetl.jobs")
 #: Seconds that a job of another pipeline is given to end. AIStore calls a list job idle 4 s or more after its end.
@@ -105,7 +105,9 @@ def begin(cluster: Cluster, request: Request) -> Job:
     buckets.
     """
     wanted, absent = wanted_objects(cluster, request)
-    _warn_of(wanted.names)
+    for how in ("never", "changed"):
+        if warning := warning_of(wanted.names, how):
+            _log.warning("%s", warning)
     digest = provenance.digest_of(cluster.show(request.etl))
     there = Destination(request, wanted.names, digest)
     cluster.create_bucket(request.destination)
@@ -128,23 +130,6 @@ def begin(cluster: Cluster, request: Request) -> Job:
     for key in {*settled} - {record}:
         provenance.forget(cluster, key)
     return _start(cluster, replace(job, record=record or saved if all_of_it else ""))
-
-
-def _warn_of(names: Sequence[str]) -> None:
-    """Say which objects an ETL is given by other names than theirs, or never."""
-    count, first = misnamed(names, "never")
-    if count:
-        _log.warning(
-            "AIStore cannot send %d of %d objects to an ETL, %r first: their names have a #, a %% that begins no "
-            "escape, a control character, or a blank behind a ?; rename them", count, len(names), first,
-        )  # fmt: skip
-    count, first = misnamed(names, "changed")
-    if count:
-        _log.warning(
-            "AIStore changes the names of %d of %d objects on the way to an ETL, %r first: they have a ? or an escape "
-            "like %%41. Where the cluster sends bytes and no file names, their draws are by the changed names",
-            count, len(names), first,
-        )  # fmt: skip
 
 
 def _jobs_between(cluster: Cluster, request: Request, *, patient: bool) -> dict[str, Snapshot]:

@@ -25,7 +25,7 @@ from tvetl.jobs.provenance import Records
 from tvetl.jobs.report import Estimate, JobProgress, Report
 from tvetl.jobs.request import Request
 from tvetl.jobs.results import Results, digests
-from tvetl.jobs.wanted import wanted_objects
+from tvetl.jobs.selection import wanted_objects
 
 #: Seconds between two polls of a job: a twentieth of its age, within these bounds. So a job of 10 s is reported within
 #: half a second of its end (by the SDK's own wait after 18.8 s). One of hours is polled seldom.

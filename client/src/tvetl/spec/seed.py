@@ -49,6 +49,22 @@ def arrival(name: str) -> Arrival:
     return "never" if _NEVER.search(name) else "changed"
 
 
+def warning_of(names: Iterable[str], how: Literal["changed", "never"]) -> str:
+    """A sentence for whoever gives these objects to an ETL; "" where no name arrives in this way."""
+    count, first = misnamed(names, how)
+    if not count:
+        return ""
+    if how == "never":
+        return (
+            f"AIStore cannot send {count} objects to an ETL, {first!r} first: their names have a #, a % that "
+            "begins no escape, a control character, or a blank behind a ?; rename them"
+        )
+    return (
+        f"AIStore changes the names of {count} objects on the way to an ETL, {first!r} first: they have a ? or "
+        "an escape like %41. Where the cluster sends bytes and no file names, their draws are by the changed names"
+    )
+
+
 def misnamed(names: Iterable[str], how: Literal["changed", "never"]) -> tuple[int, str]:
     """How many of the names arrive in this way, and the first of them, "" where there is none."""
     count, first = 0, ""
