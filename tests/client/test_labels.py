@@ -76,7 +76,9 @@ def test_a_column_is_chosen_by_number_or_by_the_header_that_is_said() -> None:
     assert dict(read_labels(lines, "age", header=True)) == dict(read_labels(lines, 1, header=True))
     assert dict(read_labels(lines, "breed", header=True)) == {"a.jpg": "Bengal", "b.jpg": ""}
     assert read_labels(lines)["image"] == ("breed", "age")  # a header that is not said is a line as any other
-    assert dict(read_labels(["a.jpg;1"], separator=";")) == {"a.jpg": 1}
+    assert dict(read_labels(["a.jpg;1,5"], separator=";")) == {"a.jpg": "1,5"}
+    assert dict(read_labels(["a;b.jpg,1"], separator=",")) == {"a;b.jpg": 1} == dict(read_labels(['"a;b.jpg",1']))
+    assert dict(read_labels(["a.jpg,1;5"])) == {"a.jpg": "1;5"}
     assert dict(read_labels(["b,c.jpg 1"], separator=" ")) == {"b,c.jpg": 1}
 
 
@@ -102,6 +104,12 @@ def test_a_column_is_chosen_by_number_or_by_the_header_that_is_said() -> None:
         (["image,breed", "a.jpg,1,2"], {"header": True}, "line 2: it has 3 fields, the first has 2"),
         ([], {"header": True}, "line 1: there is no header"),
         (["a.jpg,1"], {"separator": ""}, "separator is ''"),
+        (["a.jpg;1,5", "b.jpg;2,5"], {}, "line 1: the name 'a.jpg;1' has a ';' in it"),
+        (["a.jpg;golden retriever"], {}, "line 1: the name 'a.jpg;golden' has a ';' in it"),
+        (["a.jpg|cat, big", "b.jpg|dog, old"], {}, "line 1: the name 'a.jpg|cat' has a '|' in it"),
+        (["a.jpg;1"], {}, "line 1: the name 'a.jpg;1' has a ';' in it"),
+        (['a.jpg;"cat, big"'], {}, "line 1: the name 'a.jpg;\"cat' has a ';' in it"),
+        (["file;label", "a.jpg;1"], {"header": True}, "line 1: the name 'file;label' has a ';' in it"),
     ],
 )
 def test_what_is_unclear_is_refused_with_its_line(

@@ -117,6 +117,15 @@ def test_what_is_there_with_another_content_is_overwritten_when_asked(
     assert (folder / "a.jpg").read_bytes() == b"neu"
 
 
+def test_what_is_no_file_is_not_replaced_by_one(cluster: Cluster, bucket: str, folder: Path, tmp_path: Path) -> None:
+    put_files(cluster, find_files([folder]), bucket)
+    (tmp_path / "here/a.jpg").mkdir(parents=True)
+    os.mkfifo(tmp_path / "here/b.jpg")  # to open one for writing waits for a reader, for ever
+    cluster.put(bucket, "b.jpg", b"b")
+    report = get_files(cluster, find_objects(cluster, bucket, tmp_path / "here"), bucket, overwrite=True)
+    assert {(error.object, error.code) for error in report.failed} == {("a.jpg", "differs"), ("b.jpg", "differs")}
+
+
 def test_a_dry_run_changes_nothing(tvetl: Command, local: LocalCluster, bucket: str, folder: Path) -> None:
     done = tvetl("put", str(folder), bucket, "-e", local.endpoint, "--dry-run")
     assert (done.returncode, done.stdout.split(b" (")[0]) == (0, b"7 of 7 files would be copied")

@@ -137,6 +137,8 @@ def get_files(
         if file.name not in listed:
             raise NotFound("the object is gone")
         size, checksum = listed[file.name]
+        if file.path.exists() and not file.path.is_file():
+            raise _Differs("a folder, a pipe or a device is there, which is not replaced by a file")
         if file.path.is_symlink() or file.path.exists():
             here = replace(file, size=file.path.stat().st_size if file.path.is_file() else -1)
             same = _same(transport, here, size, checksum, content=content, overwrite=overwrite)

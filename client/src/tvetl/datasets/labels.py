@@ -118,6 +118,11 @@ class _Table:
             if not line.strip() or line.startswith("#"):
                 continue
             row = _Row(self._number, self._fields(line, lines))
+            quoted = line.lstrip().startswith('"')
+            if not (self._told or quoted) and (mark := next((mark for mark in ";|" if mark in row.fields[0]), "")):
+                # It may separate the fields, and a comma or a blank be in one of them: never guessed.
+                hint = f"Say what separates fields: separator={mark!r}, or else separator={self._separator!r}."
+                self.refuse(row.line, f"the name {row.fields[0]!r} has a {mark!r} in it", hint)
             self._count = self._count or len(row.fields)
             if len(row.fields) != self._count:
                 hint = "A field with the separator in it needs quotes around it."
