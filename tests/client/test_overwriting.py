@@ -6,7 +6,7 @@ import io
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 from tvetl import jobs
 from tvetl.cluster import Cluster
 from tvetl.cluster.listing import What
-from tvetl.errors import UsageError
+from tvetl.errors import ClusterError, UsageError
 from tvetl.jobs import provenance
 from tvetl.local import LocalCluster, api
 from tvetl.pod import PodSpec
@@ -277,3 +277,30 @@ def test_the_command_refuses_an_extension_that_becomes_two(
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"cannot become both" in done.stderr
     assert tvetl(*transform, "--ext", "jpg=npy", "--ext", ".jpg=.npy", "--workers", "-1").returncode == 0
+
+
+def test_of_two_commands_that_begin_in_the_same_moment_one_is_refused(
+    cluster: Cluster, crops: str, larger: str, bucket: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = bucket("a.png", "b.png"), bucket("b.png")
+    save = provenance.Records.save
+    for source, etl, name in ((second, crops, "b.png"), (first, larger, "a.png")):
+        out = bucket()
+        late = jobs.Request(source, out, etl, names=[name])
+
+        def after_another(
+            records: provenance.Records, begun: Iterable[provenance.Begun], late: jobs.Request = late
+        ) -> str:
+            monkeypatch.undo()  # the other command looks at what is there when we have done so, and writes before us
+            assert jobs.wait(cluster, jobs.begin(cluster, late)).ok
+            return save(records, begun)
+
+        monkeypatch.setattr(provenance.Records, "save", after_another)
+        with pytest.raises(ClusterError, match=f"in the same moment, makes '{name}'"):
+            jobs.begin(cluster, jobs.Request(first, out, crops))
+        assert cluster.objects(out) == [name]
+        assert run(cluster, source, out, etl, names=[name]) == (0, 1)  # and no record says that we made it
+
+
+def test_the_bucket_of_the_records_takes_no_results(cluster: Cluster, crops: str, bucket: Buckets) -> None:
+    refused(cluster, bucket("a.png"), "tvetl-jobs", crops, "'tvetl-jobs'")

@@ -167,8 +167,11 @@ class Cluster:
 
     def bucket_id(self, bucket: str) -> str:
         """What another bucket of the same name, made later, does not have. Raises NotFound."""
-        with self._explained():
-            return str(row(json.loads(self._bucket(bucket).head()["Ais-Bucket-Props"])).get("bid", ""))
+        try:
+            with self._explained():
+                return str(row(json.loads(self._bucket(bucket).head()["Ais-Bucket-Props"])).get("bid", ""))
+        except NotFound as error:  # which an answer to HEAD has no words for
+            raise NotFound(f"the bucket {bucket!r} does not exist") from error
 
     def pages(self, bucket: str, prefix: str = "", what: What = "") -> Iterator[list[tuple[str, str]]]:
         """The bucket's listing as it comes, mostly in order: names, each with "", its "size" or its "tag" (see `tags`).

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from tvetl.cluster import Cluster, Snapshot
-from tvetl.errors import ClusterError, UsageError
+from tvetl.errors import ClusterError, TvetlError, UsageError
 from tvetl.jobs import provenance
 from tvetl.jobs.destination import Destination
 from tvetl.jobs.provenance import Begun, Records
@@ -102,7 +102,7 @@ def begin(cluster: Cluster, request: Request) -> Job:
     Makes the destination where it is an ais bucket and missing. Raises NotFound for a missing source or ETL, and
     UsageError where there is nothing to transform, two objects would have one result, or a result would overwrite what
     is another object's or nobody's. Raises ClusterError while a job of another pipeline is at work between the same
-    buckets.
+    buckets, or where a command that began in the same moment would make the same results otherwise.
     """
     wanted, absent = wanted_objects(cluster, request)
     for how in ("never", "changed"):
@@ -127,6 +127,12 @@ def begin(cluster: Cluster, request: Request) -> Job:
     record = next((key for key, prefix in settled.items() if all_of_it and prefix == request.prefix), "")
     beyond = Begun(request.source, request.rename, digest, beyond=request.prefix)
     saved = records.save(chain(there.records(chosen), [beyond] if all_of_it and not record else []))
+    try:  # of two commands, each of which writes and then looks, at least one sees the other
+        there.check_meanwhile(records.since())
+        there.check(cluster)
+    except TvetlError:
+        records.take_back()
+        raise
     for key in {*settled} - {record}:
         provenance.forget(cluster, key)
     return _start(cluster, replace(job, record=record or saved if all_of_it else ""))

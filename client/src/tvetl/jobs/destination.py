@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvetl.cluster import Cluster, Names
-from tvetl.errors import UsageError
-from tvetl.jobs.provenance import UNKNOWN, Begun
+from tvetl.errors import ClusterError, UsageError
+from tvetl.jobs.provenance import BUCKET, UNKNOWN, Begun
 from tvetl.jobs.request import Request, url
 from tvetl.jobs.results import Chosen, Digests, Results, digests, origins
 
@@ -27,6 +27,8 @@ class Destination:
     """
 
     def __init__(self, request: Request, names: Names, digest: str) -> None:
+        if url(request.destination) == url(BUCKET):
+            raise UsageError(f"{BUCKET!r} has the records of jobs, and takes no results", hint="Choose another bucket.")
         self._request, self._names, self._digest = request, names, digest
         self._results = Results(names, request.rename)
         for one, other, result in self._results.shared():
@@ -84,6 +86,20 @@ class Destination:
             jobs = cluster.transforming(source, self._request.destination).values()
             if not all(now.idle for now in jobs):
                 raise self._refused(int(shared[0]), "is being made", len(shared))
+
+    def check_meanwhile(self, records: Iterator[tuple[str, Begun]]) -> None:
+        """Raises ClusterError where one of these makes a result of another object, or by another pipeline."""
+        for _, record in records:
+            places = self._results.find(record.results)
+            known = places >= 0
+            at = places[known]
+            others = at if record.digest != self._digest else at[~self._of_same_objects(record, at, known)]
+            if len(others):
+                what = f"{self._request.rename(self._names[int(others[0])])!r} in {self._request.destination!r}"
+                raise ClusterError(
+                    f"another command, which began in the same moment, makes {what}, too, from {record.source!r}",
+                    hint="Nothing was started. Begin once more, if it is still wanted.",
+                )
 
     def settled(self) -> dict[str, str]:
         """The records of bucket jobs that say no more than :meth:`records` once none is at work, and their prefixes."""

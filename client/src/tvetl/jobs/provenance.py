@@ -81,10 +81,19 @@ class Records:
         self._start = url(destination).replace("://", ":").replace("/", "_") + "<"
         self._keys = self._listed()
         self._stale: list[str] = []
+        self._saved: list[str] = []
+        self._since: list[str] = []
 
     def load(self) -> Iterator[tuple[str, Begun]]:
         """The records and their names, the oldest first. Raises ClusterError for one that a newer tvetl wrote."""
-        for key in self._keys:
+        return self._load(self._keys)
+
+    def since(self) -> Iterator[tuple[str, Begun]]:
+        """The same of those that others wrote between our first look and the end of :meth:`save`."""
+        return self._load(self._since)
+
+    def _load(self, keys: Sequence[str]) -> Iterator[tuple[str, Begun]]:
+        for key in keys:
             with suppress(NotFound):  # forgotten since
                 if found := _decoded(key, self._cluster.get(BUCKET, key), self._bucket):
                     yield key, found
@@ -100,15 +109,22 @@ class Records:
         self._cluster.create_bucket(BUCKET)
         last = max(self._keys, default="").removeprefix(self._start).partition(".")[0]
         order = max(time.time_ns(), int(last) + 1 if last.isdecimal() else 0)
-        keys = []
+        keys = self._saved
         for number, record in enumerate(begun):
             keys.append(f"{self._start}{order + number:020}.{secrets.token_hex(4)}")
             self._cluster.put(BUCKET, keys[-1], record.encode(self._bucket))
-        if missing := {*keys} - {*self._listed()}:
+        listed = self._listed()
+        self._since = sorted({*listed} - {*self._keys, *keys})
+        if missing := {*keys} - {*listed}:
             raise ClusterError(f"{BUCKET}/{min(missing)} was not stored", hint="Begin once more. Nothing was started.")
         for key in self._stale:
             forget(self._cluster, key)
         return keys[-1] if keys else ""
+
+    def take_back(self) -> None:
+        """Delete what :meth:`save` wrote: nothing was begun."""
+        for key in self._saved:
+            forget(self._cluster, key)
 
     def _listed(self) -> Sequence[str]:
         try:
