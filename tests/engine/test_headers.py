@@ -73,6 +73,22 @@ def test_pages_of_a_tiff_are_counted_until_one_comes_again(order: str, big: bool
         headers.check(pages(first + size, first + 2 * size, 0), "TIFF", FEW)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "word"), [(3, "H"), (4, "I"), (16, "Q")])
+def test_the_size_of_a_bigtiff_is_read_by_its_type(order: str, kind: int, word: str) -> None:
+    def sized(width: int, height: int) -> bytes:
+        entries = (
+            struct.pack(order + "HHQ", tag, kind, 1) + struct.pack(order + word, value).ljust(8, b"\0")
+            for tag, value in ((256, width), (257, height))
+        )
+        head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HHHQ", 43, 8, 0, 16)
+        return head + struct.pack(order + "Q", 2) + b"".join(entries) + bytes(8)
+
+    headers.check(sized(10, 10), "TIFF", FEW)
+    with pytest.raises(TooManyPixels, match="11 x 10 pixels"):
+        headers.check(sized(11, 10), "TIFF", FEW)
+
+
 @pytest.mark.parametrize(
     "data",
     [

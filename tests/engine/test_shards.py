@@ -262,8 +262,27 @@ def test_a_caption_is_no_image_however_it_begins() -> None:
         "2.txt": b"P6 is a chip",
         "3.caption": b"P5",
         "4.mp4": b"\0\0\0\x18ftypmp42" * 9,
+        "5.txt": b"What is WEBP?",
+        "6.txt": b"GIF8 or GIF9?",
     }
     assert unpacked(transformed(packed(texts.items()), Arguments())) == texts
+
+
+def test_an_old_archive_and_an_empty_one_are_shards_by_their_name() -> None:
+    old = bytearray(packed([("1.jpg", saved("JPEG")), ("1.cls", b"7")], tarfile.USTAR_FORMAT))
+    with tarfile.open(fileobj=io.BytesIO(old)) as tar:
+        places = [member.offset for member in tar]
+    for at in places:  # tar --format=v7 writes no magic
+        old[at + 257 : at + 512] = bytes(255)
+        old[at + 148 : at + 156] = b" " * 8
+        old[at + 148 : at + 156] = b"%06o\0 " % sum(old[at : at + 512])
+    assert list(unpacked(transformed(bytes(old), Arguments()))) == ["1.jpg", "1.cls"]
+    assert unpacked(transformed(packed([]), Arguments())) == {}
+    for data in (bytes(old), packed([])):
+        with pytest.raises(NotAnImage):
+            engine().transform(data, "photos/x.jpg", Arguments())
+    with pytest.raises(NotAnImage):
+        engine().transform(b"a text of some length " * 50, "photos/x.tar", Arguments())
 
 
 def test_a_shard_cut_anywhere_is_damaged_and_never_half_a_shard(contents: list[tuple[str, bytes]]) -> None:

@@ -311,6 +311,11 @@ def test_nothing_is_clipped_unless_it_was_asked_for(kind: str) -> None:
         assert np.array_equal(answer(data, depth="scale", **fields), open_rgb(data, pipeline))
 
 
+def test_a_kind_that_pillow_does_not_read_is_not_only_said_to_be_damaged() -> None:
+    with pytest.raises(DamagedImage, match="damaged, or of a kind that Pillow does not read"):
+        answer(tiff(RAMP, 64))
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

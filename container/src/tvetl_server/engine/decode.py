@@ -30,7 +30,8 @@ _MAGIC: tuple[tuple[str, int, bytes], ...] = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
     ("WEBP", 8, b"WEBP"),
-    ("GIF", 0, b"GIF8"),
+    ("GIF", 0, b"GIF87a"),
+    ("GIF", 0, b"GIF89a"),
     ("BMP", 0, b"BM"),
     ("TIFF", 0, b"II*\0"),
     ("TIFF", 0, b"MM\0*"),
@@ -249,6 +250,8 @@ def format_of(data: bytes) -> str | None:
     PPM stands for PBM and PGM too. Of these at least 512 bytes must be there, or all.
     """
     known = next((name for name, offset, magic in _MAGIC if data.startswith(magic, offset)), None)
+    if known == "WEBP" and not data.startswith(b"RIFF"):  # a text may have the word there
+        return None
     return known or ("PPM" if headers.is_ppm(data) else None)
 
 
@@ -281,8 +284,9 @@ def _damage(data: bytes) -> Iterator[None]:
 
 
 def _told(error: Exception) -> str:
-    unread = isinstance(error, UnidentifiedImageError)
-    return f"The image is damaged: {'its header cannot be read' if unread else first_line(error)}."
+    if isinstance(error, UnidentifiedImageError):  # a TIFF of three floats a pixel, say: Pillow does not tell
+        return "The image is damaged, or of a kind that Pillow does not read: its header is not understood."
+    return f"The image is damaged: {first_line(error)}."
 
 
 def _part(box: Box, factor: int, left: int, top: int) -> Part:

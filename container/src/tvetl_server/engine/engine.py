@@ -103,8 +103,9 @@ class Engine:
         tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
         """
         request = _Request(arguments, *self._variant(arguments), deadline)
+        one = isinstance(data, bytes) and not is_shard(data, name)
         output, name = request.pipeline.output, arguments.like or name
-        if isinstance(data, bytes) and not is_shard(data):
+        if isinstance(data, bytes) and one:
             several = arguments.views is not None
             return Result(self._image(request, data, name), media_type(output, several=several), request.ways)
         if arguments.views is not None:

@@ -252,9 +252,10 @@ def _tiff_tags(data: bytes, limits: Limits, order: str, entry: str, places: list
         tag, kind, count, value = struct.unpack_from(order + entry, data, at)
         if count > MAX_VALUES and kind not in _PLAIN:
             raise _too_many("numbers in one tag", MAX_VALUES)
-        # A short stands in the first two bytes of its field, whatever the byte order.
+        # A short stands in the first bytes of its field, whatever the byte order, and so does a long in BigTIFF's 8.
+        short = {3: "H", 4: "I"}.get(kind)
         values[tag] = (
-            struct.unpack_from(order + "H", data, at + struct.calcsize(order + entry[:3]))[0] if kind == 3 else value
+            struct.unpack_from(order + short, data, at + struct.calcsize(order + entry[:3]))[0] if short else value
         )
     for width, height in ((_WIDTH, _HEIGHT), (_TILE_WIDTH, _TILE_HEIGHT)):
         check_pixels(values.get(width, 0), values.get(height, 0), limits)

@@ -62,9 +62,19 @@ _HEAD = 512
 _TOGETHER = 1000
 
 
-def is_shard(head: bytes) -> bool:
-    """Whether it is a tar archive: ustar, GNU or pax, not compressed. ``head`` is 512 bytes of it, or all."""
-    return head[257:262] == b"ustar"
+def is_shard(head: bytes, name: str) -> bool:
+    """Whether it is a tar archive, not compressed. ``head`` is 512 bytes of it, or all.
+
+    ustar, GNU and pax show it themselves. Only under a ``name`` that ends in .tar are the others known: the oldest
+    format (v7), by its checksum, and an archive without members. That is zeros, as a photograph that a disk lost is.
+    """
+    if head[257:262] == b"ustar" or not name.endswith(".tar"):
+        return head[257:262] == b"ustar"
+    try:
+        tarfile.TarInfo.frombuf(head[:_BLOCK], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return head[:_BLOCK] == bytes(_BLOCK)
+    return True
 
 
 def transform_shard(file: IO[bytes], output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]) -> Spool:

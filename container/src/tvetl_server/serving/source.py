@@ -256,7 +256,7 @@ class Files:
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableFile("The named file is not a regular file.")
             if status.st_size > self._limit:
-                limit = self._shard_limit if _is_tar(descriptor) else self._limit
+                limit = self._shard_limit if _is_tar(descriptor, fqn) else self._limit
                 if status.st_size > limit:
                     raise TooManyBytes(f"The object has {status.st_size} bytes, more than the limit of {limit}.")
         except BaseException:
@@ -270,7 +270,7 @@ class Files:
         Raises the errors of :meth:`open`, also for a file that grew or became unreadable since.
         """
         descriptor, size = self.open(fqn)
-        if _is_tar(descriptor):
+        if _is_tar(descriptor, fqn):
             return os.fdopen(descriptor, "rb")
         try:
             return _read_all(descriptor, size, self._limit)
@@ -354,9 +354,9 @@ class Files:
         return message
 
 
-def _is_tar(descriptor: int) -> bool:
+def _is_tar(descriptor: int, name: str) -> bool:
     with contextlib.suppress(OSError):  # reading the file will fail too, with its reason
-        return is_shard(os.pread(descriptor, 512, 0))
+        return is_shard(os.pread(descriptor, 512, 0), name)
     return False
 
 
