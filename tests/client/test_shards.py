@@ -153,6 +153,7 @@ ODD: dict[str, Members] = {
     "sparse": [sparse("a/1.bin", 10_000, b"end"), ("a/1.dat", b"2")],
     "contiguous": [(other("1.bin", tarfile.CONTTYPE), b"1"), ("1.dat", b"2")],
     "of nothing to read": [("README", b"1"), (".hidden.bin", b"2")],
+    "of nothing at all": [],
 }  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def test_odd_shards_are_read_as_webdataset_reads_them(
         data = tarred(members, tarfile.PAX_FORMAT if name == "sparse" else format)
         (tmp_path / "x.tar").write_bytes(data)
         expected = by_webdataset(tmp_path / "x.tar")
-        assert bool(expected) == (name != "of nothing to read")
+        assert bool(expected) == (not name.startswith("of nothing"))
         here = bucket({"x.tar": data})
         assert list(Shards(cluster, here)) == expected, name
         # The server leaves all of these as they are.
@@ -387,6 +388,8 @@ def test_a_rank_without_a_shard_is_refused_in_every_rank(cluster: Cluster, shard
         with pytest.raises(UsageError, match="5 objects are too few for 6 ranks"):
             TransformedStream(cluster, shards, rank=rank, world=6, even=even)
     assert len(list(Shards(cluster, shards, rank=4, world=5, even=even))) == 3
+    with pytest.raises(UsageError, match="rank and world are whole numbers, got '0' and '2'"):
+        Shards(cluster, shards, rank="0", world="2", even=even)  # type: ignore[arg-type]  # as os.environ has them
 
 
 def test_uneven_ranks_are_warned_of_and_even_ones_leave_out_the_rest(

@@ -199,6 +199,8 @@ def _place(rank: int | None, world: int | None) -> tuple[int, int]:
     """As given, else of torch.distributed, else alone. Asked once, for a worker process is in no group."""
     if (rank is None) != (world is None):
         raise UsageError("rank and world go together")
+    if not all(each is None or hasattr(each, "__index__") for each in (rank, world)):  # the environment's are text
+        raise UsageError(f"rank and world are whole numbers, got {rank!r} and {world!r}")
     if rank is None or world is None:
         group = torch.distributed
         joined = group.is_available() and group.is_initialized()

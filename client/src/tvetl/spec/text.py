@@ -116,6 +116,8 @@ class _Loader(yaml.SafeLoader):
                 raise _Forbidden(f"expected text as a key, got {show(key)}")
             if key in data:
                 raise _duplicate(key)
+            if value_node.value == "" and value_node.start_mark.index == value_node.end_mark.index:
+                raise _Forbidden(f"{show(key)} has no value (# begins a comment in YAML; write null for none)")
             data[key] = self.construct_object(value_node, deep=True)
         return data
 
