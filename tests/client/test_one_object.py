@@ -114,6 +114,7 @@ def test_what_cannot_be_decoded_without_an_etl_is_that_objects_failure(
     assert (counts.failed, counts.skipped) == (len(names) - 3,) * 2
     given, counts = read(kind, cluster, mixed, names=["a.jpg", "cut.jpg", "empty.jpg", "c.png"], on_error="substitute")
     assert (given, counts.substituted) == (["a.jpg", *["c.png"] * 3], 2)
+    assert all(said.isprintable() for said in caplog.messages)
     for name in names[1:-2]:
         assert any(name in said or repr(name) in said for said in caplog.messages)
         with pytest.raises((ObjectFailed, NotFound)) as raised:

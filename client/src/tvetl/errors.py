@@ -17,6 +17,8 @@ class TvetlError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        # A name may hold half of a surrogate pair, which nothing can print.
+        message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(message)
         self.message = message
         self.hint = hint
