@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tvetl.cluster import Cluster
 from tvetl.command import terminal
 from tvetl.jobs import JobProgress
 from tvetl.local import LocalCluster
@@ -156,3 +157,17 @@ def test_warnings_and_logs_of_libraries_are_json_too(tmp_path: Path) -> None:
         {"note": "warning: old"},
         {"note": "warning: odd 1"},
     ]
+
+
+def test_names_of_objects_bring_no_control_characters(tvetl: Command, cluster: Cluster, at: dict[str, Any]) -> None:
+    cluster.create_bucket("output-names")
+    name = "a\n\x1b[31m.jpg"
+    cluster.put("output-names", name, b"")
+    for words in (["transform", "output-names", "output-none"], ["get", f"output-names/{name}"]):
+        done = tvetl(*words, "--etl", "test-crops", **at)
+        assert done.returncode
+        assert b"\x1b" not in done.stderr, words
+        assert rb"\x1b[31m.jpg" in done.stderr, words
+        assert b"  a\n" not in done.stderr, words
+    for bucket in ("output-names", "output-none"):
+        cluster.delete_bucket(bucket)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvetl.command.options import LOCAL, AsJson, Endpoint
-from tvetl.command.terminal import duration, err, print_json, print_line, progress, size_of
+from tvetl.command.terminal import duration, err, plain, print_json, print_line, progress, size_of
 from tvetl.errors import ObjectFailed, UsageError
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ def _tell(report: CopyReport, *, dry_run: bool, as_json: bool) -> None:
 
 def _print_errors(errors: Sequence[FileError]) -> None:
     for error in errors[:_SHOWN]:
-        line = f"  {error.file or error.object}: {error.message} ({error.code})"
-        err.print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), markup=False)
+        err.print(f"  {plain(f'{error.file or error.object}: {error.message} ({error.code})')}", markup=False)
     if len(errors) > _SHOWN:
         err.print(f"  and {len(errors) - _SHOWN} more, which --json names")
 

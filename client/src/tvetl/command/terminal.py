@@ -173,7 +173,7 @@ def print_report(report: Report, errors: str = "") -> None:
 
 def _print_failed(failed: Sequence[ObjectError]) -> None:
     for error in failed[:_SHOWN]:
-        err.print(f"  {error.object}: {error.message} ({error.code})", markup=False)
+        err.print(f"  {plain(f'{error.object}: {error.message} ({error.code})')}", markup=False)
 
 
 def print_estimate(found: Estimate) -> None:
@@ -211,9 +211,14 @@ def print_error(error: TvetlError, *, as_json: bool = False) -> None:
         for problem in problems:
             err.print(f"  {problem}", markup=False)
     else:
-        err.print(f"tvetl: {error.message}", markup=False)
+        err.print("\n".join(map(plain, f"tvetl: {error.message}".split("\n"))), markup=False)
     if error.hint:
         err.print(f"  {error.hint}", markup=False)
+
+
+def plain(text: str) -> str:
+    """A text without the control characters that names may have: ``\\n`` in place of a line's end."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def print_line(text: str) -> None:
@@ -228,6 +233,7 @@ def print_json(data: object) -> None:
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print columns on a terminal; elsewhere lines with tabs, for ``cut`` and ``awk``. Titles come first."""
+    rows = [[*map(plain, row)] for row in rows]
     if not out.is_terminal:
         for row in (titles, *rows):
             out.file.write("\t".join(row) + "\n")  # rich would make spaces of the tabs
