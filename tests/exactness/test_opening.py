@@ -288,7 +288,8 @@ DEEP: dict[str, tuple[bytes, Pixels | str]] = {
     ),
     "float TIFF up to 255": (gray((RAMP / 257).astype(np.float32), "TIFF"), "floats are 0 to 255"),
     "float TIFF below 0": (gray((RAMP / 65535 - 0.5).astype(np.float32), "TIFF"), "floats are -0.5 to 0.5"),
-    "float TIFF with what is no number": (gray(np.full((4, 4), np.nan, np.float32), "TIFF"), "floats are nan to nan"),
+    "float TIFF with what is no number": (gray(np.array([[0.5, np.nan]], np.float32), "TIFF"), r"no numbers \(NaN\)"),
+    "float TIFF without an end": (gray(np.array([[0.5, np.inf]], np.float32), "TIFF"), "floats are 0.5 to inf"),
 }
 
 
@@ -448,6 +449,9 @@ def test_the_error_says_how_much_of_the_picture_is_there() -> None:
         data = CUT[kind]
         assert f"{len(data) // 2:,} of its {len(data):,} bytes are there" in refusal(data[: len(data) // 2])
     assert refusal(CUT["PBM"][:1000]).startswith(f"The image is cut off. {hint}")
+    scan = CUT["JPEG"].index(b"\xff\xda")
+    for data in (CUT["JPEG"][: scan - 9], CUT["JPEG"][:scan], CUT["PNG"][:20], CUT["BMP"][:20]):
+        assert refusal(data, truncated="pad") == "The image is cut off in its header or metadata."
 
 
 def test_pipelines_of_both_kinds_do_not_disturb_one_another() -> None:

@@ -136,7 +136,9 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 def _floats(image: Image.Image) -> npt.NDArray[np.uint8]:
     values = np.asarray(image)
-    if not (values.min() >= 0 and values.max() <= 1):  # nor are they where one is no number
+    if np.isnan(values).any():
+        raise WrongDepth("Some of the image's floats are no numbers (NaN); the pipeline's depth, scale, takes 0 to 1.")
+    if not (values.min() >= 0 and values.max() <= 1):
         raise WrongDepth(
             f"The image's floats are {values.min():g} to {values.max():g}; the pipeline's depth, scale, takes 0 to 1."
         )

@@ -23,6 +23,8 @@ def told(data: bytes, kind: str | None, error: Exception) -> str | None:
     size = _RIFF_OR_BOXES[kind](data) if kind in _RIFF_OR_BOXES else 0
     if size > len(data):  # Pillow fills the rest of neither
         return f"The image is cut off: {len(data):,} of its {size:,} bytes are there."
+    if str(error) == "Truncated File Read" or (kind == "JPEG" and str(error) == "cannot load this image"):  # no scan
+        return "The image is cut off in its header or metadata."
     if not kind or not str(error).startswith("image file is truncated"):
         return None
     there = ""
