@@ -160,7 +160,7 @@ def test_a_transform_is_looked_at_begun_retried_and_not_done_twice(
     assert estimate["objects"] == estimate["sample"] == len(cluster.objects(images))
     assert [error["object"] for error in estimate["failed"]] == ["photo_1.txt"]
 
-    (tmp_path / "names").write_text("photo_0.png\n\nphoto_1.txt\n", encoding="utf-8")
+    (tmp_path / "names").write_bytes("\ufeffphoto_0.png\r\n\r\nphoto_1.txt\r\n".encode())  # as Windows writes it
     done = tvetl(*command, "--list", "names", cwd=tmp_path)
     assert done.returncode == 4
     assert (json.loads(done.stdout)["done"], json.loads(done.stdout)["errors"]) == (1, "errors.jsonl")

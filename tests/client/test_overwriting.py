@@ -304,3 +304,15 @@ def test_of_two_commands_that_begin_in_the_same_moment_one_is_refused(
 
 def test_the_bucket_of_the_records_takes_no_results(cluster: Cluster, crops: str, bucket: Buckets) -> None:
     refused(cluster, bucket("a.png"), "tvetl-jobs", crops, "'tvetl-jobs'")
+
+
+@pytest.mark.parametrize("name", ["", "ais://", "{}/x", "ais://{}/x/"])
+def test_a_folder_of_a_bucket_is_not_taken_for_the_bucket(
+    cluster: Cluster, crops: str, bucket: Buckets, name: str
+) -> None:
+    there, other = bucket("x/a.png"), bucket()
+    for ends in ((name.format(there), other), (there, name.format(other))):
+        with pytest.raises(UsageError, match="is not the name of a bucket"):
+            jobs.begin(cluster, jobs.Request(*ends, crops, rename=rename("y/")))
+    assert cluster.objects(there) == ["x/a.png"]
+    assert not cluster.objects(other)

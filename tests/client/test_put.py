@@ -224,7 +224,7 @@ def test_a_list_may_come_from_standard_input(
     tvetl: Command, local: LocalCluster, cluster: Cluster, bucket: str, folder: Path
 ) -> None:
     put = ("put", str(folder), bucket, "-e", local.endpoint, "--list", "-")
-    assert tvetl(*put, input="n01/deep/Katze ü 猫.jpg\r\n\nn01/a.jpg\n".encode()).returncode == 0
+    assert tvetl(*put, input="\ufeffn01/deep/Katze ü 猫.jpg\r\n\nn01/a.jpg\n".encode()).returncode == 0
     assert cluster.objects(bucket) == ["n01/a.jpg", "n01/deep/Katze ü 猫.jpg"]
     assert tvetl(*put, input=b"\n").returncode == 2
 

@@ -355,9 +355,9 @@ class Cluster:
         return Etl(registration.Requests(self._acts.cluster().client, seconds or connection.TIMEOUT[1]), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
-        provider, _, name = bucket.rpartition("://")
+        provider, name = connection.bucket_of(bucket)
         try:
-            return (client or self._reads).bucket(name.rstrip("/"), provider=provider or "ais")
+            return (client or self._reads).bucket(name, provider=provider)
         except InvalidBckProvider as error:
             raise UsageError(f"AIStore knows no provider {provider!r}", hint="ais, s3, gs and others do.") from error
 

@@ -86,6 +86,19 @@ def connect(endpoint: str, attempts: int, patience: float, connections: int = 10
     return Client(endpoint, timeout=(TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
 
 
+def bucket_of(bucket: str) -> tuple[str, str]:
+    """Provider and name of a bucket: "ais" and "photos" of ``photos`` and ``ais://photos/``.
+
+    Raises UsageError for a folder in one, which AIStore would take for the whole bucket, and for no name.
+    """
+    provider, _, name = bucket.rpartition("://")
+    name = name.removesuffix("/")
+    if not name or "/" in name:
+        hint = "--prefix chooses what is in a folder of a bucket; --prepend puts results into one."
+        raise UsageError(f"{bucket!r} is not the name of a bucket", hint=hint)
+    return provider or "ais", name
+
+
 def checked_endpoint(endpoint: str) -> str:
     """The endpoint without a slash at its end. Raises UsageError where it is none."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import sys
@@ -126,7 +127,8 @@ def _listed(path: str) -> list[str]:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{path!r} cannot be read: {error.strerror}") from error
-    names = [os.fsdecode(line) for line in re.split(rb"\r?\n", data) if line.strip()]
+    lines = re.split(rb"\r?\n", data.removeprefix(codecs.BOM_UTF8))
+    names = [os.fsdecode(line) for line in lines if line.strip()]
     if not names:
         raise UsageError(f"{path!r} names no file")
     return names
