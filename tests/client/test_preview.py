@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -197,8 +198,15 @@ def test_what_is_no_sheet_or_no_view_is_said(cluster: Cluster, images: str, crop
         replay_sheet(cluster, tmp_path / "sheet.png", [2])
     with pytest.raises(UsageError, match="expected 1 to 64"):
         preview(cluster, images, "photo_3.jpg", crops, views=65)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"photo_1\.txt is no image .* opened: not of a kind that Pillow reads"):
         preview(cluster, images, "photo_1.txt", crops)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "plain.png", "1.png")
+    cluster.put(images, "x.tar", (tmp_path / "x.tar").read_bytes())
+    with pytest.raises(UsageError, match="not of a kind") as caught:
+        preview(cluster, images, "x.tar", crops)
+    assert caught.value.hint == "A preview is of one image, and this may be a shard of many."
+    cluster.delete(images, "x.tar")
 
 
 def test_without_torch_the_sheet_has_no_boxes(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from tvetl.answers import Array, read_answer
+from tvetl.answers import Array, is_tar, read_answer
 from tvetl.cluster import Cluster, Json
 from tvetl.errors import UsageError
 from tvetl.files import write_whole
@@ -84,7 +84,10 @@ def preview(
     try:
         original = open_rgb(data, pipeline)
     except Exception as error:  # by what is broken, Pillow raises any class
-        raise UsageError(f"{bucket}/{name} is no image that can be opened: {error}") from error
+        # Pillow's sentence would show an object's place in memory.
+        why = "not of a kind that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
+        hint = "A preview is of one image, and this may be a shard of many." if is_tar(data) else ""
+        raise UsageError(f"{bucket}/{name} is no image that can be opened: {why}", hint=hint) from error
     return Preview(source, original, tuple(_view(cluster, source, view, data) for view in range(views)))
 
 
