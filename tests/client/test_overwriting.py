@@ -175,6 +175,25 @@ def test_results_in_the_source_do_not_take_its_objects_names(cluster: Cluster, c
         jobs.Request(both, f"ais://{both}/", crops, rename=rename(jpg=".jpg"))
 
 
+def test_a_bucket_that_is_its_own_destination_is_transformed_once(
+    cluster: Cluster, crops: str, larger: str, bucket: Buckets
+) -> None:
+    both, small = bucket("a.png", "b/a.png"), rename("small/")
+    assert run(cluster, both, both, crops, rename=small) == (2, 0)
+    assert run(cluster, both, both, crops, rename=small) == (0, 2)
+    cluster.put(both, "c.png", _image())
+    cluster.delete(both, "small/a.png")
+    assert jobs.estimate(cluster, jobs.Request(both, both, crops, rename=small)).objects == 2
+    assert run(cluster, both, f"ais://{both}/", crops, rename=small) == (2, 1)
+    assert run(cluster, both, both, larger, rename=small) == (3, 0)
+    originals = ["a.png", "b/a.png", "c.png"]
+    assert cluster.objects(both) == [*originals, *(f"small/{name}" for name in originals)]
+    assert run(cluster, both, both, crops, prefix="small/b", rename=rename("again/")) == (1, 0)  # of results, if asked
+    only = bucket("a.jpg")
+    assert run(cluster, only, only, crops, rename=rename(jpg="npy")) == (1, 0)
+    assert run(cluster, only, only, crops, rename=rename(jpg="npy")) == (0, 1)
+
+
 def test_what_no_job_made_is_not_overwritten(cluster: Cluster, crops: str, larger: str, bucket: Buckets) -> None:
     source, out = bucket("a.png", "b.png"), bucket("a.png", "c.png")
     refused(cluster, source, out, crops, "'a.png'", "no record")

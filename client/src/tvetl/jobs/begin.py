@@ -6,15 +6,17 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, compress
+
+import numpy as np
 
 from tvetl.cluster import Cluster, Snapshot
 from tvetl.errors import ClusterError, TvetlError, UsageError
 from tvetl.jobs import provenance
 from tvetl.jobs.destination import Destination
 from tvetl.jobs.provenance import Begun, Records
-from tvetl.jobs.request import AS_IS, Rename, Request
-from tvetl.jobs.results import Digests
+from tvetl.jobs.request import AS_IS, Rename, Request, url
+from tvetl.jobs.results import Digests, digests, find
 from tvetl.jobs.selection import wanted_objects
 from tvetl.spec.seed import warning_of
 
@@ -104,6 +106,7 @@ def begin(cluster: Cluster, request: Request) -> Job:
     is another object's or nobody's. Raises ClusterError while a job of another pipeline is at work between the same
     buckets, or where a command that began in the same moment would make the same results otherwise.
     """
+    request = without_results(cluster, request)
     wanted, absent = wanted_objects(cluster, request)
     for how in ("never", "changed"):
         if warning := warning_of(wanted.names, how):
@@ -136,6 +139,21 @@ def begin(cluster: Cluster, request: Request) -> Job:
     for key in {*settled} - {record}:
         provenance.forget(cluster, key)
     return _start(cluster, replace(job, record=record or saved if all_of_it else ""))
+
+
+def without_results(cluster: Cluster, request: Request) -> Request:
+    """Of a bucket that is its own destination, the objects that the same request did not make, by their names.
+
+    A job over the bucket would meet its own results, and make results of these.
+    """
+    if not request.whole or url(request.source) != url(request.destination):
+        return request
+    names = cluster.names(request.source, request.prefix)
+    own = np.zeros(len(names), bool)
+    for _, record in Records(cluster, request.destination).load():
+        if record.rename == request.rename:
+            own |= find(np.sort(record.results), digests(names, len(names))) >= 0
+    return replace(request, prefix="", names=[*compress(names, ~own)])
 
 
 def _jobs_between(cluster: Cluster, request: Request, *, patient: bool) -> dict[str, Snapshot]:

@@ -19,7 +19,7 @@ import numpy as np
 from tvetl.cluster import Cluster, ObjectError, Snapshot
 from tvetl.errors import ClusterError, NotFound, NotReachable, ObjectFailed, TimedOut, TvetlError, Unavailable
 from tvetl.jobs import provenance
-from tvetl.jobs.begin import Job, begin
+from tvetl.jobs.begin import Job, begin, without_results
 from tvetl.jobs.destination import Destination
 from tvetl.jobs.provenance import Records
 from tvetl.jobs.report import Estimate, JobProgress, Report
@@ -88,6 +88,7 @@ def estimate(cluster: Cluster, request: Request, sample: int = 20) -> Estimate:
 
     Raises what :func:`begin` does for a source or ETL that is not there, and for nothing to transform.
     """
+    request = without_results(cluster, request)
     wanted, _ = wanted_objects(cluster, request)
     there = Destination(request, wanted.names, provenance.digest_of(cluster.show(request.etl)))
     with suppress(NotFound):  # there is no destination yet
