@@ -192,6 +192,11 @@ def test_a_failure_at_all_objects_is_not_skipped(
         next(iter(dataset))
 
 
+def test_an_image_of_too_many_pixels_is_said_to_be_one(cluster: Cluster, mixed: str) -> None:
+    with pytest.raises(ObjectFailed, match=r"mixed/bomb\.png: this image has more pixels than Pillow decodes"):
+        TransformedImages(cluster, mixed, names=["bomb.png"])[0]
+
+
 @pytest.mark.parametrize("gone", ["bucket", "etl"])
 def test_a_bucket_or_an_etl_that_is_gone_is_not_skipped(cluster: Cluster, gone: str) -> None:
     cluster.create_bucket("passing")

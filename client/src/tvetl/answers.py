@@ -117,8 +117,10 @@ def _safetensors(data: bytes | bytearray) -> Array:
 def _image(data: bytes | bytearray) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"this image has more pixels than Pillow decodes: {error}") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, TypeError, struct.error, KeyError, ... by format
-        hint = "Give the pipeline an output of npy, safetensors, jpeg, png or webp."
+        hint = "An ETL's output is one of npy, safetensors, jpeg, png and webp; without an ETL, leave such objects out."
         raise UsageError("this is neither a tensor nor an image", hint=hint) from error
     try:
         with image:
