@@ -118,8 +118,8 @@ def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"resources": Resources.with_gpu()}, "no GPU$"),
-        ({"resources": Resources.with_gpu(), "runtime_class": "nvidia"}, "no GPU and no runtime class$"),
+        ({"resources": Resources.with_gpu()}, "(?m)no GPU$"),
+        ({"resources": Resources.with_gpu(), "runtime_class": "nvidia"}, "(?m)no GPU and no runtime class$"),
     ],
 )
 def test_a_pod_with_a_gpu_is_never_registered_without_it(script: Any, pod: PodOf, asked: Any, words: str) -> None:

@@ -101,6 +101,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "RandomAdjustSharpness": {"sharpness_factor": 2},
     "ToDtype": {"dtype": "float32", "scale": True},
     "Normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    "RandomApply": {"transforms": [{"op": "RandomHorizontalFlip", "p": 1}]},
 }
 #: The largest difference in levels, and the least PSNR in dB, of those whose pixels are not the CPU's. Where pixels are
 #: turned, one beside an edge may be any other: 255.

@@ -51,7 +51,7 @@ def test_it_has_the_version_of_the_rest() -> None:
 
 def test_without_a_compiler_it_is_installed_without_its_code(repository: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "a" / "b" / "native", tmp_path / "site"
-    shutil.copytree(repository / "container" / "native", folder)
+    shutil.copytree(repository / "container" / "native", folder, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     pip = [
         sys.executable,
         "-m",
