@@ -26,7 +26,7 @@ def pages(bucket: Bucket, prefix: str, what: What) -> Iterator[list[tuple[str, s
     uuid = token = ""
     while True:
         page = bucket.list_objects(prefix=prefix, props=_PROPS[what], uuid=uuid, continuation_token=token)
-        yield [(entry.name, _told(entry, what)) for entry in page.entries]
+        yield [(entry.name, _property(entry, what)) for entry in page.entries]
         if not page.continuation_token:
             return
         if page.continuation_token == token:
@@ -69,7 +69,7 @@ def _by_name(
     return Table(Names(names[place] for place in order), keep(values[place] for place in order))
 
 
-def _told(entry: BucketEntry, what: What) -> str:
+def _property(entry: BucketEntry, what: What) -> str:
     if what == "size":
         return str(entry.size or 0)
     return f"{entry.version or ''}:{entry.checksum or ''}" if what == "tag" else ""

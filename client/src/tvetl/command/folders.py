@@ -59,7 +59,7 @@ def put(
     _check_bucket(bucket, sources)
     names = _listed(list_file) if list_file else None
     found = find_files(sources, prefix=prefix, names=names, hidden=hidden, any_name=any_name)
-    _tell_refused(found, as_json=as_json)
+    _print_refused(found, as_json=as_json)
     cluster = Cluster(endpoint, connections=threads)
     with progress("files", len(found.files)) as advance:
         report = put_files(
@@ -72,7 +72,7 @@ def put(
             threads=threads,
             on_progress=lambda now: advance.job(_progress(now)),
         )
-    _tell(report, dry_run=dry_run, as_json=as_json)
+    _print_report(report, dry_run=dry_run, as_json=as_json)
 
 
 def get_folder(
@@ -94,7 +94,7 @@ def get_folder(
     _check_bucket(bucket, ())
     cluster = Cluster(endpoint, connections=threads)
     found = find_objects(cluster, bucket, folder, prefix=prefix)
-    _tell_refused(found, as_json=as_json)
+    _print_refused(found, as_json=as_json)
     with progress("objects", len(found.files)) as advance:
         report = get_files(
             cluster,
@@ -106,7 +106,7 @@ def get_folder(
             threads=threads,
             on_progress=lambda now: advance.job(_progress(now)),
         )
-    _tell(report, dry_run=dry_run, as_json=as_json)
+    _print_report(report, dry_run=dry_run, as_json=as_json)
 
 
 def _check_bucket(bucket: str, sources: Sequence[str]) -> None:
@@ -140,14 +140,14 @@ def _progress(now: CopyProgress) -> JobProgress:
     return JobProgress(now.done, now.total, now.seconds, now.bytes, stage="files")
 
 
-def _tell_refused(found: Found, *, as_json: bool) -> None:
+def _print_refused(found: Found, *, as_json: bool) -> None:
     """Before anything is copied."""
     if found.refused and not as_json:
         err.print(f"{_count(len(found.refused))} cannot be copied:")
         _print_errors(found.refused)
 
 
-def _tell(report: CopyReport, *, dry_run: bool, as_json: bool) -> None:
+def _print_report(report: CopyReport, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(report), "dry_run": dry_run})
     else:

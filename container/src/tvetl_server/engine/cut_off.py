@@ -15,7 +15,7 @@ _UNLIKELY = {1: 137, 2: (137, 213), 3: (137, 213, 91), 4: (137, 213, 91, 44)}
 _OPTION = "A pipeline with truncated: pad takes it, and Pillow fills the rest."
 
 
-def told(data: bytes, kind: str | None, error: Exception) -> str | None:
+def message(data: bytes, kind: str | None, error: Exception) -> str | None:
     """A sentence on a file of Pillow's format ``kind`` that gave ``error``; None where it is not cut off.
 
     It decodes the file once more.

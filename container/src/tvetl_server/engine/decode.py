@@ -280,10 +280,10 @@ def _damage(data: bytes) -> Iterator[None]:
         raise TooManyPixels("There is not enough memory to decode the image.") from error
     except Exception as error:
         # Pillow raises OSError, SyntaxError, ValueError, struct.error, KeyError, IndexError, ... by format.
-        raise DamagedImage(cut_off.told(data, format_of(data), error) or _told(error)) from error
+        raise DamagedImage(cut_off.message(data, format_of(data), error) or _message(error)) from error
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # a TIFF of three floats a pixel, say: Pillow does not tell
         return "The image is damaged, or of a kind that Pillow does not read: its header is not understood."
     return f"The image is damaged: {first_line(error)}."
