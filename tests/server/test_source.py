@@ -174,7 +174,7 @@ def quoted(path: str) -> str:
 def test_an_object_is_named_as_its_file_is(name: str, arguments: str) -> None:
     """In AIStore's layout, and in that of `tvetl local`, whatever became of the name in the path."""
     query = {"etl_args": arguments} if arguments else {}
-    for file in (f"/mnt/mp1/@ais/src/%ob/{name}", f"/mnt/mp1/@ais/@x#ns/src/%ob/{name}", f"/root/src/{to_file(name)}"):
+    for file in (f"/mnt/mp1/@ais/src/%ob/{name}", f"/mnt/mp1/@ais/@x#ns/src/%ob/{name}", f"/disk/src/{to_file(name)}"):
         asked = parse_target(go_request_target(f"/src/{name}", query | {"etl_fqn": quote(file, safe="")}))
         assert asked.name == f"src/{name}"
         assert (asked.fqn, asked.etl_args) == (file, arguments or None)

@@ -174,7 +174,7 @@ class Cluster:
             raise NotFound(f"the bucket {bucket!r} does not exist") from error
 
     def pages(self, bucket: str, prefix: str = "", what: What = "") -> Iterator[list[tuple[str, str]]]:
-        """The bucket's listing as it comes, mostly in order: names, each with "", its "size" or its "tag" (see `tags`).
+        """The bucket's listing as it comes, mostly in order: names, each with what `What` names.
 
         Raises NotFound.
         """

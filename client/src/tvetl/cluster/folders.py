@@ -213,9 +213,12 @@ def _folds_names(folder: Path) -> bool:
 
 def _listing(cluster: Cluster, bucket: str, prefix: str) -> Mapping[str, tuple[int, str]]:
     """Size and checksum of each object."""
-    sizes = cluster.sizes(bucket, prefix)
-    tags = cluster.tags(bucket, prefix) if sizes else {}
-    return {name: (size, tags.get(name, "").rpartition(":")[2]) for name, size in sizes.items()}
+    found = {}
+    for page in cluster.pages(bucket, prefix, "content"):
+        for name, content in page:
+            size, _, checksum = content.partition(":")
+            found[name] = int(size or 0), checksum
+    return found
 
 
 def _same(

@@ -12,9 +12,9 @@ from aistore.sdk.types import BucketEntry
 from tvetl.cluster.names import Names, Table
 
 _Value = TypeVar("_Value")
-#: What a listing says of each object beside its name: nothing, its bytes, or version and checksum.
-What = Literal["", "size", "tag"]
-_PROPS = {"": "name", "size": "name,size", "tag": "name,version,checksum"}
+#: What a listing says of each object beside its name: nothing, its bytes, version and checksum, or bytes and checksum.
+What = Literal["", "size", "tag", "content"]
+_PROPS = {"": "name", "size": "name,size", "tag": "name,version,checksum", "content": "name,size,checksum"}
 
 
 def pages(bucket: Bucket, prefix: str, what: What) -> Iterator[list[tuple[str, str]]]:
@@ -72,4 +72,5 @@ def _by_name(
 def _property(entry: BucketEntry, what: What) -> str:
     if what == "size":
         return str(entry.size or 0)
-    return f"{entry.version or ''}:{entry.checksum or ''}" if what == "tag" else ""
+    before = entry.version if what == "tag" else entry.size
+    return f"{before or ''}:{entry.checksum or ''}" if what else ""
