@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -311,6 +312,22 @@ def test_replaced_decoders_leak_no_descriptor() -> None:
         assert len(descriptors() - before) == 3
 
     alone(promise)
+
+
+def test_a_fork_server_ends_without_an_error_while_its_decoders_end_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """All of them see the worker's end at once: some decoders are gone before the fork server kills them."""
+
+    def promise() -> None:
+        logging.basicConfig(force=True)  # to stderr, and not to pytest
+        Decoders(Words, Folder(), 32, Metrics())
+
+    for _ in range(10):
+        ended, kept = os.pipe()
+        alone(promise)
+        os.close(kept)
+        assert not os.read(ended, 1)  # the last of these processes has ended
+        os.close(ended)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_more_requests_than_decoders_are_all_answered(make: Callable[..., Decoders]) -> None:

@@ -93,11 +93,11 @@ class _Server:
         self._worker.send(b".")
         while True:
             message, descriptors = receive(self._worker)
+            # A child must be recorded before it is reaped, and not be reaped while it is killed.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             if message is None:  # the worker has ended, and needs no results
                 self._kill(*self._children)
                 os._exit(0)
-            # A child must be recorded before it is reaped, and not be reaped while it is killed.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             if descriptors:
                 self._fork(*descriptors)
             else:
