@@ -71,5 +71,9 @@ def pipelines() -> Drawn:
             "depth": st.sampled_from(["refuse", "convert", "scale"]),
             "truncated": st.sampled_from(["refuse", "pad"]),
             "background": st.none() | st.lists(st.integers(0, 255), min_size=3, max_size=3),
+            "role": st.sampled_from(["image", "mask"]),
+            "like": st.sampled_from([None, "{bucket}/{stem}.jpg", "images/{name}"]),
+            "mask_members": st.lists(st.sampled_from(["png", "seg.png"]), max_size=3),
+            "box_members": st.lists(st.sampled_from(["json", "boxes.json"]), max_size=3),
         },
     )

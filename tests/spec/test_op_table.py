@@ -8,7 +8,7 @@ from enum import Enum
 import pytest
 
 from tvetl import spec
-from tvetl.spec.ops import ALIASES
+from tvetl.spec.ops import ALIASES, row
 from tvetl.spec.output import FORMATS
 
 #: Not offered: whether a tensor is changed in place cannot be seen from outside.
@@ -48,6 +48,18 @@ def test_every_default_is_in_its_normal_form(name: str) -> None:
         if not param.required:
             normal = param.kind.read(param.default)
             assert normal == param.default, each
+
+
+def test_each_op_says_what_it_does_to_annotations() -> None:
+    """As torchvision's kernels for boxes do, which are there for what moves pixels."""
+    values = """
+        ColorJitter Grayscale RandomGrayscale GaussianBlur RandomInvert RandomPosterize RandomSolarize
+        RandomAdjustSharpness RandomAutocontrast RandomEqualize RandomErasing ToTensor PILToTensor ToImage ToDtype
+        Normalize ToPILImage"""
+    assert {name for name, op in spec.OPS.items() if op.moves is False} == set(values.split())
+    unknown = {"AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"}
+    assert {name for name, op in spec.OPS.items() if op.moves is None} == unknown
+    assert row("acme.Vignette").moves is None
 
 
 def test_all_transforms_that_were_promised_are_there() -> None:

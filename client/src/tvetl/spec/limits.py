@@ -4,10 +4,17 @@ from __future__ import annotations
 
 #: Bytes of a pipeline's text. The longest sensible one is a few kB; a pod's environment must hold it too.
 PIPELINE_BYTES = 64 * 1024
-#: Bytes of ``etl_args``: it travels in the query of a URL, where servers commonly stop at 8 KiB in all.
-ARGUMENTS_BYTES = 4 * 1024
+#: Bytes of ``etl_args``: as many as BOXES and KEYPOINTS take. It travels in the query of a URL; Go's servers, AIStore's
+#: among them, take 1 MiB.
+ARGUMENTS_BYTES = 256 * 1024
+#: Boxes of one image, and keypoints.
+BOXES = 1_000
+KEYPOINTS = 10_000
 #: Bytes of an object's name with its bucket: AIStore stores no longer ones, and JSON may make three of each.
 OBJECT_BYTES = 1024 + 64 + 1
+#: Characters of a shard member's extension, and extensions that a pipeline names.
+EXTENSION = 64
+EXTENSIONS = 16
 #: Levels of nesting. A pipeline needs four; parsers that recurse must stop long before Python does.
 NESTING = 32
 #: Values in a pipeline that comes as data, where shared references could make few bytes endless.

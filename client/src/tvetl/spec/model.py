@@ -12,8 +12,11 @@ Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | Step | None"
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 TensorFormat = Literal["npy", "safetensors", "raw"]
+Role = Literal["image", "mask"]
 IMAGE_FORMATS: tuple[str, ...] = ("jpeg", "png", "webp")
 TENSOR_FORMATS: tuple[str, ...] = ("npy", "safetensors", "raw")
+#: Those without loss.
+MASK_FORMATS: tuple[str, ...] = ("png", *TENSOR_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Pipeline:
     truncated: Literal["refuse", "pad"] = "refuse"
     #: Red, green, blue of 0..255 that an image with transparency is laid over; None drops its alpha.
     background: tuple[int, int, int] | None = None
+    #: Whether the objects are images or masks, where a request does not say (``as``).
+    role: Role = "image"
+    #: A template (:mod:`tvetl.spec.templates`) of ``<bucket>/<object>``: draw each object as the one that it names.
+    like: str | None = None
+    #: Extensions of a shard's members that are masks of their sample's image.
+    mask_members: tuple[str, ...] = ("mask.png", "seg.png")
+    #: Extensions of a shard's members that hold their sample's boxes, as JSON.
+    box_members: tuple[str, ...] = ("boxes.json",)
     version: int = 1
 
 
@@ -77,5 +88,13 @@ class Arguments:
     table: str | None = None
     #: ``<bucket>/<object>``: draw as for this object. It changes draws alone, never what is read.
     like: str | None = None
+    #: ``as``: whether the object is an image or a mask; None is "as the pipeline says".
+    role: Role | None = None
+    #: Height and width that the image of a mask has.
+    of: tuple[int, int] | None = None
+    #: (x1, y1, x2, y2) of each box, in pixels of the original; None where there are no boxes to answer with.
+    boxes: tuple[tuple[float, ...], ...] | None = None
+    #: (x, y) of each keypoint, in pixels of the original.
+    keypoints: tuple[tuple[float, ...], ...] | None = None
     #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
     given: frozenset[str] = field(default_factory=frozenset)

@@ -36,6 +36,11 @@ class Op:
     random: bool = False
     agrees: forms.Agree | None = None
     fits: forms.Fit | None = None
+    #: True where it moves pixels, so that an image's annotations move too; False where it changes values alone; None
+    #: where torchvision does not say what becomes of annotations. Of an op that holds steps, these tell.
+    moves: bool | None = True
+    #: Whether it acts on boxes, and so cannot do without them.
+    needs_boxes: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,37 +190,40 @@ _ROWS = (
         "interpolation": Param(_WARPING, "bilinear"), "fill": Param(_FILL, 0)}),
 
     # Colour
-    Op("ColorJitter", _ANY, random=True, params={
+    Op("ColorJitter", _ANY, moves=False, random=True, params={
         "brightness": Param(_FACTORS, None), "contrast": Param(_FACTORS, None),
         "saturation": Param(_FACTORS, None), "hue": Param(_HUES, None)}),
-    Op("Grayscale", _ANY, {"num_output_channels": Param(either(integer(1, 1), integer(3, 3)), 1)}, forms.gray),
-    Op("RandomGrayscale", _ANY, {"p": Param(_P, 0.1)}, random=True),
-    Op("GaussianBlur", _ANY, random=True, params={
+    Op("Grayscale", _ANY, moves=False, gives=forms.gray, params={
+        "num_output_channels": Param(either(integer(1, 1), integer(3, 3)), 1)}),
+    Op("RandomGrayscale", _ANY, moves=False, random=True, params={"p": Param(_P, 0.1)}),
+    Op("GaussianBlur", _ANY, moves=False, random=True, params={
         "kernel_size": _need(_two(integer(1, limits.EDGE, odd=True))),
         "sigma": Param(_two(_POSITIVE, ordered=True), (0.1, 2.0))}),
-    Op("RandomInvert", _ANY, _HALF, random=True),
+    Op("RandomInvert", _ANY, moves=False, random=True, params=_HALF),
     # torchvision says 0..8 bits; Pillow refuses 0.
-    Op("RandomPosterize", _ANY, {"bits": _need(integer(1, 8)), **_HALF}, random=True),
-    Op("RandomSolarize", _ANY, {"threshold": _need(real(0, 255)), **_HALF}, random=True, fits=forms.threshold_fits),
-    Op("RandomAdjustSharpness", _ANY, {"sharpness_factor": _need(real(0)), **_HALF}, random=True),
-    Op("RandomAutocontrast", _ANY, _HALF, random=True),
-    Op("RandomEqualize", _ANY, _HALF, random=True),
+    Op("RandomPosterize", _ANY, moves=False, random=True, params={"bits": _need(integer(1, 8)), **_HALF}),
+    Op("RandomSolarize", _ANY, moves=False, random=True, fits=forms.threshold_fits, params={
+        "threshold": _need(real(0, 255)), **_HALF}),
+    Op("RandomAdjustSharpness", _ANY, moves=False, random=True, params={
+        "sharpness_factor": _need(real(0)), **_HALF}),
+    Op("RandomAutocontrast", _ANY, moves=False, random=True, params=_HALF),
+    Op("RandomEqualize", _ANY, moves=False, random=True, params=_HALF),
 
     # Whole policies
-    Op("AutoAugment", _ANY, random=True, fits=forms.warping_fits, params={
+    Op("AutoAugment", _ANY, moves=None, random=True, fits=forms.warping_fits, params={
         "policy": Param(choice("imagenet", "cifar10", "svhn"), "imagenet"), **_AUGMENT}),
-    Op("RandAugment", _ANY, random=True, agrees=forms.magnitude_agrees, fits=forms.warping_fits, params={
+    Op("RandAugment", _ANY, moves=None, random=True, agrees=forms.magnitude_agrees, fits=forms.warping_fits, params={
         "num_ops": Param(integer(0, limits.REPEATS), 2), "magnitude": Param(integer(0, limits.BINS - 1), 9),
         "num_magnitude_bins": Param(_BINS, 31), **_AUGMENT}),
-    Op("TrivialAugmentWide", _ANY, random=True, fits=forms.warping_fits, params={
+    Op("TrivialAugmentWide", _ANY, moves=None, random=True, fits=forms.warping_fits, params={
         "num_magnitude_bins": Param(_BINS, 31), **_AUGMENT}),
     # A chain_depth of 0 and less draws a depth of 1 to 3. It mixes tensors even where it takes a PIL image.
-    Op("AugMix", _ANY, random=True, fits=forms.fill_fits, params={
+    Op("AugMix", _ANY, moves=None, random=True, fits=forms.fill_fits, params={
         "severity": Param(integer(1, 10), 3), "mixture_width": Param(integer(1, limits.REPEATS), 3),
         "chain_depth": Param(integer(-1, limits.REPEATS), -1), "alpha": Param(_POSITIVE, 1.0),
         "all_ops": Param(FLAG, True), "interpolation": Param(choice("nearest", "bilinear"), "bilinear"),
         "fill": Param(_FILL, None)}),
-    Op("RandomErasing", _ANY, random=True, fits=forms.erasure_fits, params={
+    Op("RandomErasing", _ANY, moves=False, random=True, fits=forms.erasure_fits, params={
         "p": Param(_P, 0.5), "scale": Param(sequence(_P, 2, ordered=True), (0.02, 0.33)),
         "ratio": Param(_RATIO, (0.3, 3.3)), "value": Param(_ERASER, 0.0)}),
 
@@ -223,14 +231,15 @@ _ROWS = (
     Op("RandomApply", _ANY, random=True, params={"transforms": _need(_STEPS), "p": Param(_P, 0.5)}),
 
     # Image to tensor and back
-    Op("ToTensor", _PIL, {}, forms.float_tensor),
-    Op("PILToTensor", _PIL, {}, forms.byte_tensor),
-    Op("ToImage", _PIL, {}, forms.byte_tensor),
-    Op("ToDtype", _TENSOR, {"dtype": _need(_DTYPE), "scale": Param(FLAG, False)}, forms.cast),
-    Op("Normalize", _FLOAT, fits=forms.statistics_fit, params={
+    Op("ToTensor", _PIL, moves=False, params={}, gives=forms.float_tensor),
+    Op("PILToTensor", _PIL, moves=False, params={}, gives=forms.byte_tensor),
+    Op("ToImage", _PIL, moves=False, params={}, gives=forms.byte_tensor),
+    Op("ToDtype", _TENSOR, moves=False, gives=forms.cast, params={
+        "dtype": _need(_DTYPE), "scale": Param(FLAG, False)}),
+    Op("Normalize", _FLOAT, moves=False, fits=forms.statistics_fit, params={
         "mean": _need(sequence(real(), 1, 3)), "std": _need(sequence(_DIVISOR, 1, 3))}),
-    Op("ToPILImage", _TENSOR, {"mode": Param(optional(choice("L", "RGB")), None)}, forms.pil_image,
-       fits=forms.mode_fits),
+    Op("ToPILImage", _TENSOR, moves=False, gives=forms.pil_image, fits=forms.mode_fits, params={
+        "mode": Param(optional(choice("L", "RGB")), None)}),
 )
 # fmt: on
 
@@ -248,7 +257,7 @@ def is_plugin(name: str) -> bool:
 
 def row(name: str) -> Op:
     """The op's row. Of a plugin op only what holds for each: it takes a PIL image and gives one of as many channels."""
-    return Op(name, _PIL, {}) if is_plugin(name) else OPS[name]
+    return Op(name, _PIL, {}, moves=None) if is_plugin(name) else OPS[name]
 
 
 #: Names of torchvision.transforms (v1) that mean an op of another name.

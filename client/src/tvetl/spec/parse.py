@@ -17,7 +17,7 @@ from tvetl.spec.model import Output, Pipeline, Step, Value
 from tvetl.spec.ops import ALIASES, OPS, Param, alias_params, is_plugin, row
 from tvetl.spec.output import FORMATS, default_output, misfits
 from tvetl.spec.text import BadText, check_data, load
-from tvetl.spec.values import PLAIN, Refused, choice, integer, optional, sequence, show
+from tvetl.spec.values import EXTENSION, LIKE, PLAIN, Refused, choice, integer, optional, sequence, several, show
 
 #: The fields of a pipeline beside steps and output.
 FIELDS: Mapping[str, Param] = {
@@ -28,6 +28,10 @@ FIELDS: Mapping[str, Param] = {
     "depth": Param(choice("refuse", "convert", "scale"), "refuse"),
     "truncated": Param(choice("refuse", "pad"), "refuse"),
     "background": Param(optional(sequence(integer(0, 255), 3)), None),
+    "role": Param(choice("image", "mask"), "image"),
+    "like": Param(optional(LIKE), None),
+    "mask_members": Param(several(EXTENSION, 0, limits.EXTENSIONS), ("mask.png", "seg.png")),
+    "box_members": Param(several(EXTENSION, 0, limits.EXTENSIONS), ("boxes.json",)),
 }
 #: What to do where a step takes the first kind and gets the second.
 _HINTS = {
@@ -114,12 +118,19 @@ def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
         problems.add("$", f"expected an object with steps, got {show(data)}")
         return None
     fields = read_params(data, FIELDS, "$", problems, ignore=("steps", "output"))
+    for extension in _items(fields, "mask_members") & _items(fields, "box_members"):
+        problems.add("$.box_members", f"{show(extension)} is among mask_members, too")
     steps, form = _read_steps(data, problems)
     output = _read_output(data["output"], form, problems) if "output" in data else default_output(form or START)
     if problems or output is None:
         return None
     # read_params has checked each against its row of FIELDS.
     return Pipeline(steps=tuple(steps), output=output, **fields)  # type: ignore[arg-type]
+
+
+def _items(values: Mapping[str, Value], name: str) -> set[Value]:
+    items = values.get(name)
+    return set(items) if isinstance(items, tuple) else set()
 
 
 def _read_steps(data: Mapping[str, object], problems: Problems) -> tuple[list[Step], Form | None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from tvetl.spec import limits
 from tvetl.spec.model import Value
+from tvetl.spec.templates import expand
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 40, 40
@@ -127,6 +128,23 @@ def _accept_object(value: object) -> Value:
     return value
 
 
+def _accept_extension(value: object) -> Value:
+    _refuse_unless(isinstance(value, str) and len(value) <= limits.EXTENSION and not value.startswith("."))
+    assert isinstance(value, str)
+    _refuse_unless(bool(value) and "/" not in value and value == value.lower() and value.isprintable())
+    return value
+
+
+def _accept_like(value: object) -> Value:
+    _refuse_unless(isinstance(value, str))
+    assert isinstance(value, str)
+    try:
+        _accept_object(expand(value, "bucket", "name"))  # so it names a bucket, also of an object in no folder
+    except ValueError:
+        raise Refused from None
+    return value
+
+
 def _accept_digest(value: object) -> Value:
     _refuse_unless(isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None)
     assert isinstance(value, str)
@@ -136,6 +154,22 @@ def _accept_digest(value: object) -> Value:
 DIGEST = Kind("16 hex digits", {"type": "string", "pattern": "^[0-9a-f]{16}$"}, _accept_digest, (str,))
 FLAG = Kind("true or false", {"type": "boolean"}, _accept_flag, (bool,))
 OBJECT = Kind("an object as bucket/name", {"type": "string", "pattern": "^[^/]*[^/:]/."}, _accept_object, (str,))
+LIKE = Kind(
+    "an object as bucket/name, with {bucket}, {name}, {folder} or {stem} in it and nothing else in braces",
+    {
+        "type": "string",
+        "maxLength": limits.OBJECT_BYTES,
+        "pattern": "^(?=[\\s\\S]*/)(?=[\\s\\S]*\\{(bucket|name|folder|stem)\\})",
+    },
+    _accept_like,
+    (str,),
+)
+EXTENSION = Kind(
+    "an extension in lower case as mask.png",
+    {"type": "string", "maxLength": limits.EXTENSION, "pattern": "^[^./A-Z][^/A-Z]*$"},
+    _accept_extension,
+    (str,),
+)
 NULL = Kind("null", {"type": "null"}, _accept_null, (type(None),))
 
 
@@ -172,6 +206,44 @@ def sequence(item: Kind, *lengths: int, ordered: bool = False) -> Kind:
     lists = [{"type": "array", "items": item.schema, "minItems": n, "maxItems": n} for n in lengths]
     schema: Mapping[str, object] = lists[0] if len(lists) == 1 else {"anyOf": lists}
     return Kind(said, schema, accept, (list, tuple))
+
+
+def several(item: Kind, least: int, most: int) -> Kind:
+    """A list of ``least`` to ``most`` values."""
+
+    def accept(value: object) -> Value:
+        _refuse_unless(isinstance(value, (list, tuple)) and least <= len(value) <= most)
+        assert isinstance(value, (list, tuple))
+        return tuple(item.accept(each) for each in value)
+
+    schema = {"type": "array", "items": item.schema, "minItems": least, "maxItems": most}
+    return Kind(f"a list of {least}..{most} ({item.expected})", schema, accept, (list, tuple))
+
+
+def rows(names: str, most: int) -> Kind:
+    """A list of at most ``most`` lists, one value for each of the comma-separated names.
+
+    The lists are taken as they are: :func:`read_row` reads each, so that a wrong one is named by its place.
+    """
+
+    def accept(value: object) -> Value:
+        _refuse_unless(isinstance(value, (list, tuple)) and len(value) <= most)
+        assert isinstance(value, (list, tuple))
+        return tuple(value)
+
+    length = names.count(",") + 1
+    row = {"type": "array", "minItems": length, "maxItems": length, "items": {"type": "number", "minimum": 0}}
+    schema = {"type": "array", "maxItems": most, "items": row}
+    return Kind(f"a list of 0..{most} lists [{names}]", schema, accept, (list, tuple))
+
+
+def read_row(value: object, names: str) -> tuple[float, ...]:
+    """Finite numbers from 0 on, one for each of the comma-separated names; raises Refused."""
+    if isinstance(value, (list, tuple)) and len(value) == names.count(",") + 1:
+        numbers = tuple(float(each) + 0.0 for each in value if type(each) in (int, float) and 0 <= each < math.inf)
+        if len(numbers) == len(value):
+            return numbers
+    raise Refused(f"expected [{names}] in pixels of the image, from 0 on, got {show(value)}")
 
 
 def either(*kinds: Kind) -> Kind:
