@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 from support import faults
 from support.faults import Fault, Gateway
 
@@ -464,8 +465,10 @@ def test_answers_that_are_damaged_are_told_whatever_they_are(figure: Figure) -> 
     made["npy"] = file.getvalue()
     header = json.dumps({"x": {"dtype": "U8", "shape": [48, 64, 3], "data_offsets": [0, 9216]}}).encode()
     made["safetensors"] = len(header).to_bytes(8, "little") + header + pixels.tobytes()
+    made["sample"] = save({"image": pixels, "boxes": np.ones((3, 4), np.float32)}, {"of": "[48, 64]"})
     tried = refused = 0
     for kind, data in made.items():
+        read = answers.read_sample if kind == "sample" else answers.read_answer
         damaged = [data[: len(data) * part // 64] for part in range(64)]
         for _ in range(200):
             spot = bytearray(data)
@@ -475,13 +478,13 @@ def test_answers_that_are_damaged_are_told_whatever_they_are(figure: Figure) -> 
         for broken in damaged:
             tried += 1
             try:
-                answers.read_answer(broken)
+                read(broken)
             except UsageError:
                 refused += 1
-        if kind in ("npy", "safetensors"):
+        if kind in ("npy", "safetensors", "sample"):
             for part in range(64):
                 with pytest.raises(UsageError):
-                    answers.read_answer(data[: len(data) * part // 64])
+                    read(data[: len(data) * part // 64])
     huge = made["npy"].replace(b"(48, 64, 3)", b"(9999999999,)")[: len(made["npy"])]
     with pytest.raises(UsageError):
         answers.read_answer(huge)

@@ -9,7 +9,7 @@ import math
 import tarfile
 from collections.abc import Iterator
 from tokenize import TokenError
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ _LARGEST_SPARSE = 2**30  # bytes of a member with holes, which costs an archive 
 #: Pillow's modes that are given as they are; all else becomes RGB. Numbers of more than 8 bits RGB would cut at 255.
 _KEPT = ("RGB", "L", "I;16", "I", "F")
 _NPY = b"\x93NUMPY"
-_SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+_SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32, "I32": np.int32, "I64": np.int64}
 
 
 def read_answer(data: bytes | bytearray) -> Decoded:
@@ -46,6 +46,23 @@ def read_answer(data: bytes | bytearray) -> Decoded:
     if is_tar(data):
         return [_image(member) for _, member in members(data)]
     return _image(data)
+
+
+def read_sample(data: bytes | bytearray) -> tuple[dict[str, Array], tuple[int, int]]:
+    """Decode the answer to an image with boxes or keypoints, or to a mask, in safetensors.
+
+    Gives the tensors by name (``image`` (C, H, W), ``boxes`` float32 (M, 4), ``kept`` int64 (M,), ``keypoints``
+    float32 (K, 2), ``mask`` (H, W)), writable, of a bytearray its own memory; and height and width of the original.
+    Raises UsageError for anything else.
+    """
+    if data[8:9] != b"{":
+        raise UsageError("this is no safetensors")
+    tensors, metadata = _tensors(data)
+    try:
+        height, width = map(int, json.loads(str(metadata["of"])))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise UsageError("this safetensors does not say the size of the original") from error
+    return tensors, (height, width)
 
 
 def is_tar(data: bytes | bytearray) -> bool:
@@ -102,16 +119,34 @@ def npy_header(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dt
 
 
 def _safetensors(data: bytes | bytearray) -> Array:
-    """The one tensor of a safetensors file: 8 bytes with the header's length, the header in JSON, the values."""
+    """The one tensor of a safetensors file."""
+    tensors, _ = _tensors(data)
+    if len(tensors) != 1:
+        raise UsageError(f"this safetensors holds {len(tensors)} tensors, {', '.join(tensors)}: expected one")
+    return tensors.popitem()[1]
+
+
+def _tensors(data: bytes | bytearray) -> tuple[dict[str, Array], dict[str, object]]:
+    """Tensors and metadata of a safetensors file: 8 bytes with the header's length, the header in JSON, the values."""
     end = 8 + int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8:end])
-        (entry,) = (value for name, value in header.items() if name != "__metadata__")
-        first, last = entry["data_offsets"]
-        values = np.frombuffer(data[end + first : end + last], _SAFETENSORS[entry["dtype"]])
-        return values.reshape(entry["shape"]).copy()  # of bytes, an array is read-only
+        metadata = dict(header.pop("__metadata__", {}))
+        return {name: _of_entry(data, end, entry) for name, entry in header.items()}, metadata
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise UsageError("this is not safetensors as an ETL writes it: one tensor of U8, F16 or F32") from error
+        raise UsageError("this is not safetensors as an ETL writes it: tensors of U8, I32, I64, F16, F32") from error
+
+
+def _of_entry(data: bytes | bytearray, begin: int, entry: dict[str, Any]) -> Array:
+    """The tensor that an entry of a safetensors header describes. Raises ValueError where it is not there."""
+    (first, last), dtype = entry["data_offsets"], np.dtype(_SAFETENSORS[entry["dtype"]])
+    count = math.prod(entry["shape"])
+    if first < 0 or last - first != count * dtype.itemsize or begin + last > len(data):
+        raise ValueError("its bytes are not there")
+    if not count:  # of which numpy makes no view at the data's end
+        return np.empty(entry["shape"], dtype)
+    array: Array = np.frombuffer(data, dtype, count, begin + first).reshape(entry["shape"])
+    return array if array.flags.writeable and array.flags.aligned else array.copy()
 
 
 def _image(data: bytes | bytearray) -> Image.Image:
