@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -203,6 +204,9 @@ class Recorder:
     puts: list[Put] = field(default_factory=list)
     replies: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     port: int = 0
+    scheme: str = "http"
+    #: How many connections came, with a handshake or without.
+    connections: int = 0
 
     @property
     def host(self) -> str:
@@ -211,15 +215,27 @@ class Recorder:
     @property
     def url(self) -> str:
         """AIS_TARGET_URL, were this our own target."""
-        return f"http://{self.host}/v1/etl/_object/rec-etl/{SECRET}"
+        return f"{self.scheme}://{self.host}/v1/etl/_object/rec-etl/{SECRET}"
 
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    notes = Recorder()
+    with recording() as notes:
+        yield notes
+
+
+@contextmanager
+def recording(tls: ssl.SSLContext | None = None) -> Iterator[Recorder]:
+    """A recorder that listens until the end, over https with a context."""
+    notes = Recorder(scheme="https" if tls else "http")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            notes.connections += 1
+            super().setup()
 
         def do_PUT(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -241,9 +257,13 @@ def recorder() -> Iterator[Recorder]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     notes.port = server.server_address[1]
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    yield notes
-    server.shutdown()
-    server.server_close()
+    try:
+        yield notes
+    finally:
+        server.shutdown()
+        server.server_close()

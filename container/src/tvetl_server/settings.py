@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from tvetl.errors import TvetlError
 from tvetl_server.limits import Limits
+from tvetl_server.tls import Tls
 
 __all__ = ["SETTINGS", "Settings", "SettingsError", "TargetUrl", "Variable", "cpus", "read_settings"]
 
@@ -122,6 +123,10 @@ class Settings:
     direct_put: bool = False
     """Whether the ETL was registered for direct put. AIStore asks for it in any case, and accepts the bytes instead."""
 
+    tls: Tls = field(default_factory=Tls)
+    """How deliveries over https trust and identify themselves: AIS_CLIENT_CA, AIS_CRT, AIS_CRT_KEY, and
+    AIS_SKIP_VERIFY_CRT, as AIStore's SDK has them."""
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -164,6 +169,10 @@ SETTINGS = (
     Variable("TVETL_ACCESS_LOG", "off or json", "off", "a line for each request on stderr"),
     Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: the URL for direct put; a secret"),
     Variable("direct_put", "true or false", "false", "set by AIStore: whether direct put was registered"),
+    Variable("AIS_CLIENT_CA", "file or PEM", "(the system's)", "authorities that sign the targets' certificates"),
+    Variable("AIS_CRT", "file or PEM", "(none)", "client certificate, for targets that ask for one"),
+    Variable("AIS_CRT_KEY", "file or PEM", "(none)", "its private key; a secret"),
+    Variable("AIS_SKIP_VERIFY_CRT", "true or false", "false", "send results, and the secret, to unverified hosts"),
 )
 
 # A Service called "tvetl..." makes Kubernetes put variables of these shapes into every pod of the namespace.
@@ -171,6 +180,10 @@ _KUBERNETES = re.compile(r"TVETL(_.*)?_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP
 _DEVICES: Mapping[str, DeviceKind] = {"none": "none", "cuda": "cuda", "host": "host"}
 _WITHOUT_DEVICE: Mapping[str, WithoutDevice] = {"refuse": "refuse", "stop": "stop", "cpu": "cpu"}
 _HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+#: As the SDK reads them, which takes any other word for false.
+_SWITCH = {
+    word: on for on, words in ((True, "true 1 t y yes on"), (False, "false 0 f n no off")) for word in words.split()
+}
 
 
 def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | None = None) -> Settings:
@@ -213,6 +226,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
         access_log=reader.choice("TVETL_ACCESS_LOG", {"off": False, "json": True}, "off"),
         target_url=reader.target("AIS_TARGET_URL"),
         direct_put=reader.choice("direct_put", {"true": True, "false": False}, "false"),
+        tls=reader.tls(),
     )
     reader.unknown()
     if reader.problems:
@@ -309,6 +323,17 @@ class _Reader:
             self.reject(name, "no path, a query or a fragment (not shown)", "http://<target>:<port>/<path>")
             return None
         return TargetUrl(url.scheme, url.netloc, url.path.rstrip("/"))
+
+    def tls(self) -> Tls:
+        """Checked here, so that a start fails for it and not the first delivery."""
+        skip = self.choice("AIS_SKIP_VERIFY_CRT", _SWITCH, "false")
+        tls = Tls(self.get("AIS_CLIENT_CA"), self.get("AIS_CRT"), self.get("AIS_CRT_KEY"), not skip)
+        if tls != Tls(verify=tls.verify):
+            try:
+                tls.context()
+            except ValueError as error:
+                self.problems.append(str(error))
+        return tls
 
     def unknown(self) -> None:
         """Refuse unknown TVETL_* variables: ignoring a misspelled one would change a job silently."""

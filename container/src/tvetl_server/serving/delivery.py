@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from tvetl_server.errors import BadNodeUrl, DeliveryFailed, DeliveryRetry, HostNotAllowed
 from tvetl_server.processes.result_body import Body
-from tvetl_server.serving.http_client import Broken, ClientResponse, HttpClient, NotSent, TooLong
+from tvetl_server.serving.http_client import Broken, ClientResponse, HttpClient, NoTrust, NotSent, TooLong
 from tvetl_server.settings import Settings, TargetUrl
 
 __all__ = ["LENGTH_HEADER", "NODE_URL_HEADER", "RETRY_HEADER", "RETRY_REASON", "Delivered", "Delivery", "Route"]
@@ -36,6 +36,9 @@ _STAGES = 32
 _QUOTINGS = 8
 #: Bytes of another node's error that are read for a quotation.
 _QUOTED = 4096
+
+#: What helps where TLS fails.
+_TRUST = "The server's AIS_CLIENT_CA, AIS_CRT and AIS_CRT_KEY are the pod's own settings: docs/secured.md."
 
 #: The characters of a request line; %XX stays as it is.
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
@@ -79,7 +82,7 @@ class Delivery:
         self._seconds = settings.delivery_seconds
         self._limit = settings.limits.max_bytes
         self._hosts = _Hosts(settings)
-        self._client = HttpClient(_POOL_SIZE)
+        self._client = HttpClient(_POOL_SIZE, settings.tls.context)
 
     def route(self, header: str | None) -> Route | None:
         """The route of the result, by Ais-Node-Url; None: in the response. Called before the object is transformed.
@@ -122,6 +125,8 @@ class Delivery:
                 response = self._client.put(node, target, data, headers, deadline, self._limit)
             except TimeoutError:
                 raise DeliveryFailed(f"{host} did not answer in time.") from None
+            except NoTrust as error:  # the same again, until somebody changes a setting or a certificate
+                raise DeliveryFailed(f"{host}{error}. {_TRUST}") from None
             except TooLong:
                 raise DeliveryFailed(f"The next stage answered with more than {self._limit} bytes.") from None
             except NotSent:

@@ -14,19 +14,20 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from _typeshed import WriteableBuffer
 
+from tvetl.errors import handshake_fault
 from tvetl_server.processes.result_body import Body, pieces
 
-__all__ = ["Broken", "ClientResponse", "HttpClient", "NotSent", "TooLong"]
+__all__ = ["Broken", "ClientResponse", "HttpClient", "NoTrust", "NotSent", "TooLong"]
 
 #: Seconds to connect to a node of the cluster.
 _CONNECT = 3.0
@@ -36,6 +37,13 @@ _STEP = 1 << 20
 
 class NotSent(Exception):
     """No connection: nothing of the request can have arrived."""
+
+
+class NoTrust(Exception):
+    """TLS refuses the node, or the node us; the message follows the node's name, "'s certificate has expired".
+
+    Nothing was accepted. The request was not even sent, unless it is the node that refuses.
+    """
 
 
 class Broken(Exception):
@@ -56,10 +64,16 @@ class ClientResponse:
 
 
 class HttpClient:
-    """Sends PUTs; its pool keeps at most ``pool_size`` idle connections."""
+    """Sends PUTs; its pool keeps at most ``pool_size`` idle connections, so that TLS's handshakes are few.
 
-    def __init__(self, pool_size: int) -> None:
+    ``tls`` makes the context for nodes that speak https, once the first is there: it may read all of the system's
+    authorities.
+    """
+
+    def __init__(self, pool_size: int, tls: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
         self._pool_size = pool_size
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
         self._lock = threading.Lock()
         self._idle: list[tuple[tuple[str, str], HTTPConnection]] = []  # the last used comes last
 
@@ -69,18 +83,20 @@ class HttpClient:
         """PUT ``data`` to ``target`` (path and query, as they go on the wire) at ``node``'s scheme, host and port.
 
         ``deadline`` is on time.monotonic(); ``limit`` is in bytes, of the response's body.
-        Raises NotSent, Broken, TooLong or TimeoutError; none of their messages quotes the URL.
+        Raises NotSent, NoTrust, Broken, TooLong or TimeoutError; none of their messages quotes the URL.
         """
         key = (node.scheme, node.netloc)
         connection = self._take(key)
         if connection is None:
-            connection = _connect(node, deadline)
+            connection = _connect(node, deadline, self._context_for(node))
         reusable = False
         try:
             response, reusable = _round_trip(connection, node.netloc, target, data, headers, deadline, limit)
         except TimeoutError:
             raise
         except (OSError, HTTPException, ValueError) as error:
+            if fault := handshake_fault(error):  # with TLS 1.3 a node refuses our certificate after the handshake
+                raise NoTrust(fault.phrase) from None
             # The type alone: the messages of these errors may quote the URL, and with it the secret.
             raise Broken(type(error).__name__) from None
         finally:
@@ -89,6 +105,13 @@ class HttpClient:
             else:
                 connection.close()
         return response
+
+    def _context_for(self, node: SplitResult) -> ssl.SSLContext | None:
+        if node.scheme != "https":
+            return None
+        with self._lock:
+            self._context = self._context or self._tls()
+        return self._context
 
     def _take(self, key: tuple[str, str]) -> HTTPConnection | None:
         """An idle connection that is still open; closed ones are dropped from the pool."""
@@ -120,17 +143,12 @@ def _left(deadline: float) -> float:
     return left
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """A context that verifies certificates; made once, as it reads all certificates of the system."""
-    return ssl.create_default_context()
-
-
-def _connect(node: SplitResult, deadline: float) -> HTTPConnection:
+def _connect(node: SplitResult, deadline: float, context: ssl.SSLContext | None) -> HTTPConnection:
+    """An open connection, TLS's handshake included where there is a ``context``: until it holds, nothing is sent."""
     host, seconds = node.hostname or "", min(_CONNECT, _left(deadline))
     connection = (
-        HTTPSConnection(host, node.port, timeout=seconds, context=_tls())
-        if node.scheme == "https"
+        HTTPSConnection(host, node.port, timeout=seconds, context=context)
+        if context
         else HTTPConnection(host, node.port, timeout=seconds)
     )
     try:
@@ -140,6 +158,8 @@ def _connect(node: SplitResult, deadline: float) -> HTTPConnection:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot encode
         connection.close()
+        if fault := handshake_fault(error):
+            raise NoTrust(fault.phrase) from None
         raise NotSent(type(error).__name__) from None
     return connection
 
