@@ -202,7 +202,7 @@ def test_a_name_of_1_kb_of_cjk_with_arguments(server: Server) -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"PUT /src/%b HTTP/1.1\r\n\r\n" % (b"a" * 70_000), 414),
+        (b"PUT /src/%b HTTP/1.1\r\n\r\n" % (b"a" * 700_000), 414),
         (PUT + b"X: %b\r\n\r\n" % (b"y" * 70_000), 431),
         (PUT + b"X: y\r\n" * 70 + b"\r\n", 431),
         (b"A" * 1_000_000, 414),

@@ -133,6 +133,9 @@ CASES: dict[str, Callable[[World], Any]] = {
     "too_many_frames": lambda w: w.server.put("/src/a.jpg", encoded((50, 50), "GIF", frames=3)),
     "too_many_members": lambda w: w.server.put("/src/a.tar", tarred({f"{at}.txt": b"." for at in range(3)})),
     "bad_shard": lambda w: w.server.put("/src/a.tar", tarred({"1.txt": b".", "1.TXT": b"."})),
+    "bad_annotations": lambda w: w.server.put(
+        "/src/a.jpg?etl_args=" + quote('{"boxes": [[0, 0, 5, 500]]}'), encoded((50, 50))
+    ),
     "transform_failed": lambda w: w.server.put("/src/a.jpg", encoded((20, 20))),
     "out_of_time": slow,
     "delivery_failed": refused,

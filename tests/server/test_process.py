@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from tvetl.spec import parse
-from tvetl_server import wsgi
+from tvetl_server import server as serving
+from tvetl_server.processes.jail import Jail
+from tvetl_server.serving.source import Files
 from tvetl_server.settings import SETTINGS, Settings
 
 PATIENCE = 10.0
@@ -118,8 +120,8 @@ def test_a_worker_that_cannot_start_does_not_end_the_arbiter(monkeypatch: pytest
         raise MemoryError
 
     pipeline = parse(PIPELINE)
-    server = wsgi._Server(Settings(pipeline=PIPELINE), pipeline)
-    monkeypatch.setattr(wsgi, "Engine", short_of_memory)
+    server = serving._Server(Settings(pipeline=PIPELINE), pipeline, {}, Jail("off"), Files((), 1))
+    monkeypatch.setattr(serving, "Engine", short_of_memory)
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(SystemExit) as left:
         server.load()
@@ -159,4 +161,4 @@ def test_more_requests_than_threads_wait_and_are_all_answered(run_server: Callab
 
 def test_a_request_line_over_the_limit_is_refused(run_server: Callable[..., Any]) -> None:
     server = run_server()
-    assert server.put("/src/" + "a" * 70_000).status == 414
+    assert server.put("/src/" + "a" * 700_000).status == 414

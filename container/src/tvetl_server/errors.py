@@ -74,6 +74,10 @@ class BadShard(ObjectError):
     """A shard in which a member would be called as another one is, or a sample has an extension twice."""
 
 
+class BadAnnotations(ObjectError):
+    """A mask of another size than its image, or with more than one value a pixel; boxes or keypoints outside."""
+
+
 class TransformFailed(ObjectError):
     """A step of the pipeline cannot take this image."""
 

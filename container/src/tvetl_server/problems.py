@@ -44,6 +44,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.TooManyFrames: Problem(422, "too_many_frames"),
     errors.TooManyMembers: Problem(422, "too_many_members"),
     errors.BadShard: Problem(422, "bad_shard"),
+    errors.BadAnnotations: Problem(422, "bad_annotations"),
     errors.TransformFailed: Problem(422, "transform_failed"),
     errors.OutOfTime: Problem(422, "out_of_time"),
     errors.DeliveryFailed: Problem(502, "delivery_failed"),

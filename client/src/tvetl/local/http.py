@@ -23,7 +23,7 @@ import msgspec
 Message = TypeVar("Message")
 
 BLOCK = 1 << 17  # bytes of a read at most, and so of a chunk, as with AIStore's own buffers
-_MOST_LINES, _LONGEST_LINE = 100, 1 << 16  # of a request's head, and their bytes
+_MOST_LINES, _LONGEST_LINE = 100, 1 << 20  # of a request's head, and their bytes: Go's default
 _LONGEST_MESSAGE = 64 << 20  # bytes of a JSON body; a list of a million names fits
 _PATIENCE = 300.0  # seconds that a connection may send nothing, or take nothing of what it is sent
 #: The errors of a full disk, or of a quota or limit on it.

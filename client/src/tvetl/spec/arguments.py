@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from tvetl.errors import ArgumentsError, Problem
 from tvetl.spec import limits
-from tvetl.spec.model import IMAGE_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
-from tvetl.spec.ops import OPS, Param, single
+from tvetl.spec.model import IMAGE_FORMATS, MASK_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
+from tvetl.spec.ops import OPS, Param, row, single
 from tvetl.spec.output import FORMATS, plain_output
 from tvetl.spec.parse import Problems, read_params
 from tvetl.spec.pointwise import NotSplit, parts
 from tvetl.spec.text import BadText, check_data, load_json
-from tvetl.spec.values import DIGEST, FLAG, OBJECT, Refused, choice, either, integer, optional, sequence, spelled
+from tvetl.spec.values import (
+    DIGEST,
+    FLAG,
+    OBJECT,
+    Refused,
+    choice,
+    either,
+    integer,
+    optional,
+    read_row,
+    rows,
+    sequence,
+    show,
+    spelled,
+)
 
 _EDGE = integer(1, limits.EDGE)
 _COUNTER = integer(0, limits.COUNTER)
+#: An edge of an image as it is opened, which may be larger than any that a step makes.
+_SIDE = integer(1, limits.COUNTER)
+
+#: Ops that cannot do without boxes; of a mask alone, those whose draws depend on them.
+NEEDS_BOXES = {False: ("RandomIoUCrop", "SanitizeBoundingBoxes", "ClampBoundingBoxes"), True: ("RandomIoUCrop",)}
+#: What one of each is.
+_ROWS = {"boxes": "x1, y1, x2, y2", "keypoints": "x, y"}
 
 #: Every argument; null is "as the pipeline says", as if it were not given, and so is false.
 ARGUMENTS: Mapping[str, Param] = {
@@ -30,6 +51,10 @@ ARGUMENTS: Mapping[str, Param] = {
     "pixels": Param(optional(FLAG)),
     "table": Param(optional(DIGEST)),
     "like": Param(optional(OBJECT)),
+    "as": Param(optional(choice("image", "mask"))),
+    "of": Param(optional(sequence(_SIDE, 2))),
+    "boxes": Param(optional(rows(_ROWS["boxes"], limits.BOXES))),
+    "keypoints": Param(optional(rows(_ROWS["keypoints"], limits.KEYPOINTS))),
 }
 
 
@@ -51,9 +76,43 @@ def parse_arguments(source: str | Mapping[str, object] | None) -> Arguments:
         problems.add("$.table", "is of pixels, which are not asked for")
     if {"view", "views"} <= given:
         problems.add("$.view", "not together with views, which gives the views 0, 1, ...")
+    for name in given & _ROWS.keys():
+        values[name] = _read_rows(name, values[name], problems)
+    _check_annotations(values, given, problems)
     if problems:
         raise ArgumentsError(problems.listed(), hint=_HINT)
     return _arguments(values, given)
+
+
+def _read_rows(name: str, given: Value, problems: Problems) -> tuple[Value, ...]:
+    """The boxes or keypoints; each that is none is reported by its place."""
+    assert isinstance(given, tuple)
+    found: list[Value] = []
+    for place, each in enumerate(given):
+        try:
+            row = read_row(each, _ROWS[name])
+        except Refused as refusal:
+            problems.add(f"$.{name}[{place}]", str(refusal))
+            continue
+        if name == "boxes" and not (row[0] <= row[2] and row[1] <= row[3]):
+            problems.add(f"$.boxes[{place}]", f"expected x1 <= x2 and y1 <= y2, got {show(list(row))}")
+        found.append(row)
+    return tuple(found)
+
+
+def _check_annotations(values: Mapping[str, Value], given: frozenset[str], problems: Problems) -> None:
+    """Report what does not go together with a mask, or with the sample that boxes and keypoints make of an answer."""
+    annotated = sorted(given & {"boxes", "keypoints"})
+    if values.get("as") == "mask":
+        for name in sorted(given & {"pixels", "quality", "keypoints"}):
+            problems.add(f"$.{name}", "not together with as mask: a mask has none")
+    elif annotated:
+        if "views" in given:
+            problems.add("$.views", f"not together with {annotated[0]}; ask for each view by itself, with view")
+        if values.get("format") not in (None, "safetensors"):
+            problems.add("$.format", f"expected safetensors, which holds an image and its {annotated[0]}")
+    if "of" in given and values.get("as") == "image":
+        problems.add("$.of", "is of a mask, and as says that the object is an image")
 
 
 _HINT = f"etl_args is a JSON object with any of {', '.join(ARGUMENTS)}"
@@ -68,7 +127,7 @@ def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
         value = values[name]
         return value if isinstance(value, str) else None
 
-    size = values["size"]
+    size, of = values["size"], values["of"]
     return Arguments(
         seed=number("seed"),
         epoch=number("epoch") or 0,
@@ -80,6 +139,10 @@ def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
         pixels=values["pixels"] is True,
         table=text("table"),
         like=text("like"),
+        role={"image": "image", "mask": "mask", None: None}[text("as")],
+        of=_pair(of) if isinstance(of, tuple) else None,
+        boxes=_rows(values["boxes"]),
+        keypoints=_rows(values["keypoints"]),
         given=given,
     )
 
@@ -89,6 +152,10 @@ def _pair(value: tuple[Value, ...]) -> tuple[int, int]:
     assert isinstance(height, int)
     assert isinstance(width, int)
     return height, width
+
+
+def _rows(value: Value) -> tuple[tuple[float, ...], ...] | None:
+    return value if isinstance(value, tuple) else None  # type: ignore[return-value]  # by the kind of boxes
 
 
 def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
@@ -102,7 +169,14 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
     if arguments.given & {"epoch", "view"} and arguments.seed is None and pipeline.seed is None:
         name = "epoch" if "epoch" in arguments.given else "view"
         problems.add(f"$.{name}", "needs a seed, here or in the pipeline; without one every answer is random")
-    output = _asked_output(pipeline.output, arguments, problems)
+    is_mask = (arguments.role or pipeline.role) == "mask"
+    _check_steps(pipeline, arguments, problems, is_mask=is_mask)
+    if is_mask:
+        output = _mask_output(pipeline.output, arguments, problems)
+    elif arguments.is_annotated:
+        output = _sample_output(pipeline.output)
+    else:
+        output = _asked_output(pipeline.output, arguments, problems)
     steps = pipeline.steps if arguments.size is None else _resized(pipeline.steps, arguments.size, problems)
     if output != pipeline.output or steps != pipeline.steps:
         pipeline = replace(pipeline, steps=steps, output=output)
@@ -118,6 +192,50 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
     if problems:
         raise ArgumentsError(problems.listed())
     return pipeline
+
+
+def _check_steps(pipeline: Pipeline, arguments: Arguments, problems: Problems, *, is_mask: bool) -> None:
+    """Report steps that need boxes which are not there, and those of which nobody knows what becomes of annotations."""
+    ops = [*_ops(pipeline.steps)]
+    annotated = sorted(arguments.given & {"boxes", "keypoints"}) or (["as"] if is_mask else [])
+    if annotated and (unknown := [op for op in ops if row(op).moves is None]):
+        problems.add(
+            f"$.{annotated[0]}", f"torchvision does not say what {unknown[0]} makes of masks, boxes and keypoints"
+        )
+    if is_mask and arguments.seed is None and pipeline.seed is None and any(row(op).random for op in ops):
+        problems.add(
+            "$.as", "a mask needs a seed, here or in the pipeline: without one it is not drawn as its image is"
+        )
+    needs = [op for op in ops if op in NEEDS_BOXES[is_mask]]
+    if needs and arguments.boxes is None:
+        problems.add("$.boxes", f"missing: {needs[0]} acts on boxes; give those of the object, [] for none")
+
+
+def needs_boxes(pipeline: Pipeline) -> bool:
+    """Whether a step acts on boxes, so that each request must bring those of its object."""
+    return any(op in NEEDS_BOXES[False] for op in _ops(pipeline.steps))
+
+
+def _ops(steps: Iterable[Step]) -> Iterator[str]:
+    """The names of all steps, and of those that they hold."""
+    for step in steps:
+        yield step.op
+        yield from _ops(step.inner)
+
+
+def _mask_output(output: Output, arguments: Arguments, problems: Problems) -> Output:
+    """png, or a tensor, as the pipeline's output is an image or a tensor."""
+    wanted = arguments.format or (output.format if output.format in MASK_FORMATS else "png")
+    if wanted not in MASK_FORMATS:
+        problems.add("$.format", f"expected one of {', '.join(MASK_FORMATS)} for a mask")
+        return output
+    return output if wanted == output.format == "png" else plain_output(wanted)
+
+
+def _sample_output(output: Output) -> Output:
+    """safetensors, with the same dtype."""
+    sample = plain_output("safetensors")
+    return replace(sample, options={**sample.options, "dtype": output.options.get("dtype")})
 
 
 def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> Output:

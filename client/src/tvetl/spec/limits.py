@@ -21,8 +21,9 @@ NESTING = 32
 NODES = 64 * 1024
 #: Steps of a pipeline. Each may copy the whole image.
 STEPS = 64
-#: Steps inside one RandomApply.
+#: Steps inside one step (RandomApply, RandomChoice, RandomOrder), and how many such steps may lie in each other.
 INNER = 8
+DEPTH = 3
 #: Problems listed in one error; the rest are counted.
 PROBLEMS = 100
 #: Unknown keys of one object that are named, each with the one it resembles; the rest are counted.
@@ -31,6 +32,13 @@ UNKNOWN = 10
 EDGE = 8192
 #: Repetitions inside one step (operations of RandAugment, chains of AugMix): each is a pass over the image.
 REPEATS = 100
+#: Numbers in a list that one is drawn of: sizes of RandomShortestSize, and the options of RandomIoUCrop, which tries up
+#: to REPEATS boxes for each until it draws one that needs none.
+DRAWN_OF = 32
+#: Times that a step may make an image longer; what it makes in all is the server's limit.
+GROWTH = 100.0
+#: The largest value of a mask: 16 bits.
+MASK_VALUE = 2**16 - 1
 #: Steps between the weakest and the strongest augmentation; torchvision makes a table of as many numbers each time.
 BINS = 1024
 #: Views answered to one request.

@@ -98,3 +98,8 @@ class Arguments:
     keypoints: tuple[tuple[float, ...], ...] | None = None
     #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
     given: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether boxes or keypoints came, so that the answer is an image with them."""
+        return self.boxes is not None or self.keypoints is not None

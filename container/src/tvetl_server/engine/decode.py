@@ -17,8 +17,16 @@ from PIL import Image, UnidentifiedImageError, features
 from tvetl.spec import Pipeline, opening, parse
 from tvetl_server.engine import cut_off, headers
 from tvetl_server.engine.native import native
-from tvetl_server.engine.pixels import Array, Box, Coded, Part, Size, image_on
-from tvetl_server.errors import DamagedImage, NotAnImage, ObjectError, TooManyPixels, WrongDepth, first_line
+from tvetl_server.engine.pixels import Array, Box, Coded, Mask, Part, Size, image_on
+from tvetl_server.errors import (
+    BadAnnotations,
+    DamagedImage,
+    NotAnImage,
+    ObjectError,
+    TooManyPixels,
+    WrongDepth,
+    first_line,
+)
 from tvetl_server.limits import Limits
 
 #: Other libjpegs round otherwise; Pillow's wheels have libjpeg-turbo.
@@ -78,6 +86,9 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+#: Pillow's modes of one whole number a pixel.
+_MASK_MODES = frozenset(["1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"])
 
 #: Formats of which Pillow would tell the number of frames by opening each; they are counted already.
 _COUNTED = frozenset(["GIF", "TIFF"])
@@ -165,6 +176,23 @@ class Source:
             whole = self._reduced[factor] = pixels
         return whole[top:bottom, left:right], _part(box, factor, left, top)
 
+    def mask(self) -> Mask:
+        """The values as Pillow reads them, in no other order than the pixels of an image.
+
+        uint8 of modes 1, L and P (its indices), int32 of 16 and 32 bits. Raises DamagedImage and BadAnnotations.
+        """
+        image = self._image
+        if image.mode not in _MASK_MODES:
+            raise BadAnnotations(
+                f"A mask has one whole number a pixel (Pillow's modes 1, L, P, I;16 or I); this one is {image.mode}."
+            )
+        with _damage(self._data), opening.truncated(self._pipeline):
+            image.load()
+            if self._to_upright is not None:
+                image = image.transpose(self._to_upright)
+            values = np.asarray(image)
+        return values.astype(np.uint8 if image.mode in ("1", "L", "P") else np.int32, copy=False)
+
     def baseline(self) -> bytes | None:
         """The file, if it is a whole baseline JPEG that needs no turning; else None."""
         return self._data if self._region_can_do() else None
@@ -225,8 +253,8 @@ def _orientation(image: Image.Image, *, upright: bool) -> tuple[Size, Image.Tran
     return ((height, width) if orientation in _ON_ITS_SIDE else (width, height)), _TO_UPRIGHT.get(orientation)
 
 
-def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN) -> Source:
-    """Open image bytes, as the pipeline's fields say, without decoding them.
+def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN, *, is_mask: bool = False) -> Source:
+    """Open image bytes, as the pipeline's fields say, without decoding them. A mask may have values of any depth.
 
     Raises NotAnImage (not one of the allowed formats), DamagedImage (its header cannot be read), TooManyPixels,
     TooManyFrames, WrongDepth.
@@ -240,7 +268,8 @@ def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN) -> Sou
         headers.check_pixels(*image.size, limits)
         if name not in _COUNTED:
             headers.check_frames(int(getattr(image, "n_frames", 1)), limits)
-        opening.check_depth(image, pipeline)
+        if not is_mask:
+            opening.check_depth(image, pipeline)
         return Source(data, image, pipeline, scan)
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
 from tvetl.spec.table import as_output
-from tvetl_server.engine.pixels import Array, Encoded, Outcome
+from tvetl_server.engine.pixels import Array, Encoded, Mask, Outcome, Size
 from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
 
 
@@ -47,6 +47,7 @@ _TENSORS: Mapping[str, Callable[[Array], bytes]] = {
     "safetensors": lambda tensor: save_tensors({"image": tensor}),
     "raw": lambda tensor: tensor.tobytes(),
 }
+_LARGEST_16 = 2**16 - 1
 _MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -65,10 +66,10 @@ def encode(outcome: Outcome | Encoded, output: Output) -> bytes:
 def encode_views(outcomes: Sequence[Outcome | Encoded], output: Output) -> bytes:
     """Several results in one answer: tensors of one shape as (N, C, H, W), images as an uncompressed tar.
 
-    The members are named ``0.jpeg``, ``1.jpeg``, ... Raises ValueError where tensors differ in shape.
+    The members are named ``0.jpeg``, ``1.jpeg``, ... Raises TransformFailed where tensors differ in shape.
     """
     if output.format not in _IMAGES:
-        return encode(np.stack([outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]), output)
+        return encode(stacked([outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]), output)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for view, outcome in enumerate(outcomes):
@@ -77,6 +78,38 @@ def encode_views(outcomes: Sequence[Outcome | Encoded], output: Output) -> bytes
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def stacked(views: Sequence[Array]) -> Array:
+    """One tensor of several. Raises TransformFailed where they differ in shape."""
+    try:
+        return np.stack(views)
+    except ValueError as error:
+        raise TransformFailed("The views differ in size, so they are no one tensor; resize them.") from error
+
+
+def encode_sample(tensors: Mapping[str, Array], size: Size) -> bytes:
+    """Tensors by their names, as safetensors. Its metadata ``of`` is the height and width of the original."""
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    return save_tensors(contiguous, {"of": f"[{size[1]}, {size[0]}]"})
+
+
+def image_tensor(outcome: Outcome, output: Output) -> Array:
+    """(C, H, W) of what a pipeline ends in: of an image its uint8 values, of a tensor what its output says."""
+    if not isinstance(outcome, Image.Image):
+        return as_output(outcome, output)
+    pixels = np.asarray(outcome)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def mask_image(mask: Mask) -> Image.Image:
+    """L of uint8, and I;16 of int32. Raises TransformFailed where a value has more than 16 bits."""
+    if mask.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(mask))
+    values = mask.astype(np.int64)
+    if values.min(initial=0) < 0 or values.max(initial=0) > _LARGEST_16:
+        raise TransformFailed("png holds a mask's numbers up to 65,535; a tensor (format npy, say) holds all.")
+    return Image.fromarray(values.astype(np.uint16))
 
 
 def media_type(output: Output, *, several: bool = False) -> str:

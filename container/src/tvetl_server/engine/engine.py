@@ -7,22 +7,33 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from tvetl.spec import Arguments, Output, Pipeline, derive_seed, with_arguments
+from tvetl.spec.arguments import needs_boxes
 from tvetl.spec.model import IMAGE_FORMATS
+from tvetl.spec.templates import expand
+from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.decode import Source, open_source
 from tvetl_server.engine.device_request import DEVICE, Device, DeviceRequest, NotByDevice
-from tvetl_server.engine.encode import encode, encode_views, media_type
-from tvetl_server.engine.pixels import Encoded, Outcome
-from tvetl_server.engine.plans import Job, Plan, device_steps, execute, make_plan
+from tvetl_server.engine.encode import (
+    encode,
+    encode_sample,
+    encode_views,
+    image_tensor,
+    mask_image,
+    media_type,
+    stacked,
+)
+from tvetl_server.engine.pixels import Encoded, Mask, Outcome
+from tvetl_server.engine.plans import Job, Plan, device_steps, execute, execute_sample, make_plan
 from tvetl_server.engine.shards import is_shard, transform_shard
-from tvetl_server.errors import BadArguments, TransformFailed
+from tvetl_server.errors import BadAnnotations, BadArguments, TransformFailed
 from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, checked
 
@@ -55,6 +66,10 @@ class _Request:
     plan: Plan
     deadline: float | None
     ways: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_mask(self) -> bool:
+        return (self.arguments.role or self.pipeline.role) == "mask"
 
     def jobs(self, name: str, limits: Limits) -> list[Job]:
         """One for each view of the image ``name``."""
@@ -104,7 +119,7 @@ class Engine:
         """
         request = _Request(arguments, *self._variant(arguments), deadline)
         one = isinstance(data, bytes) and not is_shard(data, name)
-        output, name = request.pipeline.output, arguments.like or name
+        output, name = request.pipeline.output, self._drawn_as(name, arguments)
         if isinstance(data, bytes) and one:
             several = arguments.views is not None
             return Result(self._image(request, data, name), media_type(output, several=several), request.ways)
@@ -119,14 +134,33 @@ class Engine:
     def _image(self, request: _Request, data: bytes, name: str) -> bytes:
         """One image, in as many views as were asked for."""
         output = request.pipeline.output
-        source = open_source(data, self._limits, request.pipeline)
-        outcomes = self._outcomes(request, source, request.jobs(name, self._limits))
+        source = open_source(data, self._limits, request.pipeline, is_mask=request.is_mask)
+        jobs = request.jobs(name, self._limits)
+        if request.arguments.is_annotated and not request.is_mask:
+            with self._cpu(request):
+                return _sample(request, source, jobs[0])
+        if not request.is_mask:
+            outcomes = self._outcomes(request, source, jobs)
+        else:
+            with self._cpu(request):
+                masks = _masks(request, source, jobs)
+            if output.format == "safetensors":
+                mask = masks[0] if request.arguments.views is None else stacked(masks)
+                return encode_sample({"mask": mask}, source.size)
+            outcomes = [mask_image(mask) for mask in masks] if output.format == "png" else masks
         if request.arguments.views is None:
             return encode(outcomes[0], output)
-        try:
-            return encode_views(outcomes, output)
-        except ValueError as error:
-            raise TransformFailed("The views differ in size, so they are no one tensor; resize them.") from error
+        return encode_views(outcomes, output)
+
+    @contextlib.contextmanager
+    def _cpu(self, request: _Request) -> Iterator[None]:
+        """For what no device does."""
+        if self._device is None:
+            yield
+            return
+        request.ways["step"] += 1
+        with self._device.cpu_slot():
+            yield
 
     def _outcomes(self, request: _Request, source: Source, jobs: Sequence[Job]) -> Sequence[Outcome | Encoded]:
         if self._device is None:
@@ -145,13 +179,19 @@ class Engine:
         buffer = io.BytesIO()
         Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(buffer, "JPEG")
         # It is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
+        boxes = () if needs_boxes(self._pipeline) else None
         with contextlib.suppress(TransformFailed):
-            self.transform(buffer.getvalue(), "self/test", Arguments())
+            self.transform(buffer.getvalue(), "self/test", Arguments(role="image", boxes=boxes))
+
+    def _drawn_as(self, name: str, arguments: Arguments) -> str:
+        """The object on whose name the draws of this one depend."""
+        template = self._pipeline.like
+        return arguments.like or (expand(template, *name.split("/", 1)) if template else name)
 
     def _variant(self, arguments: Arguments) -> tuple[Pipeline, Plan]:
         """The pipeline as this request asks for it, and its plan."""
         pipeline = with_arguments(self._pipeline, arguments)
-        if pipeline is self._pipeline:
+        if pipeline.steps is self._pipeline.steps:
             return pipeline, self._plan
         key = arguments.size, arguments.pixels  # format and quality change only the output
         if key not in self._plans:
@@ -159,6 +199,37 @@ class Engine:
                 self._plans.clear()
             self._plans[key] = make_plan(pipeline, self._plugins)
         return pipeline, self._plans[key]
+
+
+def _annotations(request: _Request, source: Source) -> Annotations:
+    arguments = request.arguments
+    return Annotations.of(source.size, arguments.boxes, arguments.keypoints)
+
+
+def _sample(request: _Request, source: Source, job: Job) -> bytes:
+    """An image with its boxes and keypoints."""
+    outcome, moved = execute_sample(request.plan, source, _annotations(request, source), job)
+    assert outcome is not None
+    tensors = {
+        "image": image_tensor(outcome, request.pipeline.output),
+        "boxes": moved.boxes,
+        "kept": moved.kept,
+        "keypoints": moved.keypoints,
+    }
+    return encode_sample({name: tensor for name, tensor in tensors.items() if tensor is not None}, source.size)
+
+
+def _masks(request: _Request, source: Source, jobs: Sequence[Job]) -> list[Mask]:
+    """A mask, once for each job."""
+    width, height = source.size
+    if request.arguments.of not in (None, (height, width)):
+        of = request.arguments.of
+        raise BadAnnotations(
+            f"The mask is {height} x {width} pixels (height x width), and its image {of[0]} x {of[1]}."
+        )
+    annotations = replace(_annotations(request, source), mask=source.mask())
+    moved = [execute_sample(request.plan, None, annotations, job)[1].mask for job in jobs]
+    return [mask for mask in moved if mask is not None]
 
 
 def _by_device(device: Device, request: _Request, source: Source, jobs: Sequence[Job]) -> list[Outcome | Encoded]:

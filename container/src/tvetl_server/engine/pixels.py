@@ -20,6 +20,9 @@ Box = tuple[int, int, int, int]
 Part = tuple[float, float, float, float]
 """A box whose edges may lie between pixels."""
 
+Mask = npt.NDArray[np.generic]
+"""(H, W), uint8 or int32: the number of a class or of an instance for each pixel."""
+
 Outcome = Image.Image | Array
 """What a pipeline ends in: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
 

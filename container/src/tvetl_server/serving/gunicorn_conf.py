@@ -14,8 +14,12 @@ from tvetl_server.settings import Settings
 __all__ = ["REQUEST_LINE", "allow_long_request_lines", "config", "set_socket_timeouts"]
 
 #: Longest request line, in bytes. A name of 1,024 CJK characters is 9 kB in the path (%XX a byte) and 15 kB in
-#: ``etl_fqn`` (quoted twice: %25XX a byte); the arguments come on top.
-REQUEST_LINE = 64 * 1024
+#: ``etl_fqn`` (quoted twice: %25XX a byte). The arguments come on top: 10,000 keypoints, whose brackets and commas are
+#: quoted, take up to 500 kB.
+REQUEST_LINE = 640 * 1024
+
+#: Longest field of a head, in bytes: Ais-Node-Url has a URL with an object's name for each stage.
+FIELD = 64 * 1024
 
 #: Seconds that an idle connection is kept. A target keeps it 6 s, and must be the first to close: otherwise its next
 #: request may meet a closed connection.
@@ -57,8 +61,7 @@ def config(settings: Settings) -> Mapping[str, object]:
         # A worker forks its own decoders. The master has imported the modules, so that their pages are shared.
         "preload_app": False,
         "limit_request_line": REQUEST_LINE,
-        # Ais-Node-Url has a URL with an object's name for each stage.
-        "limit_request_field_size": REQUEST_LINE,
+        "limit_request_field_size": FIELD,
         "limit_request_fields": 64,
         # No proxy in front may set headers: there is none.
         "forwarded_allow_ips": "",

@@ -6,7 +6,7 @@
 """
 
 from tvetl_server.engine.plans.choice import has_torch, make_plan, runnable
-from tvetl_server.engine.plans.plan import Job, Plan, device_steps, execute
+from tvetl_server.engine.plans.plan import Job, Plan, device_steps, execute, execute_sample
 from tvetl_server.engine.plans.stages import needs_torch, only_torch, tables
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Plan",
     "device_steps",
     "execute",
+    "execute_sample",
     "has_torch",
     "make_plan",
     "needs_torch",

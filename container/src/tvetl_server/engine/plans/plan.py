@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.pixels import Outcome, Size
@@ -42,6 +43,10 @@ class Plan(Protocol):
 
     def __call__(self, source: Source, job: Job) -> Outcome: ...
 
+    def sample(self, source: Source | None, annotations: Annotations, job: Job) -> tuple[Outcome | None, Annotations]:
+        """An image together with its annotations; or a mask alone, where ``source`` is None, and no outcome."""
+        ...
+
     def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
         """What the same seed draws for a source of ``size``; None where only this plan itself can do it."""
         ...
@@ -51,6 +56,14 @@ def execute(plan: Plan, source: Source, job: Job) -> Outcome:
     """Execute the plan; whatever else a step throws becomes TransformFailed."""
     with _step_errors():
         return plan(source, job)
+
+
+def execute_sample(
+    plan: Plan, source: Source | None, annotations: Annotations, job: Job
+) -> tuple[Outcome | None, Annotations]:
+    """The plan's sample, with the same errors."""
+    with _step_errors():
+        return plan.sample(source, annotations, job)
 
 
 def device_steps(plan: Plan, source: Source, job: Job) -> DeviceSteps | None:

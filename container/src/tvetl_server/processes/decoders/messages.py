@@ -16,6 +16,8 @@ __all__ = ["GRACE", "Process", "Refusal", "Success", "TransformRequest", "unpack
 GRACE = 0.5
 
 _NONE = Arguments()
+#: Arguments whose names Python keeps for itself.
+_ATTRIBUTES = {"as": "role"}
 
 
 @dataclass
@@ -46,16 +48,18 @@ class TransformRequest:
     """On time.monotonic()."""
 
     def pack(self) -> bytes:
-        asked = {name: getattr(self.arguments, name) for name in self.arguments.given}
+        asked = {name: getattr(self.arguments, _ATTRIBUTES.get(name, name)) for name in self.arguments.given}
         return pack([self.name, self.source, asked, self.deadline])
 
     @classmethod
     def unpack(cls, message: bytes) -> TransformRequest:
         name, source, asked, deadline = cast("tuple[str, str | int, dict[str, Any], float]", unpack(message))
-        if isinstance(asked.get("size"), list):
-            asked["size"] = tuple(asked["size"])
-        arguments = Arguments(**asked, given=frozenset(asked)) if asked else _NONE
-        return cls(name, source, arguments, deadline)
+        if not asked:
+            return cls(name, source, _NONE, deadline)
+        values: dict[str, Any] = {
+            _ATTRIBUTES.get(key, key): tuple(value) if isinstance(value, list) else value for key, value in asked.items()
+        }
+        return cls(name, source, Arguments(**values, given=frozenset(asked)), deadline)
 
 
 @dataclass

@@ -1,0 +1,181 @@
+"""What belongs to an image and moves with it: its mask, its boxes and its keypoints.
+
+Each method moves them as torchvision's kernels do, bit for bit, without torch. Coordinates are float32, in pixels.
+Sources: torchvision/transforms/v2/functional/_geometry.py, _meta.py and _misc.py of the pinned release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tvetl_server.engine.pixels import Box, Mask, Size
+from tvetl_server.errors import BadAnnotations, TransformFailed
+
+Floats = npt.NDArray[np.float32]
+
+#: Pixels by which a box or keypoint may lie beyond its image: sums of rounded corners and sizes do.
+_BEYOND = 1.0
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All but ``size`` may be None: what an image does not have."""
+
+    size: Size
+    """Width and height of the image that they belong to, as they are now."""
+    mask: Mask | None = None
+    boxes: Floats | None = None
+    """(N, 4): x1, y1, x2, y2."""
+    kept: npt.NDArray[np.int64] | None = None
+    """(N,): the place of each box among those that came."""
+    keypoints: Floats | None = None
+    """(K, 2): x, y."""
+
+    @classmethod
+    def of(
+        cls, size: Size, boxes: Sequence[Sequence[float]] | None, keypoints: Sequence[Sequence[float]] | None
+    ) -> Annotations:
+        """Those of an image of this size. Raises BadAnnotations where one lies outside."""
+        for name, several in (("boxes", boxes), ("keypoints", keypoints)):
+            _check_inside(name, several or (), size)
+        return cls(
+            size,
+            boxes=_rows(boxes, 4),
+            kept=None if boxes is None else np.arange(len(boxes)),
+            keypoints=_rows(keypoints, 2),
+        )
+
+    def cropped(self, box: Box) -> Annotations:
+        """Keep ``box``, whose left and top may be negative for boxes and keypoints."""
+        left, top, right, bottom = box
+        moved = self._shifted(-left, -top, (right - left, bottom - top))
+        return moved if self.mask is None else replace(moved, mask=self.mask[top:bottom, left:right])
+
+    def padded(self, border: Sequence[int], fill: float, mode: str) -> Annotations:
+        """Add a border: left, top, right, bottom. Raises TransformFailed where torchvision cannot."""
+        left, top, right, bottom = border
+        if mode != "constant" and (self.boxes is not None or self.keypoints is not None):
+            raise TransformFailed(f"Boxes and keypoints cannot be padded by padding_mode {mode}; constant can.")
+        moved = self._shifted(left, top, (self.size[0] + left + right, self.size[1] + top + bottom))
+        return moved if self.mask is None else replace(moved, mask=_padded(self.mask, border, fill, mode))
+
+    def resized(self, size: Size, *, exact: bool) -> Annotations:
+        """Resize to width and height; of a mask by the nearest value, ``exact``: as "nearest-exact" takes it."""
+        if size == self.size:
+            return self
+        ratio = np.array([new / old for new, old in zip(size, self.size, strict=True)], np.float32)
+        mask = self.mask
+        if mask is not None:
+            rows, columns = (
+                _nearest(new, old, exact=exact) for new, old in zip(size[::-1], self.size[::-1], strict=True)
+            )
+            mask = mask[rows[:, None], columns]
+        return replace(
+            self,
+            size=size,
+            mask=mask,
+            boxes=None if self.boxes is None else self.boxes * np.tile(ratio, 2),
+            keypoints=None if self.keypoints is None else self.keypoints * ratio,
+        )
+
+    def mirrored(self) -> Annotations:
+        """Left becomes right."""
+        return self._flipped(0, None if self.mask is None else self.mask[:, ::-1])
+
+    def upside_down(self) -> Annotations:
+        """Top becomes bottom."""
+        return self._flipped(1, None if self.mask is None else self.mask[::-1])
+
+    def clamped(self) -> Annotations:
+        """Boxes end at the edges of the image."""
+        if self.boxes is None:
+            return self
+        return replace(self, boxes=np.clip(self.boxes, np.float32(0), np.array(self.size * 2, np.float32)))
+
+    def sanitized(self, min_size: float, min_area: float) -> Annotations:
+        """Without boxes that are too small or not inside (v2.SanitizeBoundingBoxes)."""
+        boxes, kept = self.boxes, self.kept
+        if boxes is None or kept is None:
+            return self
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        valid = (width >= min_size) & (height >= min_size) & (width * height >= min_area)
+        valid &= (boxes >= 0).all(axis=1) & (boxes <= np.array(self.size * 2, np.float32)).all(axis=1)
+        return replace(self, boxes=boxes[valid], kept=kept[valid])
+
+    def _shifted(self, x: int, y: int, size: Size) -> Annotations:
+        """All but the mask, in an image of ``size``."""
+        by = np.array([x, y], np.float32)
+        moved = replace(
+            self,
+            size=size,
+            boxes=None if self.boxes is None else self.boxes + np.tile(by, 2),
+            keypoints=None if self.keypoints is None else self.keypoints + by,
+        )
+        return moved.clamped()
+
+    def _flipped(self, axis: int, mask: Mask | None) -> Annotations:
+        """``axis`` is 0 for x and 1 for y."""
+        boxes, keypoints, side = self.boxes, self.keypoints, self.size[axis]
+        if boxes is not None:
+            first, last = boxes[:, axis], boxes[:, axis + 2]
+            boxes = boxes.copy()
+            boxes[:, axis], boxes[:, axis + 2] = -(last - np.float32(side)), -(first - np.float32(side))
+        if keypoints is not None:
+            keypoints = keypoints.copy()
+            keypoints[:, axis] = -(keypoints[:, axis] - np.float32(side - 1))
+        return replace(self, mask=mask, boxes=boxes, keypoints=keypoints)
+
+
+def _rows(several: Sequence[Sequence[float]] | None, length: int) -> Floats | None:
+    return None if several is None else np.array(several, np.float32).reshape(-1, length)
+
+
+def _check_inside(name: str, several: Sequence[Sequence[float]], size: Size) -> None:
+    width, height = size[0] + _BEYOND, size[1] + _BEYOND
+    for place, each in enumerate(several):
+        if max(each[::2]) > width or max(each[1::2]) > height:
+            found = ", ".join(f"{value:g}" for value in each)
+            raise BadAnnotations(
+                f"$.{name}[{place}]: [{found}] is not in the image, which is {size[0]} x {size[1]} pixels."
+            )
+
+
+def _padded(mask: Mask, border: Sequence[int], fill: float, mode: str) -> Mask:
+    left, top, right, bottom = border
+    if mode == "constant":
+        value, most = int(fill), 255 if mask.dtype == np.uint8 else 2**31 - 1
+        if not 0 <= value <= most:
+            raise TransformFailed(f"A mask of {mask.dtype} cannot be filled with {fill:g}.")
+        return np.pad(mask, [(top, bottom), (left, right)], constant_values=value)
+    # numpy would reflect again and again.
+    most_rows, most_columns = (side - (mode == "reflect") for side in mask.shape)
+    if mode != "edge" and (max(top, bottom) > most_rows or max(left, right) > most_columns):
+        raise TransformFailed(f"A mask of {mask.shape[1]} x {mask.shape[0]} has not enough pixels for a {mode} border.")
+    padded: Mask = np.pad(mask, [(top, bottom), (left, right)], mode=mode)  # type: ignore[call-overload]
+    return padded
+
+
+def _nearest(new: int, old: int, *, exact: bool) -> npt.NDArray[np.intp]:
+    """Where each of ``new`` pixels comes from, rounded as torch does (UpSample.h, nearest_idx)."""
+    if exact:
+        return _nearest_exact(new, old)
+    found = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
+    nearest: npt.NDArray[np.intp] = np.minimum(np.floor(found).astype(np.intp), old - 1)
+    return nearest
+
+
+def _nearest_exact(new: int, old: int) -> npt.NDArray[np.intp]:
+    """The same of "nearest-exact", by torch itself: its rounding differs from processor to processor."""
+    try:
+        import torch
+    except ImportError:
+        raise TransformFailed(
+            "A mask is resized by nearest-exact, which needs torch: the image's cpu variant has it. nearest needs none."
+        ) from None
+    places = torch.arange(old, dtype=torch.float32)[None, None, None]
+    found = torch.nn.functional.interpolate(places, size=(1, new), mode="nearest-exact")
+    return np.array(found.flatten().tolist(), np.intp)
