@@ -35,7 +35,7 @@ _COUNTER = integer(0, limits.COUNTER)
 _SIDE = integer(1, limits.COUNTER)
 
 #: Ops that cannot do without boxes; of a mask alone, those whose draws depend on them.
-NEEDS_BOXES = {False: ("RandomIoUCrop", "SanitizeBoundingBoxes", "ClampBoundingBoxes"), True: ("RandomIoUCrop",)}
+_NEEDS_BOXES = {False: ("RandomIoUCrop", "SanitizeBoundingBoxes", "ClampBoundingBoxes"), True: ("RandomIoUCrop",)}
 #: What one of each is.
 _ROWS = {"boxes": "x1, y1, x2, y2", "keypoints": "x, y"}
 
@@ -159,7 +159,7 @@ def _rows(value: Value) -> tuple[tuple[float, ...], ...] | None:
 
 
 def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
-    """The pipeline that this request asks for: format, quality, size and pixels applied, the seed left as it is.
+    """The pipeline that this request asks for: role, format, quality, size and pixels applied, the seed left as it is.
 
     With ``pixels`` it is the pipeline before its pointwise steps; its draws are the same. The pipeline itself (the same
     object) where nothing changes it, so that what was planned for it can be used.
@@ -169,7 +169,9 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
     if arguments.given & {"epoch", "view"} and arguments.seed is None and pipeline.seed is None:
         name = "epoch" if "epoch" in arguments.given else "view"
         problems.add(f"$.{name}", "needs a seed, here or in the pipeline; without one every answer is random")
-    is_mask = (arguments.role or pipeline.role) == "mask"
+    if arguments.role not in (None, pipeline.role):
+        pipeline = replace(pipeline, role=arguments.role)
+    is_mask = pipeline.role == "mask"
     _check_steps(pipeline, arguments, problems, is_mask=is_mask)
     if is_mask:
         output = _mask_output(pipeline.output, arguments, problems)
@@ -206,14 +208,11 @@ def _check_steps(pipeline: Pipeline, arguments: Arguments, problems: Problems, *
         problems.add(
             "$.as", "a mask needs a seed, here or in the pipeline: without one it is not drawn as its image is"
         )
-    needs = [op for op in ops if op in NEEDS_BOXES[is_mask]]
-    if needs and arguments.boxes is None:
-        problems.add("$.boxes", f"missing: {needs[0]} acts on boxes; give those of the object, [] for none")
 
 
-def needs_boxes(pipeline: Pipeline) -> bool:
-    """Whether a step acts on boxes, so that each request must bring those of its object."""
-    return any(op in NEEDS_BOXES[False] for op in _ops(pipeline.steps))
+def needs_boxes(pipeline: Pipeline, *, is_mask: bool) -> str:
+    """The op that cannot do without the boxes of an image, or of a mask; "" where none is."""
+    return next((op for op in _ops(pipeline.steps) if op in _NEEDS_BOXES[is_mask]), "")
 
 
 def _ops(steps: Iterable[Step]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
 from tvetl.spec.table import as_output
+from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.pixels import Array, Encoded, Mask, Outcome, Size
 from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
 
@@ -88,21 +89,38 @@ def stacked(views: Sequence[Array]) -> Array:
         raise TransformFailed("The views differ in size, so they are no one tensor; resize them.") from error
 
 
-def encode_sample(tensors: Mapping[str, Array], size: Size) -> bytes:
-    """Tensors by their names, as safetensors. Its metadata ``of`` is the height and width of the original."""
+def encode_annotated(outcome: Outcome, moved: Annotations, output: Output, size: Size) -> bytes:
+    """An image with its boxes and keypoints, as safetensors. ``size`` is that of the original.
+
+    ``image`` is (C, H, W): of an image its uint8 values, of a tensor what the output says.
+    """
+    if isinstance(outcome, Image.Image):
+        pixels = np.asarray(outcome)
+        image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    else:
+        image = as_output(outcome, output)
+    tensors = {"image": image, "boxes": moved.boxes, "kept": moved.kept, "keypoints": moved.keypoints}
+    return _sample({name: tensor for name, tensor in tensors.items() if tensor is not None}, size)
+
+
+def encode_masks(masks: Sequence[Mask], output: Output, size: Size, *, several: bool) -> bytes:
+    """A mask, or ``several`` views of one, as PNG or as tensors (H, W) and (N, H, W). ``size`` is that of the original.
+
+    Raises TransformFailed where the format cannot hold them.
+    """
+    if output.format == "safetensors":
+        return _sample({"mask": stacked(masks) if several else masks[0]}, size)
+    outcomes = [_mask_image(mask) for mask in masks] if output.format == "png" else masks
+    return encode_views(outcomes, output) if several else encode(outcomes[0], output)
+
+
+def _sample(tensors: Mapping[str, Array], size: Size) -> bytes:
+    """Tensors by their names. Their metadata ``of`` is the height and width of the original."""
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     return save_tensors(contiguous, {"of": f"[{size[1]}, {size[0]}]"})
 
 
-def image_tensor(outcome: Outcome, output: Output) -> Array:
-    """(C, H, W) of what a pipeline ends in: of an image its uint8 values, of a tensor what its output says."""
-    if not isinstance(outcome, Image.Image):
-        return as_output(outcome, output)
-    pixels = np.asarray(outcome)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def mask_image(mask: Mask) -> Image.Image:
+def _mask_image(mask: Mask) -> Image.Image:
     """L of uint8, and I;16 of int32. Raises TransformFailed where a value has more than 16 bits."""
     if mask.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(mask))

@@ -21,18 +21,10 @@ from tvetl.spec.templates import expand
 from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.decode import Source, open_source
 from tvetl_server.engine.device_request import DEVICE, Device, DeviceRequest, NotByDevice
-from tvetl_server.engine.encode import (
-    encode,
-    encode_sample,
-    encode_views,
-    image_tensor,
-    mask_image,
-    media_type,
-    stacked,
-)
+from tvetl_server.engine.encode import encode, encode_annotated, encode_masks, encode_views, media_type
 from tvetl_server.engine.pixels import Encoded, Mask, Outcome
 from tvetl_server.engine.plans import Job, Plan, device_steps, execute, execute_sample, make_plan
-from tvetl_server.engine.shards import is_shard, transform_shard
+from tvetl_server.engine.shards import Transformed, is_shard, transform_shard
 from tvetl_server.errors import BadAnnotations, BadArguments, TransformFailed
 from tvetl_server.limits import Limits
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, checked
@@ -69,7 +61,7 @@ class _Request:
 
     @property
     def is_mask(self) -> bool:
-        return (self.arguments.role or self.pipeline.role) == "mask"
+        return self.pipeline.role == "mask"
 
     def jobs(self, name: str, limits: Limits) -> list[Job]:
         """One for each view of the image ``name``."""
@@ -105,6 +97,8 @@ class Engine:
         # bits). Set once: warnings.catch_warnings around each image is not for several threads.
         warnings.filterwarnings("ignore", module=r"(PIL|torchvision)\.")
         self._plan = make_plan(pipeline, plugins)
+        #: By whether the object is a mask: the op that cannot do without boxes, "" for none.
+        self._needs_boxes = {is_mask: needs_boxes(pipeline, is_mask=is_mask) for is_mask in (False, True)}
         self._plans: dict[object, Plan] = {}
 
     def transform(
@@ -118,39 +112,61 @@ class Engine:
         tvetl.errors.ArgumentsError where the arguments do not fit the pipeline.
         """
         request = _Request(arguments, *self._variant(arguments), deadline)
-        one = isinstance(data, bytes) and not is_shard(data, name)
         output, name = request.pipeline.output, self._drawn_as(name, arguments)
-        if isinstance(data, bytes) and one:
+        if isinstance(data, bytes) and not is_shard(data, name):
             several = arguments.views is not None
-            return Result(self._image(request, data, name), media_type(output, several=several), request.ways)
+            return Result(self._image(request, data, name).body, media_type(output, several=several), request.ways)
         if arguments.views is not None:
             raise BadArguments("views are of one image; a shard has many. Ask for each view by itself, with view.")
+        if arguments.is_annotated:
+            raise BadArguments("boxes and keypoints are of one image; a shard has them in members of its own.")
         file = io.BytesIO(data) if isinstance(data, bytes) else data
-        spool = transform_shard(
-            file, output, self._limits, lambda content, key: self._image(request, content, f"{name}/{key}")
-        )
+
+        def transform(content: bytes, key: str, *, is_mask: bool, annotated: Arguments | None) -> Transformed:
+            asked = self._member(request, is_mask=is_mask, annotated=annotated)
+            return self._image(asked, content, f"{name}/{key}", is_member=True)
+
+        spool = transform_shard(file, request.pipeline, self._limits, transform)
         return Result(spool.file(), "application/x-tar", request.ways)
 
-    def _image(self, request: _Request, data: bytes, name: str) -> bytes:
-        """One image, in as many views as were asked for."""
-        output = request.pipeline.output
+    def _image(self, request: _Request, data: bytes, name: str, *, is_member: bool = False) -> Transformed:
+        """One image or mask, in as many views as were asked for; of a shard's member as its pipeline's output says."""
+        output, arguments = request.pipeline.output, request.arguments
         source = open_source(data, self._limits, request.pipeline, is_mask=request.is_mask)
         jobs = request.jobs(name, self._limits)
-        if request.arguments.is_annotated and not request.is_mask:
-            with self._cpu(request):
-                return _sample(request, source, jobs[0])
-        if not request.is_mask:
-            outcomes = self._outcomes(request, source, jobs)
-        else:
+        if (needs := self._needs_boxes[request.is_mask]) and arguments.boxes is None:
+            raise BadArguments(
+                f"{needs} acts on boxes, and none came. Give those of the image: boxes in etl_args, [] for none, or in "
+                "a shard a member of its sample."
+            )
+        moved = None
+        if request.is_mask:
             with self._cpu(request):
                 masks = _masks(request, source, jobs)
-            if output.format == "safetensors":
-                mask = masks[0] if request.arguments.views is None else stacked(masks)
-                return encode_sample({"mask": mask}, source.size)
-            outcomes = [mask_image(mask) for mask in masks] if output.format == "png" else masks
-        if request.arguments.views is None:
-            return encode(outcomes[0], output)
-        return encode_views(outcomes, output)
+            body = encode_masks(masks, output, source.size, several=arguments.views is not None)
+        elif arguments.is_annotated:
+            with self._cpu(request):
+                outcome, moved = _annotated(request, source, jobs[0])
+            body = encode(outcome, output) if is_member else encode_annotated(outcome, moved, output, source.size)
+        else:
+            outcomes = self._outcomes(request, source, jobs)
+            body = encode(outcomes[0], output) if arguments.views is None else encode_views(outcomes, output)
+        return Transformed(body, source.size, moved)
+
+    def _member(self, request: _Request, *, is_mask: bool, annotated: Arguments | None) -> _Request:
+        """The request for one image or mask of a shard, with the boxes and keypoints of its sample."""
+        arguments = request.arguments
+        if is_mask and not request.is_mask:
+            arguments = replace(arguments, role="mask", format="png", pixels=False)
+        if annotated:
+            boxes, keypoints = annotated.boxes, annotated.keypoints
+            arguments = replace(arguments, boxes=boxes, keypoints=keypoints, given=arguments.given | annotated.given)
+        if arguments is request.arguments:
+            return request
+        pipeline, plan = self._variant(arguments)
+        if not is_mask:
+            pipeline = replace(pipeline, output=request.pipeline.output)
+        return replace(request, arguments=arguments, pipeline=pipeline, plan=plan)
 
     @contextlib.contextmanager
     def _cpu(self, request: _Request) -> Iterator[None]:
@@ -179,7 +195,7 @@ class Engine:
         buffer = io.BytesIO()
         Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(buffer, "JPEG")
         # It is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
-        boxes = () if needs_boxes(self._pipeline) else None
+        boxes = () if self._needs_boxes[False] else None
         with contextlib.suppress(TransformFailed):
             self.transform(buffer.getvalue(), "self/test", Arguments(role="image", boxes=boxes))
 
@@ -206,17 +222,11 @@ def _annotations(request: _Request, source: Source) -> Annotations:
     return Annotations.of(source.size, arguments.boxes, arguments.keypoints)
 
 
-def _sample(request: _Request, source: Source, job: Job) -> bytes:
+def _annotated(request: _Request, source: Source, job: Job) -> tuple[Outcome, Annotations]:
     """An image with its boxes and keypoints."""
     outcome, moved = execute_sample(request.plan, source, _annotations(request, source), job)
     assert outcome is not None
-    tensors = {
-        "image": image_tensor(outcome, request.pipeline.output),
-        "boxes": moved.boxes,
-        "kept": moved.kept,
-        "keypoints": moved.keypoints,
-    }
-    return encode_sample({name: tensor for name, tensor in tensors.items() if tensor is not None}, source.size)
+    return outcome, moved
 
 
 def _masks(request: _Request, source: Source, jobs: Sequence[Job]) -> list[Mask]:

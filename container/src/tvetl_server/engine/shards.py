@@ -1,25 +1,26 @@
-"""Shards: a tar in, a tar out. Images are transformed, other members pass through, in order."""
+"""Shards: a tar in, a tar out. Images move with their masks and boxes, other members pass through, in order."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import re
+import json
 import tarfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
-from tvetl.spec import Output
-from tvetl.spec.shards import IMAGES, split_name
-from tvetl_server.engine.decode import format_of
+from tvetl.errors import ArgumentsError
+from tvetl.spec import Arguments, Pipeline, parse_arguments
+from tvetl.spec.shards import split_name
+from tvetl.spec.text import BadText, load_json
+from tvetl_server.engine.annotations import Annotations
+from tvetl_server.engine.members import Kind, Member, Names, kind_of, new_names
+from tvetl_server.engine.pixels import Size
 from tvetl_server.engine.spool import Spool
 from tvetl_server.errors import (
-    BadShard,
+    BadAnnotations,
     DamagedImage,
-    NotAnImage,
     ObjectError,
     TooManyBytes,
     TooManyMembers,
@@ -27,37 +28,11 @@ from tvetl_server.errors import (
 )
 from tvetl_server.limits import Limits
 
-#: What images are called that are not read. Camera raws are here, as what a TIFF reader finds in most is a thumbnail.
-_UNREAD = frozenset(
-    (  # noqa: SIM905  as a list it would be a screen
-        "tga jp2 j2k j2c jpc jpf jpx jxl jxr wdp hdp heic heif hif psd psb ico cur icns pcx dds exr pfm pam qoi "
-        "sgi xpm xbm svg svgz eps fits dcm dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef "
-        "srw x3f 3fr erf kdc mrw rwl iiq"
-    ).split()
-)
-#: How the files of such images begin. Short beginnings, which other data may have, are left to the name.
-_UNREAD_MAGIC: tuple[tuple[int, bytes], ...] = (
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n"),
-    (0, b"\xff\x4f\xff\x51"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n"),
-    *((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"crx ")),
-    (0, b"8BPS\0"),
-    (0, b"v/1\x01"),
-    (0, b"DDS \x7c\0\0\0"),
-    (0, b"#?RADIANCE\n"),
-    (0, b"FUJIFILMCCD-RAW"),
-    (0, b"IIRO\x08\0"),
-    (0, b"IIU\0"),
-)
-#: Formats that no such image begins like, whatever it is called: most raws begin as a TIFF.
-_READ = ("JPEG", "PNG", "WEBP", "GIF")
-#: A BMP begins with two letters, as a caption may, then its size and zeros.
-_BMP = re.compile(rb"BM.{4}\0{4}", re.DOTALL)
-#: What a result is called: an image that is one of the same kind keeps its ending.
-_KINDS = {"jpeg": ("jpg", "jpeg", "jpe", "jfif"), "png": ("png",), "webp": ("webp",)}
 _BLOCK = 512
 #: Bytes of a member that tell whether it is an image.
 _HEAD = 512
+#: Bytes of a member with boxes.
+_BOXES = 2**20
 #: Members of one sample whose headers are held, a kilobyte each.
 _TOGETHER = 1000
 
@@ -77,8 +52,25 @@ def is_shard(head: bytes, name: str) -> bool:
     return True
 
 
-def transform_shard(file: IO[bytes], output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]) -> Spool:
-    """The archive with ``transform(content, key of the sample)`` in place of each image.
+@dataclass(frozen=True)
+class Transformed:
+    """An image or a mask of a shard, transformed."""
+
+    body: bytes
+    size: Size
+    """Width and height before."""
+    annotations: Annotations | None = None
+    """Where boxes or keypoints were given with it."""
+
+
+class Transform(Protocol):
+    """Transforms one image or mask of the sample ``key``; an image with the boxes and keypoints of ``annotated``."""
+
+    def __call__(self, content: bytes, key: str, *, is_mask: bool, annotated: Arguments | None) -> Transformed: ...
+
+
+def transform_shard(file: IO[bytes], pipeline: Pipeline, limits: Limits, transform: Transform) -> Spool:
+    """The archive with what ``transform`` makes in place of each image and mask, and boxes moved alike.
 
     It holds one image in memory, and the start of the result. It raises
 
@@ -86,39 +78,30 @@ def transform_shard(file: IO[bytes], output: Output, limits: Limits, transform: 
     - TooManyBytes where members claim more than the limits (a sparse file may), or the result has no room;
     - DamagedImage where the archive is cut short or broken;
     - BadShard where a member would be called as another one is, or two are one extension of one sample;
+    - BadAnnotations where a mask is not as large as the image of its sample, or boxes are not those of one image;
     - NotAnImage for an image of a kind that is not read: passed on, it would look as if it had been transformed;
     - what ``transform`` raises, with the member's name. One image that fails fails the shard: nobody would notice that
       they train on half of one.
     """
     result = Spool(limits)
     try:
-        _transform(file, result, output, limits, transform)
+        _transform(file, result, pipeline, limits, transform)
     except BaseException:
         result.close()
         raise
     return result
 
 
-@dataclass
-class _Member:
-    """A member, its key (empty for what is part of no sample), and whether it is an image to transform."""
-
-    info: tarfile.TarInfo
-    key: str = ""
-    is_image: bool = False
-
-
-def _transform(
-    file: IO[bytes], result: Spool, output: Output, limits: Limits, transform: Callable[[bytes, str], bytes]
-) -> None:
+def _transform(file: IO[bytes], result: Spool, pipeline: Pipeline, limits: Limits, transform: Transform) -> None:
     with _damage():
         source = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  the next line closes it
     with source, tarfile.TarFile(fileobj=cast("IO[bytes]", result), mode="w", format=tarfile.PAX_FORMAT) as target:
-        names = _Names(output.format)
-        for sample in _samples(_members(source, limits)):
-            for member, name in zip(sample, _new_names(sample, output.format), strict=True):
+        names = Names()
+        for sample in _samples(_members(source, pipeline, limits)):
+            several = _Sample(sample, source, limits, transform)
+            for member, name in zip(sample, new_names(sample, pipeline), strict=True):
                 names.add(member.info.name, name)
-                given = _content(source, member, limits, transform)
+                given = several.content(member)
                 info = member.info
                 info.name, info.pax_headers = name, {}  # the source's own, a length among them, would be written too
                 if info.type == tarfile.LNKTYPE:
@@ -127,13 +110,14 @@ def _transform(
                 info.type = tarfile.REGTYPE if given is not None else info.type  # a sparse file comes out whole
                 target.addfile(info, io.BytesIO(given) if isinstance(given, bytes) else given)
                 _forget(target)
+            several.check_sizes()
         # tarfile ends without a word where a header is cut off; the end mark is a block of zeros.
         file.seek(source.offset)
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise DamagedImage("The shard is damaged: it ends without its end mark.")
 
 
-def _members(source: tarfile.TarFile, limits: Limits) -> Iterator[_Member]:
+def _members(source: tarfile.TarFile, pipeline: Pipeline, limits: Limits) -> Iterator[Member]:
     """Each member as its header and its first bytes show it."""
     said = 0
     with _damage():
@@ -149,14 +133,14 @@ def _members(source: tarfile.TarFile, limits: Limits) -> Iterator[_Member]:
             found = split_name(info.name)
             file = source.extractfile(info) if info.isfile() and found else None
             if found and file:
-                yield _Member(info, found[0], _is_image(info.name, found[1], file.read(_HEAD)))
+                yield Member(info, found[0], kind_of(info.name, found[1], file.read(_HEAD), pipeline))
             else:
-                yield _Member(info)
+                yield Member(info)
 
 
-def _samples(members: Iterable[_Member]) -> Iterator[list[_Member]]:
+def _samples(members: Iterable[Member]) -> Iterator[list[Member]]:
     """Members of one key that follow one another, and what is part of no sample between them."""
-    sample: list[_Member] = []
+    sample: list[Member] = []
     key = ""
     for member in members:
         if (key and member.key and member.key != key) or len(sample) >= _TOGETHER:
@@ -167,37 +151,103 @@ def _samples(members: Iterable[_Member]) -> Iterator[list[_Member]]:
     yield sample
 
 
-def _is_image(name: str, extension: str, head: bytes) -> bool:
-    """Whether it is to be transformed. Raises NotAnImage where it is an image of a kind that is not read."""
-    ending, format = extension.rpartition(".")[2], format_of(head)
-    if ending in IMAGES:
-        return True
-    unread = ending in _UNREAD and format not in _READ
-    if unread or any(head.startswith(magic, offset) for offset, magic in _UNREAD_MAGIC):
-        raise NotAnImage(
-            f"{name!r} is an image of a kind that is not read. Store it as JPEG or PNG, or leave it out of the shard."
-        )
-    return format is not None and (format != "BMP" or bool(_BMP.match(head)))
+class _Sample:
+    """Members of one key: what belongs to an image moves with it."""
 
+    def __init__(
+        self, members: Sequence[Member], source: tarfile.TarFile, limits: Limits, transform: Transform
+    ) -> None:
+        self._source = source
+        self._limits = limits
+        self._transform = transform
+        self._images = [member for member in members if member.kind == "image"]
+        self._boxes = next((member for member in members if member.kind == "boxes"), None)
+        #: By its name: each image or mask before, in pixels.
+        self._sizes: dict[str, tuple[Kind, Size]] = {}
+        #: The image and its boxes, which are made together, until each is asked for.
+        self._made: dict[int, bytes] = {}
 
-def _content(
-    source: tarfile.TarFile, member: _Member, limits: Limits, transform: Callable[[bytes, str], bytes]
-) -> bytes | _Careful | None:
-    """What the result has of it: of an image its bytes, of another file what it can be read from."""
-    info = member.info
-    if not member.is_image:
+    def content(self, member: Member) -> bytes | _Careful | None:
+        """What the result has of it: of what is transformed its bytes, of another file what it can be read from."""
+        if not member.kind:
+            with _damage():
+                file = self._source.extractfile(member.info) if member.info.isfile() else None
+            return _Careful(file) if file else None
+        if self._boxes and member.kind != "mask":
+            if not self._made:
+                self._make(self._boxes)
+            return self._made.pop(id(member))
+        return self._transformed(member, None).body
+
+    def check_sizes(self) -> None:
+        """Raises BadAnnotations where a mask was not as large as the one image of its sample."""
+        images = [(name, size) for name, (kind, size) in self._sizes.items() if kind == "image"]
+        for name, (kind, size) in self._sizes.items():
+            if kind == "mask" and len(images) == 1 and size != images[0][1]:
+                (image, of), width_height = images[0], "{0[0]} x {0[1]} pixels"
+                raise BadAnnotations(
+                    f"The mask {name!r} has {width_height.format(size)}, and its image {image!r} "
+                    f"{width_height.format(of)} (width x height)."
+                )
+
+    def _make(self, boxes: Member) -> None:
+        name = boxes.info.name
+        if len(self._images) != 1:
+            raise BadAnnotations(
+                f"{name!r} has the boxes of one image, but its sample {boxes.key!r} has {len(self._images)} images."
+            )
+        data = _json(name, self._read(boxes, _BOXES))
+        try:
+            annotated = parse_arguments({each: data[each] for each in ("boxes", "keypoints") if each in data})
+        except ArgumentsError as error:
+            raise BadAnnotations(f"In {name!r}: {error}.") from error
+        made = self._transformed(self._images[0], annotated)
+        assert made.annotations is not None
+        self._made = {
+            id(self._images[0]): made.body,
+            id(boxes): json.dumps(_moved(data, made.annotations)).encode(),
+        }
+
+    def _transformed(self, member: Member, annotated: Arguments | None) -> Transformed:
+        content = self._read(member, self._limits.max_bytes)
+        try:
+            made = self._transform(content, member.key, is_mask=member.kind == "mask", annotated=annotated)
+        except ObjectError as error:
+            raise type(error)(f"In {member.info.name!r}: {error}") from error
+        self._sizes[member.info.name] = member.kind, made.size
+        return made
+
+    def _read(self, member: Member, most: int) -> bytes:
+        info = member.info
+        if info.size > most:
+            raise TooManyBytes(f"{info.name!r} has more bytes than the limit of {most}.")
         with _damage():
-            file = source.extractfile(info) if info.isfile() else None
-        return _Careful(file) if file else None
-    if info.size > limits.max_bytes:
-        raise TooManyBytes(f"{info.name!r} has more bytes than the limit of {limits.max_bytes}.")
-    with _damage():
-        file = source.extractfile(info)
-        content = file.read() if file else b""
+            file = self._source.extractfile(info)
+            return file.read() if file else b""
+
+
+def _json(name: str, content: bytes) -> dict[str, object]:
+    """The object in a member with boxes. Raises BadAnnotations."""
     try:
-        return transform(content, member.key)
-    except ObjectError as error:
-        raise type(error)(f"In {info.name!r}: {error}") from error
+        data = load_json(content.decode(), _BOXES)
+    except (BadText, UnicodeDecodeError) as error:
+        raise BadAnnotations(f"{name!r} is not valid: {first_line(error)}.") from error
+    if not isinstance(data, dict) or "boxes" not in data:
+        raise BadAnnotations(f'{name!r} is no JSON object with "boxes", a list of [x1, y1, x2, y2].')
+    return data
+
+
+def _moved(data: dict[str, object], moved: Annotations) -> dict[str, object]:
+    """The same object with what moved, ``kept``, and of a list ``labels`` those of the boxes that are left."""
+    assert moved.boxes is not None and moved.kept is not None
+    kept = moved.kept.tolist()
+    found = {**data, "boxes": moved.boxes.tolist(), "kept": kept}
+    if moved.keypoints is not None:
+        found["keypoints"] = moved.keypoints.tolist()
+    labels, before = data.get("labels"), data["boxes"]
+    if isinstance(labels, list) and isinstance(before, list) and len(labels) == len(before):
+        found["labels"] = [labels[place] for place in kept]
+    return found
 
 
 def _forget(archive: tarfile.TarFile) -> None:
@@ -225,72 +275,3 @@ def _damage() -> Iterator[None]:
         raise
     except Exception as error:  # by what is broken, tarfile lets ValueError, EOFError, OverflowError, ... through
         raise DamagedImage(f"The shard is damaged: {first_line(error)}.") from error
-
-
-def _new_names(sample: list[_Member], format: str) -> list[str]:
-    """What the members of a sample are called in the result.
-
-    An image is called by its new format. Where another member is called so, the ending comes behind the name that it
-    has: beside ``0001.npy``, ``0001.jpg`` becomes ``0001.jpg.npy``. Raises BadShard where WebDataset would find an
-    extension twice.
-    """
-    old, ending = [member.info.name for member in sample], _ending(format)
-    _each_once(sample, old)
-    new = [_renamed(name, format, ending) if m.is_image else name for m, name in zip(sample, old, strict=True)]
-    taken = Counter(name.lower() for name in new)
-    for at, name in enumerate(old):
-        if new[at] != name and taken[new[at].lower()] > 1:
-            new[at] = f"{name}.{ending}"
-    _each_once(sample, new)
-    return new
-
-
-def _each_once(sample: list[_Member], names: list[str]) -> None:
-    """Raises BadShard where two of these names are one extension of one sample."""
-    first: dict[tuple[str, str], int] = {}
-    for at, (member, name) in enumerate(zip(sample, names, strict=True)):
-        found = split_name(name)
-        if member.key and found and (other := first.setdefault(found, at)) != at:
-            raise BadShard(
-                f"The sample {member.key!r} has the extension {found[1]!r} twice, by {sample[other].info.name!r} and "
-                f"{member.info.name!r}. Give each member of a sample an extension of its own."
-            )
-
-
-def _ending(format: str) -> str:
-    return _KINDS[format][0] if format in _KINDS else format
-
-
-def _renamed(name: str, format: str, ending: str) -> str:
-    stem, _, old = name.rpartition(".")
-    return name if old.lower() in _KINDS.get(format, ()) else f"{stem}.{ending}"
-
-
-class _Names:
-    """The names in the result, each of one name in the source. By digests, as names may be long."""
-
-    def __init__(self, format: str) -> None:
-        self._ending = _ending(format)
-        self._source: dict[bytes, bytes] = {}
-        #: How much of the old name is in the new one, before the ending.
-        self._kept: dict[bytes, int] = {}
-
-    def add(self, old: str, new: str) -> None:
-        """Take ``new`` for the member ``old``; raises BadShard where a member of another name has it."""
-        source = _digest(old)
-        if self._source.setdefault(_digest(new), source) != source:
-            raise BadShard(
-                f"{old!r} would be called {new!r}, as another member of the shard is. "
-                "Put the members of a sample one after the other, and call no two alike."
-            )
-        if new != old:
-            self._kept[source] = len(new) - len(self._ending) - 1
-
-    def of(self, name: str) -> str:
-        """What the member that had this name is called now."""
-        kept = self._kept.get(_digest(name))
-        return name if kept is None else f"{name[:kept]}.{self._ending}"
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
