@@ -8,15 +8,22 @@ same. Not here: transforming (the cluster does), requests and connections (:mod:
 
 from __future__ import annotations
 
+from tvetl.datasets.annotations import Annotation, AnnotationTable
 from tvetl.datasets.batches import TransformedBatches
+from tvetl.datasets.coco import read_coco
+from tvetl.datasets.collate import collate_annotated
 from tvetl.datasets.flight import OnError
 from tvetl.datasets.images import TransformedImages
 from tvetl.datasets.labels import Labels, read_labels
 from tvetl.datasets.reader import Counts, to_tensor
 from tvetl.datasets.shards import Shards
 from tvetl.datasets.stream import TransformedStream
+from tvetl.datasets.voc import read_voc
+from tvetl.datasets.yolo import read_yolo
 
 __all__ = [
+    "Annotation",
+    "AnnotationTable",
     "Counts",
     "Labels",
     "OnError",
@@ -24,6 +31,10 @@ __all__ = [
     "TransformedBatches",
     "TransformedImages",
     "TransformedStream",
+    "collate_annotated",
+    "read_coco",
     "read_labels",
+    "read_voc",
+    "read_yolo",
     "to_tensor",
 ]

@@ -63,8 +63,8 @@ class Columns:
         )
 
 
-class AnnotationTable(Mapping[str, Annotation]):
-    """Annotations by the name of their image. All objects lie in a few arrays, 25 bytes each without keypoints.
+class NameIndex:
+    """Rows by the name of an image, of which a table has as much as its file tells.
 
     A name is looked up in this order:
 
@@ -74,52 +74,14 @@ class AnnotationTable(Mapping[str, Annotation]):
     3. by file name without extension: ``1.png``, or ``train/1``.
 
     Where 2 or 3 finds several, the look-up raises UsageError that names two of them; where nothing is found, KeyError.
-    ``classes`` has the names of the labels' numbers, where the file tells them.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        columns: Columns,
-        *,
-        sizes: npt.NDArray[np.int64] | None = None,
-        classes: Mapping[int, str] | None = None,
-        named: bool = False,
-    ) -> None:
-        """``sizes`` are (height, width) of M images, [0, 0] where unknown; ``named`` gives labels as names."""
-        self._names, self._sizes, self._named = names, sizes, named
-        self.classes = dict(classes or {})
-        columns = columns.taken(np.argsort(columns.owners, kind="stable"))
-        self._columns = columns
-        self._starts = np.searchsorted(columns.owners, np.arange(len(names) + 1))
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self._rows = {name: row for row, name in enumerate(names)}
         self._parts: dict[Callable[[str], str], dict[str, int]] = {}
 
-    def __getitem__(self, name: str) -> Annotation:
-        return self._annotation(self._row(name))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def check(self, names: Iterable[str]) -> None:
-        """Raise UsageError where an image has no annotations here, or shares them with another that is called alike."""
-        taken: dict[int, str] = {}
-        for name in names:
-            try:
-                row = self._row(name)
-            except KeyError:
-                hint = f"There are {len(self)}, {self._names[0]!r} first." if self._names else "There are none at all."
-                raise UsageError(f"there are no annotations of {name!r}", hint=hint) from None
-            if taken.setdefault(row, name) != name:
-                hint = "Read annotations of which the names tell the images' folders apart."
-                raise UsageError(
-                    f"{taken[row]!r} and {name!r} would both have the annotations of {self._names[row]!r}", hint=hint
-                )
-
-    def _row(self, name: str) -> int:
+    def row(self, name: str) -> int:
         rest = name
         while rest:
             for key in (rest, splitext(rest)[0]):
@@ -143,6 +105,61 @@ class AnnotationTable(Mapping[str, Annotation]):
                 index[key] = -1 if key in index else row
         return self._parts[part]
 
+    def has(self, name: str) -> bool:
+        try:
+            return self.row(name) >= 0
+        except KeyError:
+            return False
+
+
+class AnnotationTable(Mapping[str, Annotation]):
+    """Annotations by the name of their image. All objects lie in a few arrays, 33 bytes each without keypoints.
+
+    Names are looked up as :class:`NameIndex` says. ``classes`` has the names of the labels' numbers, where the file
+    tells them.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        columns: Columns,
+        *,
+        sizes: npt.NDArray[np.int64] | None = None,
+        classes: Mapping[int, str] | None = None,
+        named: bool = False,
+    ) -> None:
+        """``sizes`` are (height, width) of M images, [0, 0] where unknown; ``named`` gives labels as names."""
+        self._names, self._sizes, self._named = names, sizes, named
+        self.classes = dict(classes or {})
+        columns = columns.taken(np.argsort(columns.owners, kind="stable"))
+        self._columns = columns
+        self._starts = np.searchsorted(columns.owners, np.arange(len(names) + 1))
+        self._index = NameIndex(names)
+
+    def __getitem__(self, name: str) -> Annotation:
+        return self._annotation(self._index.row(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise UsageError where an image has no annotations here, or shares them with another that is called alike."""
+        taken: dict[int, str] = {}
+        for name in names:
+            try:
+                row = self._index.row(name)
+            except KeyError:
+                hint = f"There are {len(self)}, {self._names[0]!r} first." if self._names else "There are none at all."
+                raise UsageError(f"there are no annotations of {name!r}", hint=hint) from None
+            if taken.setdefault(row, name) != name:
+                hint = "Read annotations of which the names tell the images' folders apart."
+                raise UsageError(
+                    f"{taken[row]!r} and {name!r} would both have the annotations of {self._names[row]!r}", hint=hint
+                )
+
     def _annotation(self, row: int) -> Annotation:
         columns, rows = self._columns, slice(self._starts[row], self._starts[row + 1])
         size = None if self._sizes is None or not self._sizes[row].all() else self._sizes[row]
@@ -156,6 +173,50 @@ class AnnotationTable(Mapping[str, Annotation]):
             None if columns.ignore is None else columns.ignore[rows].copy(),
             None if size is None else (int(size[0]), int(size[1])),
         )
+
+
+def checked(columns: Columns, sizes: npt.NDArray[np.int64], empty: Empty, place: Callable[[int], str]) -> Columns:
+    """The same rows with an edge or point up to a pixel before 0 moved to 0, without those that ``empty`` drops.
+
+    ``sizes`` are (height, width) of the images, [0, 0] where unknown; ``place`` says where row n stands. Raises
+    UsageError for the first row with a box or point that is not finite or more than a pixel beyond its image, a box
+    with its corners the wrong way round, or, with ``empty`` "refuse", one without area.
+    """
+    size = sizes[columns.owners]
+    height, width = (np.where(size > 0, size + MARGIN, FARTHEST)).T
+
+    def refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[np.float32], why: str, hint: str = "") -> None:
+        if bad.any():
+            at = int(bad.argmax())
+            known = size[at].all()
+            where = f"its image, {size[at, 1]} x {size[at, 0]} pixels" if known else f"{FARTHEST:.0f} pixels"
+            numbers = f"[{', '.join(f'{value:.9g}' for value in values[at].flat)}]"
+            raise UsageError(f"{place(at)}: {why.format(numbers[:60], where)}", hint=hint)
+
+    boxes, points = columns.boxes, columns.keypoints
+    x1, y1, x2, y2 = boxes.T
+    # Written so that NaN is refused too.
+    beyond = ~((x1 >= -MARGIN) & (y1 >= -MARGIN) & (x2 <= width) & (y2 <= height))
+    refuse(beyond, boxes, "the box {} is beyond {}")
+    refuse(
+        ~((x1 <= x2) & (y1 <= y2)), boxes, "the box {} has its corners the wrong way round: expected x1 <= x2, y1 <= y2"
+    )
+    np.maximum(boxes, 0, out=boxes)
+    if points is not None:
+        inside = (points >= -MARGIN) & (points <= np.stack([width, height], axis=1)[:, None])
+        refuse(~np.all(inside, axis=(1, 2)), points, "a point of {} is beyond {}")
+        np.maximum(points, 0, out=points)
+    flat = (x1 == x2) | (y1 == y2)
+    if empty == "refuse":
+        refuse(
+            flat, boxes, "the box {} has no area", hint='empty="drop" leaves such boxes out, empty="keep" keeps them.'
+        )
+    return columns.taken(~flat) if empty == "drop" and flat.any() else columns
+
+
+def check_empty(empty: str) -> None:
+    if empty not in ("refuse", "drop", "keep"):
+        raise UsageError(f"empty is {empty!r}: expected refuse, drop or keep")
 
 
 def _stem(name: str) -> str:
