@@ -6,7 +6,7 @@ from __future__ import annotations
 PIPELINE_BYTES = 64 * 1024
 #: Bytes of ``etl_args``: as many as BOXES and KEYPOINTS take. It travels in the query of a URL; Go's servers, AIStore's
 #: among them, take 1 MiB.
-ARGUMENTS_BYTES = 256 * 1024
+ARGUMENTS_BYTES = 384 * 1024
 #: Boxes of one image, and keypoints.
 BOXES = 1_000
 KEYPOINTS = 10_000
