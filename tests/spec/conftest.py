@@ -9,13 +9,14 @@ import pytest
 from hypothesis import strategies as st
 
 from tvetl import spec
+from tvetl.spec import limits
 
 Drawn = st.SearchStrategy[Any]
 
 
 def values(schema: Mapping[str, Any], most: int) -> Drawn:
     """Values of a parameter's schema; whole numbers at most ``most``, where the schema allows so few."""
-    if "$ref" in schema:  # the steps of a RandomApply
+    if "$ref" in schema:  # the steps that a step holds
         return st.sampled_from(
             [{"op": "RandomInvert"}, {"op": "RandomCrop", "size": 5}, {"op": "Resize", "size": [9, 8]}]
         )
@@ -37,10 +38,22 @@ def values(schema: Mapping[str, Any], most: int) -> Drawn:
     return st.one_of(st.floats(low, high), st.floats(max(low, 0.0), min(high, 2.0)) if high > 0 else st.just(low))
 
 
+#: With others, nothing may be left of a small image, or too much be made of it.
+FEW_PIXELS = {
+    "ratio": [0.5, 2.0],
+    "target_size": [9, 12],
+    "scale_range": [0.5, 2.0],
+    "side_range": [1.0, 2.0],
+    "min_scale": 0.25,
+    "sampler_options": [0.5, 1],
+}
+
+
 def objects(key: str, name: str, params: Mapping[str, spec.Param], most: int) -> Drawn:
-    def value(name: str, param: spec.Param) -> Drawn:
-        # A crop much longer than wide may have no pixel of a small image.
-        return st.just([0.5, 2.0]) if name == "ratio" else values(param.kind.schema, most)
+    def value(each: str, param: spec.Param) -> Drawn:
+        if name == "RandomChoice" and each == "p":
+            return st.none() | st.just([1.0] * limits.INNER)
+        return st.just(FEW_PIXELS[each]) if each in FEW_PIXELS else values(param.kind.schema, most)
 
     required = {each: value(each, param) for each, param in params.items() if param.required}
     others = {each: value(each, param) for each, param in params.items() if not param.required}

@@ -46,9 +46,13 @@ def test_what_is_accepted_runs_in_torchvision_and_gives_what_the_walk_says(
     name: str, before: str, steps_of: Callable[[str], st.SearchStrategy[Any]]
 ) -> None:
     torch = pytest.importorskip("torch", reason="torchvision is not installed")
+    from torchvision import tv_tensors
+
     from tvetl.spec.compose import to_compose
 
-    image = random_image()
+    boxes = tv_tensors.BoundingBoxes([[1, 2, 9, 8]], format="XYXY", canvas_size=(24, 33))
+    needed = {"boxes": boxes, "labels": torch.zeros(1)} if spec.OPS[name].needs_boxes else {}
+    sample = {"image": random_image(), **needed}
     accepted = []
 
     @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -64,7 +68,7 @@ def test_what_is_accepted_runs_in_torchvision_and_gives_what_the_walk_says(
         torch.manual_seed(seed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Anti-alias option is always applied")
-            result = to_compose(pipeline)(image)
+            result = to_compose(pipeline)(sample)["image"]
         assert form_of(result) == spec.forms(pipeline)[-1]
         accepted.append(True)
 
@@ -123,6 +127,37 @@ TO_TENSOR, TO_BYTES, GRAY = {"op": "ToTensor"}, {"op": "PILToTensor"}, {"op": "G
             "$.steps[0].transforms[0]: Normalize does not take a",
         ),
         ([applied({"op": "Pad", "padding": -1})], "$.steps[0].transforms[0].padding: expected"),
+        (
+            [{"op": "RandomResize", "min_size": 9, "max_size": 9}],
+            "$.steps[0].max_size: expected more than min_size (9)",
+        ),
+        (
+            [{"op": "RandomIoUCrop", "sampler_options": [0.5, 0.9]}],
+            "$.steps[0].sampler_options: needs a 1, which takes the whole image",
+        ),
+        (
+            [{"op": "RandomIoUCrop", "min_scale": 1, "max_scale": 0.5}],
+            "$.steps[0].max_scale: expected at least min_scale",
+        ),
+        (
+            [{"op": "RandomIoUCrop", "min_aspect_ratio": 3}],
+            "$.steps[0].max_aspect_ratio: expected at least min_aspect_ratio (3), got 2",
+        ),
+        (
+            [{"op": "RandomChoice", "transforms": [{"op": "RandomInvert"}], "p": [0.5, 0.5]}],
+            "$.steps[0].p: expected one number for each of 1 steps, got 2",
+        ),
+        (
+            [{"op": "RandomChoice", "transforms": [{"op": "RandomInvert"}], "p": [0]}],
+            "$.steps[0].p: expected a number above 0 among them",
+        ),
+        (
+            [{"op": "RandomOrder", "transforms": [GRAY]}],
+            "$.steps[0].transforms[0]: Grayscale makes a PIL image of 1 channel",
+        ),
+        ([applied(applied(applied(applied({"op": "RandomInvert"}))))], "steps may lie in steps 3 deep, and no deeper"),
+        ([applied(applied(TO_TENSOR))], "$.steps[0].transforms[0].transforms[0]: ToTensor makes a float32 tensor"),
+        ([{"op": "Pad", "padding": 1, "mask_fill": 65536}], "$.steps[0].mask_fill: expected 0..65535"),
         ([applied({"op": "acme.Blur"})], "$.steps[0].transforms[0].op: acme.Blur cannot stand inside a RandomApply"),
         ([applied()], "$.steps[0].transforms: expected a list of 1..8 steps, got []"),
         ([applied(*[{"op": "RandomInvert"}] * 9)], "$.steps[0].transforms: expected a list of 1..8 steps"),

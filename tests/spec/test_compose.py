@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from tvetl.spec.compose import from_compose, to_compose
 torch = pytest.importorskip("torch", reason="torchvision is not installed")
 v1 = pytest.importorskip("torchvision.transforms", reason="torchvision is not installed")
 v2 = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
+tv_tensors = pytest.importorskip("torchvision.tv_tensors", reason="torchvision is not installed")
 
 
 def random_image(size: tuple[int, int] = (50, 40)) -> Any:
@@ -203,6 +205,151 @@ def test_random_apply_holds_steps(module: Any) -> None:
     assert len(drawn) > 10
 
 
+FLIP, MEAN = {"op": "RandomHorizontalFlip"}, (123.0, 117.0, 104.0)
+SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+#: Of torchvision's references, as they are written with v2; the crops stand for classes of these scripts.
+DETECTION: dict[str, tuple[Callable[[], list[object]], list[dict[str, object]]]] = {
+    "hflip": (lambda: [v2.RandomHorizontalFlip(p=0.5)], [FLIP]),
+    "lsj": (
+        lambda: [
+            v2.ScaleJitter(target_size=(1024, 1024), antialias=True),
+            v2.RandomCrop((1024, 1024), pad_if_needed=True, fill={tv_tensors.Mask: 0, "others": MEAN}),
+            v2.RandomHorizontalFlip(),
+        ],
+        [
+            {"op": "ScaleJitter", "target_size": [1024, 1024]},
+            {"op": "RandomCrop", "size": 1024, "pad_if_needed": True, "fill": [123, 117, 104], "mask_fill": 0},
+            FLIP,
+        ],
+    ),
+    "multiscale": (
+        lambda: [v2.RandomShortestSize(min_size=SIDES, max_size=1333), v2.RandomHorizontalFlip()],
+        [{"op": "RandomShortestSize", "min_size": [*SIDES], "max_size": 1333}, FLIP],
+    ),
+    "ssd": (
+        # In such a dict torchvision finds nothing for images, and leaves them black.
+        lambda: [
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill=defaultdict(lambda: MEAN, {tv_tensors.Mask: 0})),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+        ],
+        [
+            {"op": "RandomPhotometricDistort"},
+            {"op": "RandomZoomOut", "fill": None, "mask_fill": 0},
+            {"op": "RandomIoUCrop"},
+            FLIP,
+        ],
+    ),
+    "ssdlite": (lambda: [v2.RandomIoUCrop(), v2.RandomHorizontalFlip()], [{"op": "RandomIoUCrop"}, FLIP]),
+}
+
+
+@pytest.mark.parametrize("backend", ["pil", "tv_tensor"])
+@pytest.mark.parametrize("name", DETECTION)
+def test_presets_for_detection_are_read(name: str, backend: str) -> None:
+    make, steps = DETECTION[name]
+    image = [v2.ToImage()]
+    ends = [
+        v2.ToDtype(torch.float, scale=True),
+        v2.ConvertBoundingBoxFormat(tv_tensors.BoundingBoxFormat.XYXY),
+        v2.SanitizeBoundingBoxes(labels_getter=None),
+        v2.ToPureTensor(),
+    ]
+    transforms = [*make(), *image, *ends] if backend == "pil" else [*image, *make(), *ends]
+    before, after = ([], [{"op": "ToImage"}]) if backend == "pil" else ([{"op": "ToImage"}], [])
+    to_float = {"op": "ToDtype", "dtype": "float32", "scale": True}
+    pipeline = spec.parse({"steps": [*before, *steps, *after, to_float, {"op": "SanitizeBoundingBoxes"}]})
+    assert from_compose(v2.Compose(transforms)) == pipeline == from_compose(to_compose(pipeline))
+    sample = {
+        "image": random_image((120, 90)),
+        "mask": tv_tensors.Mask(torch.arange(120 * 90, dtype=torch.int32).reshape(90, 120) % 7),
+        "boxes": tv_tensors.BoundingBoxes([[3, 4, 50, 60], [70, 1, 119, 88]], format="XYXY", canvas_size=(90, 120)),
+        "labels": torch.arange(2),
+    }
+    for seed in range(3):
+        torch.manual_seed(seed)
+        theirs = v2.Compose([*transforms[:-2], v2.SanitizeBoundingBoxes()])(sample)
+        torch.manual_seed(seed)
+        ours = to_compose(pipeline)(sample)
+        assert all(torch.equal(ours[each], theirs[each]) for each in sample)
+
+
+@pytest.mark.parametrize("image", ["tensor", "tv_tensor"])
+def test_presets_for_segmentation_are_read(image: str) -> None:
+    kind = torch.Tensor if image == "tensor" else tv_tensors.Image
+    transforms = [
+        v2.RandomResize(min_size=260, max_size=1040),
+        v2.RandomHorizontalFlip(0.5),
+        v2.RandomCrop(480, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
+        v2.PILToTensor() if image == "tensor" else v2.ToImage(),
+        v2.ToDtype(dtype={kind: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
+        v2.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        v2.ToPureTensor(),
+    ]
+    steps = [
+        {"op": "RandomResize", "min_size": 260, "max_size": 1040},
+        FLIP,
+        {"op": "RandomCrop", "size": 480, "pad_if_needed": True, "mask_fill": 255},
+        {"op": "PILToTensor" if image == "tensor" else "ToImage"},
+        {"op": "ToDtype", "dtype": "float32", "scale": True},
+        {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    ]
+    assert from_compose(v2.Compose(transforms)) == spec.parse({"steps": steps})
+    evaluation = v2.Compose([v2.Resize((520, 520)), *transforms[3:]])
+    assert from_compose(evaluation) == spec.parse({"steps": [{"op": "Resize", "size": [520, 520]}, *steps[3:]]})
+
+
+@pytest.mark.parametrize(
+    ("fill", "params"),
+    [
+        ({"others": 7}, {"fill": 7}),
+        ({"others": 7, tv_tensors.Mask: 7}, {"fill": 7, "mask_fill": 7}),
+        ({tv_tensors.Mask: 255}, {"fill": None, "mask_fill": 255}),
+        ({type(random_image()): [1, 2, 3], "others": 4}, {"fill": [1, 2, 3], "mask_fill": 4}),
+        ({type(random_image()): 5}, {"fill": 5, "mask_fill": 0}),
+        ({"others": 3, tv_tensors.Image: 9, tv_tensors.Video: 4}, {"fill": 3}),
+    ],
+)
+def test_a_fill_by_type_means_what_torchvision_finds_in_it(fill: dict[object, object], params: object) -> None:
+    theirs = v2.Pad(2, fill=dict(fill))
+    pipeline = from_compose(theirs)
+    assert pipeline == spec.parse({"steps": [{"op": "Pad", "padding": 2, **params}]})
+    sample = {"image": random_image(), "mask": tv_tensors.Mask(torch.ones(40, 50, dtype=torch.uint8))}
+    ours = to_compose(pipeline)(sample)
+    assert ours["image"].tobytes() == theirs(sample)["image"].tobytes()
+    assert torch.equal(ours["mask"], theirs(sample)["mask"])
+
+
+def test_a_fill_for_another_type_of_image_is_theirs_once_the_image_is_one() -> None:
+    fill = {tv_tensors.Image: 9, "others": 3}
+    compose = v2.Compose([v2.Pad(1, fill=dict(fill)), v2.ToImage(), v2.Pad(2, fill=dict(fill)), v2.ToPureTensor()])
+    assert [step.params.get("fill") for step in from_compose(compose).steps] == [3, None, 9]
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+def test_one_of_several_and_any_order_hold_steps(module: Any) -> None:
+    flip, crop = module.RandomHorizontalFlip(), module.CenterCrop(8)
+    several = module.RandomOrder([v2.Compose([crop]), module.RandomApply([flip, crop])])
+    compose = module.Compose([module.RandomChoice([flip, several], p=[1, 3]), module.RandomChoice([crop, flip])])
+    inner = [
+        {"op": "CenterCrop", "size": 8},
+        {"op": "RandomApply", "transforms": [FLIP, {"op": "CenterCrop", "size": 8}]},
+    ]
+    shares = [1, 3] if module is v1 else [0.25, 0.75]  # as each keeps them
+    steps = [
+        {"op": "RandomChoice", "transforms": [FLIP, {"op": "RandomOrder", "transforms": inner}], "p": shares},
+        {"op": "RandomChoice", "transforms": [inner[0], FLIP]},
+    ]
+    assert from_compose(compose) == spec.parse({"steps": steps})
+
+
+def test_a_labels_getter_is_left_out() -> None:
+    """What belongs to the boxes that are left is for whoever has it."""
+    theirs = v2.SanitizeBoundingBoxes(4, labels_getter=lambda sample: sample["area"])
+    assert from_compose(theirs) == spec.parse({"steps": [{"op": "SanitizeBoundingBoxes", "min_size": 4}]})
+
+
 def presets() -> list[object]:
     """Each of torchvision's presets for images, as some pretrained weights have it."""
     from torchvision import models
@@ -253,17 +400,29 @@ class Mine(v2.CenterCrop):  # type: ignore[misc]
         (lambda: v1.Lambda(lambda image: image), "$.transforms[1]: Lambda is code, and a pipeline is data"),
         (lambda: v2.Lambda(lambda image: image), "writing an image or a tensor is what output is for"),
         (lambda: lambda image: image, "$.transforms[1]: function is code"),
-        (lambda: v2.RandomChoice([v2.CenterCrop(8)]), "$.transforms[1]: RandomChoice is not among the transforms"),
+        (
+            lambda: v2.RandomChoice([v2.Compose([v2.CenterCrop(8), v2.RandomInvert()])]),
+            "$.transforms[1].transforms[0]: Compose is 2 steps, and one is needed: RandomApply with p=1",
+        ),
+        (
+            lambda: v2.RandomOrder([v2.RandomInvert(), v2.Identity()]),
+            "$.transforms[1].transforms[1]: Identity is 0 steps, and one is needed: RandomApply with p=0",
+        ),
+        (lambda: v2.RandomChoice([v1.Lambda(int)]), "$.transforms[1].transforms[0]: Lambda is code"),
         (lambda: v2.RandomApply([v1.Lambda(int)]), "$.transforms[1].transforms[0]: Lambda is code"),
         (lambda: v2.RandomApply([v2.ToTensor()]), "$.steps[1].transforms[0]: ToTensor makes a float32 tensor of 3"),
-        (
-            lambda: v2.RandomApply([v2.RandomApply([v2.RandomInvert()])]),
-            "RandomApply cannot stand inside a RandomApply",
-        ),
         (lambda: v1.FiveCrop(8), "$.transforms[1]: FiveCrop is not among the transforms"),
         (lambda: Mine(8), "$.transforms[1]: expected a torchvision Compose or one of its transforms, got Mine"),
         (lambda: v2.Compose([v2.GaussianNoise()]), "$.transforms[1].transforms[0]: GaussianNoise"),
-        (lambda: v2.Pad(1, fill={torch.Tensor: 3}), "$.steps[1].fill: expected a number"),
+        (lambda: v2.Pad(1, fill={torch.Tensor: 3}), "$.transforms[1]: Pad: the image is a PIL image here"),
+        (lambda: v2.Pad(1, fill={"mask": 3}), "$.transforms[1]: Pad: 'mask' is neither a type nor 'others'"),
+        (lambda: v2.Pad(1, fill={"others": 3, tv_tensors.Mask: [1, 2, 3]}), "$.steps[1].mask_fill: expected 0..65535"),
+        (
+            lambda: v2.Compose([v2.ToImage(), v2.ToDtype({"others": torch.float16})]),
+            "$.transforms[1].transforms[1]: ToDtype: float16 would change the values of Mask",
+        ),
+        (lambda: v2.ConvertBoundingBoxFormat("XYWH"), "$.transforms[1]: ConvertBoundingBoxFormat: boxes are XYXY here"),
+        (lambda: v2.SetClampingMode("hard"), "$.transforms[1]: SetClampingMode: boxes are XYXY here"),
     ],
 )
 def test_what_is_not_in_the_table_is_refused_at_its_place(make: Callable[[], object], said: str) -> None:

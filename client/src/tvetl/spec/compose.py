@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec.model import Pipeline, Step
 from tvetl.spec.opening import Opened
-from tvetl.spec.ops import ALIASES, OPS, alias_params, is_plugin
+from tvetl.spec.ops import ALIASES, HOLD_STEPS, OPS, alias_params, is_plugin
 from tvetl.spec.parse import parse
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def to_compose(pipeline: Pipeline) -> v2.Compose:
 def to_transform(step: Step) -> Callable[..., object]:
     """torchvision's transform (v2) that one step of the op table means."""
     import torch
+    from torchvision import tv_tensors
     from torchvision.transforms import v2
 
     params: dict[str, object] = dict(step.params)
@@ -57,6 +59,9 @@ def to_transform(step: Step) -> Callable[..., object]:
         params["dtype"] = getattr(torch, str(params["dtype"]))
     if "policy" in params:
         params["policy"] = v2.AutoAugmentPolicy(params["policy"])
+    mask_fill = params.pop("mask_fill", None)
+    if mask_fill is not None:
+        params["fill"] = {tv_tensors.Mask: mask_fill, "others": params["fill"]}
     with warnings.catch_warnings():
         # torchvision calls ToTensor deprecated; it stays what most pipelines in the world are written with.
         warnings.filterwarnings("ignore", message=r".*`ToTensor\(\)` is deprecated")
@@ -75,10 +80,12 @@ def from_compose(
     """The pipeline that a torchvision ``Compose`` (v1 or v2) means; all else as in a pipeline.
 
     An ``nn.Sequential``, one transform, and the preset of pretrained weights (``weights.transforms()``) are taken too.
-    Raises PipelineError for what is not in the op table: a Lambda, a class of your own, RandomChoice, ...
+    What only changes the type of masks and boxes is left out, and so is the ``labels_getter`` of SanitizeBoundingBoxes:
+    an answer says which boxes are left, whatever belongs to them.
+    Raises PipelineError for what is not in the op table: a Lambda, a class of your own, ...
     """
     problems = [Problem("$.steps", "not together with a compose, which has them")] if "steps" in fields else []
-    steps = [*_steps(compose, "$", problems)]
+    steps = [*_steps(compose, "$", problems, _Flow())]
     if problems:
         raise PipelineError(problems)
     first = next(iter(getattr(compose, "transforms", ())), None)
@@ -87,8 +94,32 @@ def from_compose(
     return parse(data if output is None else {**data, "output": output})
 
 
-def _steps(transform: object, path: str, problems: list[Problem], *, gray: bool = False) -> Iterator[Data]:
-    """The steps that a transform means. ``gray``: whether the image that it gets has one channel."""
+@dataclass
+class _Flow:
+    """The image between two transforms: whether it has one channel, and its type in ``_image_types``."""
+
+    gray: bool = False
+    type: str = "PIL image"
+
+    def after(self, step: Data) -> None:
+        if step["op"] == "Grayscale":
+            self.gray = step["num_output_channels"] == 1
+        self.type = _GIVES.get(str(step["op"]), self.type)
+
+
+_GIVES = {"ToTensor": "tensor", "PILToTensor": "tensor", "ToImage": "tv_tensors.Image", "ToPILImage": "PIL image"}
+
+
+def _image_types() -> dict[str, type]:
+    import torch
+    from PIL import Image
+    from torchvision import tv_tensors
+
+    return {"PIL image": Image.Image, "tensor": torch.Tensor, "tv_tensors.Image": tv_tensors.Image}
+
+
+def _steps(transform: object, path: str, problems: list[Problem], flow: _Flow) -> Iterator[Data]:
+    """The steps that a transform means."""
     from torch import nn
     from torchvision import transforms as v1
     from torchvision.transforms import _presets, v2
@@ -97,28 +128,111 @@ def _steps(transform: object, path: str, problems: list[Problem], *, gray: bool 
     kind = type(transform)
     names = {found: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (found := getattr(module, name, None))}
     if isinstance(transform, (v1.Compose, v2.Compose)) or kind is nn.Sequential:
-        yield from _in_turn(transform, path, problems, gray=gray)
-    elif isinstance(transform, (v1.RandomApply, v2.RandomApply)) and kind in names:
-        yield {"op": names[kind], "transforms": [*_in_turn(transform, path, problems, gray=gray)], "p": transform.p}
+        yield from _in_turn(transform, path, problems, flow)
+    elif names.get(kind) in HOLD_STEPS:
+        inner = _in_turn(transform, path, problems, replace(flow), single=names[kind] != "RandomApply")
+        yield {"op": names[kind], "transforms": [*inner], **_read_back(names[kind], transform)}
     elif kind in names:
-        yield {"op": names[kind], **_read_back(names[kind], transform)}
+        try:
+            yield from _step(names[kind], transform, flow)
+        except _Unsaid as error:
+            problems.append(Problem(path, f"{kind.__name__}: {error}"))
     elif kind in (_presets.ImageClassification, _presets.SemanticSegmentation, _presets.ObjectDetection):
         yield from _preset(transform)
-    elif kind is v2.RGB and gray:
+    elif kind is v2.RGB and flow.gray:
         problems.append(Problem(path, "RGB after Grayscale: give that num_output_channels=3, and leave RGB out"))
-    elif kind not in (v2.Identity, v2.RGB, v2.ToPureTensor):  # which change nothing here
+    elif kind is v2.ToPureTensor:
+        flow.type = "tensor" if flow.type == "tv_tensors.Image" else flow.type
+    elif kind in (v2.ConvertBoundingBoxFormat, v2.SetClampingMode):
+        problems += [Problem(path, said) for said in _boxes_otherwise(transform)]
+    elif kind not in (v2.Identity, v2.RGB):  # which change nothing here
         problems.append(Problem(path, _cannot(transform)))
 
 
-def _in_turn(compose: object, path: str, problems: list[Problem], *, gray: bool) -> Iterator[Data]:
+def _in_turn(
+    compose: object, path: str, problems: list[Problem], flow: _Flow, *, single: bool = False
+) -> Iterator[Data]:
+    """The steps of all transforms that it holds; ``single``: each of them must be one step."""
     place, several = ("transforms", compose.transforms) if hasattr(compose, "transforms") else ("", compose)
     assert isinstance(several, Iterable)
     for index, each in enumerate(several):
         if path == "$" and index == 0 and isinstance(each, Opened):
             continue  # from_compose has its fields
-        for step in _steps(each, f"{path}.{place}[{index}]" if place else f"{path}[{index}]", problems, gray=gray):
-            gray = gray if step["op"] != "Grayscale" else step["num_output_channels"] == 1
+        where = f"{path}.{place}[{index}]" if place else f"{path}[{index}]"
+        before, count = len(problems), 0
+        for count, step in enumerate(_steps(each, where, problems, flow), 1):  # noqa: B007
+            flow.after(step)
             yield step
+        if single and count != 1 and len(problems) == before:
+            instead = "RandomApply with p=1 holds several" if count else "RandomApply with p=0 does nothing"
+            problems.append(Problem(where, f"{type(each).__name__} is {count} steps, and one is needed: {instead}"))
+
+
+def _step(name: str, transform: object, flow: _Flow) -> Iterator[Data]:
+    """One step, or none where it would change no image. Raises _Unsaid."""
+    found = _read_back(name, transform)
+    if isinstance(found.get("fill"), Mapping):
+        fills = _fills(found["fill"], flow)
+        found |= fills if "mask_fill" in OPS[name].params else {"fill": fills["fill"]}
+    if isinstance(found.get("dtype"), Mapping):
+        found["dtype"] = _dtype(found["dtype"], flow)
+        if found["dtype"] is None:
+            return
+    yield {"op": name, **found}
+
+
+class _Unsaid(Exception):
+    """A parameter that a pipeline cannot have; the text says why."""
+
+
+def _of_type(table: Mapping[object, object], kind: type) -> object:
+    """What torchvision takes of a dict for inputs of this type (v2._utils._get_fill)."""
+    return _plain(table[kind] if kind in table else table.get("others"))
+
+
+def _check_table(table: Mapping[object, object], flow: _Flow) -> None:
+    types = _image_types()
+    for key in table:
+        if not isinstance(key, type) and key != "others":
+            raise _Unsaid(f"{key!r} is neither a type nor 'others', so torchvision does not look it up")
+    # As torchvision does, a type that has nothing is left out; but where another type of image has, that was meant.
+    if not {types[flow.type], "others"} & table.keys() and not table.keys().isdisjoint(types.values()):
+        raise _Unsaid(f"the image is a {flow.type} here, for which torchvision finds nothing: say it of 'others'")
+
+
+def _fills(table: object, flow: _Flow) -> Data:
+    """``fill`` by type as a pipeline has it: for images, and for masks."""
+    from torchvision import tv_tensors
+
+    assert isinstance(table, Mapping)
+    _check_table(table, flow)
+    image, mask = _of_type(table, _image_types()[flow.type]), _of_type(table, tv_tensors.Mask)
+    as_images = mask == image and tv_tensors.Mask not in table
+    return {"fill": image, "mask_fill": None if as_images else mask or 0}
+
+
+def _dtype(table: object, flow: _Flow) -> object:
+    """``dtype`` by type, of images; None where theirs stays. Raises _Unsaid where masks or boxes would lose values."""
+    from torchvision import tv_tensors
+
+    assert isinstance(table, Mapping)
+    _check_table(table, flow)
+    kept = {
+        tv_tensors.Mask: (None, "uint8", "int32", "int64", "float32", "float64"),
+        tv_tensors.BoundingBoxes: (None, "float32", "float64"),
+        tv_tensors.KeyPoints: (None, "float32", "float64"),
+    }
+    for kind, dtypes in kept.items():
+        if (dtype := _of_type(table, kind)) not in dtypes:
+            raise _Unsaid(f"{dtype} would change the values of {kind.__name__}, which stay as they are: 'others': None")
+    return _of_type(table, _image_types()[flow.type])
+
+
+def _boxes_otherwise(transform: object) -> Iterator[str]:
+    """Why what changes how boxes are kept cannot be said; nothing where they are kept so anyway."""
+    asked = getattr(transform, "format", None) or getattr(transform, "clamping_mode", None)
+    if str(getattr(asked, "value", asked)) not in ("XYXY", "soft"):
+        yield f"{type(transform).__name__}: boxes are XYXY here, and clamped softly; change them after loading"
 
 
 def _preset(preset: object) -> Iterator[Data]:
@@ -154,7 +268,8 @@ def _read_back(name: str, transform: object) -> Data:
 
 def _read(transform: object, params: Iterable[str]) -> Data:
     """Its attributes of these names, as a pipeline has them."""
-    found = {each: _plain(getattr(transform, each)) for each in params if hasattr(transform, each)}
+    attributes = [each for each in params if each != "transforms" and hasattr(transform, each)]
+    found = {each: _plain(getattr(transform, each)) for each in attributes}
     if "interpolation" in found and type(found["interpolation"]) is int:
         found["interpolation"] = _PILLOW_FILTERS.get(found["interpolation"], found["interpolation"])
     return found
@@ -172,6 +287,16 @@ def _plain(value: object) -> object:
     if callable(tolist):
         return _plain(tolist())
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shares(_: object, found: Mapping[str, object]) -> dict[str, object]:
+    """v2 keeps equal shares for none."""
+    shares = found["p"]
+    return {"p": None} if isinstance(shares, list) and shares == [1 / len(shares)] * len(shares) else {}
+
+
+def _iou_options(transform: object, _: Mapping[str, object]) -> dict[str, object]:
+    return {"sampler_options": _plain(getattr(transform, "options", None))}
 
 
 def _nothing(_: object, __: Mapping[str, object]) -> dict[str, object]:
@@ -195,6 +320,8 @@ def _erasing_value(_: object, found: Mapping[str, object]) -> dict[str, object]:
 
 
 _KEPT_OTHERWISE: Mapping[str, Callable[[object, Mapping[str, object]], dict[str, object]]] = {
+    "RandomChoice": _shares,
     "RandomCrop": _crop_padding,
     "RandomErasing": _erasing_value,
+    "RandomIoUCrop": _iou_options,
 }

@@ -83,6 +83,31 @@ def magnitude_agrees(params: Params) -> Complaints:
         yield "magnitude", f"expected less than num_magnitude_bins ({bins}), got {magnitude}"
 
 
+def sizes_agree(params: Params) -> Complaints:
+    least, most = params["min_size"], params["max_size"]
+    if isinstance(least, int) and isinstance(most, int) and most <= least:
+        yield "max_size", f"expected more than min_size ({least}), got {most}: it is never drawn; Resize has one size"
+
+
+def iou_agrees(params: Params) -> Complaints:
+    for name in ("scale", "aspect_ratio"):
+        least, most = params[f"min_{name}"], params[f"max_{name}"]
+        if isinstance(least, float) and isinstance(most, float) and most < least:
+            yield f"max_{name}", f"expected at least min_{name} ({least:g}), got {most:g}"
+    options = params["sampler_options"]
+    if isinstance(options, tuple) and not any(isinstance(each, float) and each >= 1 for each in options):
+        yield "sampler_options", "needs a 1, which takes the whole image; without, it may search without end"
+
+
+def shares_agree(params: Params) -> Complaints:
+    shares, steps = params["p"], params["transforms"]
+    if isinstance(shares, tuple) and isinstance(steps, tuple):
+        if len(shares) != len(steps):
+            yield "p", f"expected one number for each of {len(steps)} steps, got {len(shares)}"
+        elif not any(shares):
+            yield "p", "expected a number above 0 among them"
+
+
 # Parameters that must fit what flows in.
 
 

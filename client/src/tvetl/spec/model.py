@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 #: A parameter as plain data. Sequences are tuples, so that a step can be compared and hashed by its JSON. Steps are
-#: there only in the parameter ``transforms`` of RandomApply.
+#: there only in the parameter ``transforms`` of ops that hold steps.
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | Step | None"
 
 ImageFormat = Literal["jpeg", "png", "webp"]
@@ -28,9 +28,15 @@ class Step:
 
     @property
     def inner(self) -> tuple[Step, ...]:
-        """The steps that a RandomApply does, or does not do; none of any other op."""
+        """The steps that it holds (RandomApply, RandomChoice, RandomOrder); none of any other op."""
         held = self.params.get("transforms")
         return tuple(each for each in held if isinstance(each, Step)) if isinstance(held, tuple) else ()
+
+    def walk(self) -> Iterator[Step]:
+        """Itself, and each step in it at any depth."""
+        yield self
+        for each in self.inner:
+            yield from each.walk()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,20 @@ from dataclasses import dataclass, field, replace
 
 from tvetl.spec import forms, limits
 from tvetl.spec.model import Value
-from tvetl.spec.values import FLAG, NULL, Kind, Refused, choice, either, integer, optional, real, sequence, spelled
+from tvetl.spec.values import (
+    FLAG,
+    NULL,
+    Kind,
+    Refused,
+    choice,
+    either,
+    integer,
+    optional,
+    real,
+    sequence,
+    several,
+    spelled,
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +52,9 @@ class Op:
     #: True where it moves pixels, so that an image's annotations move too; False where it changes values alone; None
     #: where torchvision does not say what becomes of annotations. Of an op that holds steps, these tell.
     moves: bool | None = True
-    #: Whether it acts on boxes, and so cannot do without them.
+    #: Whether it acts on boxes, and so cannot do without them; ``image``: whether it does anything to the image, too.
     needs_boxes: bool = False
+    image: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,14 +127,27 @@ _BORDERS = spelled(either(_BORDER, sequence(_BORDER, 1, 2, 4)), _four_borders)
 _P = real(0, 1)
 _POSITIVE = replace(real(limits.DIVISOR), expected="a number above 0")
 _SCALE = sequence(real(0), 2, ordered=True)
+_FROM_0 = _SCALE
+_SHARE = replace(real(limits.DIVISOR, 1), expected="a number above 0 and at most 1")
+_GROWTH = sequence(
+    replace(real(limits.DIVISOR, limits.GROWTH), expected=f"a number above 0 and at most {limits.GROWTH:g}"),
+    2,
+    ordered=True,
+)
+_USUAL_OPTIONS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_OPTIONS = optional(
+    spelled(several(real(0), 1, limits.DRAWN_OF), lambda value: None if value == _USUAL_OPTIONS else value)
+)
 _RATIO = sequence(_POSITIVE, 2, ordered=True)
 _ANGLES = _around(0.0, -_NUMBER, _NUMBER, _NUMBER)
 _FACTORS = _jitter(_around(1.0, 0.0, _NUMBER, _NUMBER - 1), 1.0)
+_TURNS = sequence(real(-0.5, 0.5), 2, ordered=True)
 _HUES = _jitter(_around(0.0, -0.5, 0.5, 0.5), 0.0)
 _SHEAR = either(_ANGLES, sequence(real(), 4, ordered=True), NULL)
 _POINT = optional(sequence(real(), 2))
 _SHADE = real(whole_as_int=True)
 _FILL = either(_SHADE, sequence(_SHADE, 3), NULL)
+_MASK_FILL = optional(integer(0, limits.MASK_VALUE))
 _ERASER = either(real(), spelled(sequence(real(), 1, 3), single), choice("random"))
 _DIVISOR = replace(
     either(real(limits.DIVISOR), real(-_NUMBER, -limits.DIVISOR)), expected="a number other than 0", alternatives=()
@@ -154,11 +181,18 @@ _STEPS = Kind(
 )
 
 
+def _one_or_several(kind: Kind, most: int) -> Kind:
+    return either(spelled(kind, _items), several(kind, 1, most))
+
+
 def _need(kind: Kind) -> Param:
     return Param(kind, required=True)
 
 
 _HALF = {"p": Param(_P, 0.5)}
+_RESIZING = {"interpolation": Param(_RESAMPLING, "bilinear"), "antialias": Param(optional(FLAG), True)}
+# What masks are filled with: ``fill={tv_tensors.Mask: mask_fill, "others": fill}`` of torchvision; null: as images.
+_BLACK = {"fill": Param(_FILL, 0), "mask_fill": Param(_MASK_FILL, None)}
 _AUGMENT = {"interpolation": Param(_WARPING, "nearest"), "fill": Param(_FILL, None)}
 
 # fmt: off
@@ -170,24 +204,43 @@ _ROWS = (
     Op("CenterCrop", _ANY, {"size": _need(_SIZE)}),
     Op("RandomCrop", _ANY, random=True, fits=forms.fill_fits, params={
         "size": _need(_SIZE), "padding": Param(optional(spelled(_BORDERS, _no_border_is_none)), None),
-        "pad_if_needed": Param(FLAG, False), "fill": Param(_FILL, 0), "padding_mode": Param(_MODE, "constant")}),
+        "pad_if_needed": Param(FLAG, False), **_BLACK, "padding_mode": Param(_MODE, "constant")}),
     Op("RandomResizedCrop", _ANY, random=True, fits=forms.resampling_fits, params={
         "size": _need(_SIZE), "scale": Param(_SCALE, (0.08, 1.0)), "ratio": Param(_RATIO, (3.0 / 4.0, 4.0 / 3.0)),
         "interpolation": Param(_RESAMPLING, "bilinear"), "antialias": Param(optional(FLAG), True)}),
     Op("Pad", _ANY, fits=forms.fill_fits, params={
-        "padding": _need(_BORDERS), "fill": Param(_FILL, 0), "padding_mode": Param(_MODE, "constant")}),
+        "padding": _need(_BORDERS), **_BLACK, "padding_mode": Param(_MODE, "constant")}),
     Op("RandomHorizontalFlip", _ANY, _HALF, random=True),
     Op("RandomVerticalFlip", _ANY, _HALF, random=True),
     Op("RandomRotation", _ANY, random=True, fits=forms.warping_fits, params={
         "degrees": _need(_ANGLES), "interpolation": Param(_WARPING, "nearest"), "expand": Param(FLAG, False),
-        "center": Param(_POINT, None), "fill": Param(_FILL, 0)}),
+        "center": Param(_POINT, None), **_BLACK}),
     Op("RandomAffine", _ANY, random=True, fits=forms.warping_fits, params={
         "degrees": _need(_ANGLES), "translate": Param(optional(sequence(_P, 2)), None),
         "scale": Param(optional(_RATIO), None), "shear": Param(_SHEAR, None),
-        "interpolation": Param(_WARPING, "nearest"), "fill": Param(_FILL, 0), "center": Param(_POINT, None)}),
+        "interpolation": Param(_WARPING, "nearest"), **_BLACK, "center": Param(_POINT, None)}),
     Op("RandomPerspective", _ANY, random=True, fits=forms.warping_fits, params={
         "distortion_scale": Param(_P, 0.5), "p": Param(_P, 0.5),
-        "interpolation": Param(_WARPING, "bilinear"), "fill": Param(_FILL, 0)}),
+        "interpolation": Param(_WARPING, "bilinear"), **_BLACK}),
+    Op("ScaleJitter", _ANY, random=True, fits=forms.resampling_fits, params={
+        "target_size": _need(sequence(_EDGE, 2)), "scale_range": Param(_GROWTH, (0.1, 2.0)), **_RESIZING}),
+    Op("RandomShortestSize", _ANY, random=True, fits=forms.resampling_fits, params={
+        "min_size": _need(_one_or_several(_EDGE, limits.DRAWN_OF)), "max_size": Param(optional(_EDGE), None),
+        **_RESIZING}),
+    Op("RandomResize", _ANY, random=True, agrees=forms.sizes_agree, fits=forms.resampling_fits, params={
+        "min_size": _need(_EDGE), "max_size": _need(_EDGE), **_RESIZING}),
+    Op("RandomZoomOut", _ANY, random=True, fits=forms.fill_fits, params={
+        **_BLACK, "side_range": Param(sequence(real(1, limits.GROWTH), 2, ordered=True), (1.0, 4.0)), **_HALF}),
+
+    # Boxes
+    Op("RandomIoUCrop", _ANY, random=True, needs_boxes=True, agrees=forms.iou_agrees, params={
+        "min_scale": Param(_SHARE, 0.3), "max_scale": Param(_SHARE, 1.0),
+        "min_aspect_ratio": Param(_POSITIVE, 0.5), "max_aspect_ratio": Param(_POSITIVE, 2.0),
+        "sampler_options": Param(_OPTIONS, None), "trials": Param(integer(1, limits.REPEATS), 40)}),
+    Op("ClampBoundingBoxes", _ANY, needs_boxes=True, image=False, params={
+        "clamping_mode": Param(optional(choice("auto", "soft", "hard")), "auto")}),
+    Op("SanitizeBoundingBoxes", _ANY, needs_boxes=True, image=False, params={
+        "min_size": Param(real(1), 1.0), "min_area": Param(real(1), 1.0)}),
 
     # Colour
     Op("ColorJitter", _ANY, moves=False, random=True, params={
@@ -206,6 +259,9 @@ _ROWS = (
         "threshold": _need(real(0, 255)), **_HALF}),
     Op("RandomAdjustSharpness", _ANY, moves=False, random=True, params={
         "sharpness_factor": _need(real(0)), **_HALF}),
+    Op("RandomPhotometricDistort", _ANY, moves=False, random=True, params={
+        "brightness": Param(_FROM_0, (0.875, 1.125)), "contrast": Param(_FROM_0, (0.5, 1.5)),
+        "saturation": Param(_FROM_0, (0.5, 1.5)), "hue": Param(_TURNS, (-0.05, 0.05)), **_HALF}),
     Op("RandomAutocontrast", _ANY, moves=False, random=True, params=_HALF),
     Op("RandomEqualize", _ANY, moves=False, random=True, params=_HALF),
 
@@ -227,8 +283,11 @@ _ROWS = (
         "p": Param(_P, 0.5), "scale": Param(sequence(_P, 2, ordered=True), (0.02, 0.33)),
         "ratio": Param(_RATIO, (0.3, 3.3)), "value": Param(_ERASER, 0.0)}),
 
-    # All of its steps or none
+    # All of its steps or none, one of them, all in any order
     Op("RandomApply", _ANY, random=True, params={"transforms": _need(_STEPS), "p": Param(_P, 0.5)}),
+    Op("RandomChoice", _ANY, random=True, agrees=forms.shares_agree, params={
+        "transforms": _need(_STEPS), "p": Param(optional(several(real(0), 1, limits.INNER)), None)}),
+    Op("RandomOrder", _ANY, random=True, params={"transforms": _need(_STEPS)}),
 
     # Image to tensor and back
     Op("ToTensor", _PIL, moves=False, params={}, gives=forms.float_tensor),
@@ -245,6 +304,9 @@ _ROWS = (
 
 #: Every op by its name. The order is the one of the documentation.
 OPS: Mapping[str, Op] = {op.name: op for op in _ROWS}
+
+#: Those that hold steps, as ``transforms``.
+HOLD_STEPS = frozenset(name for name, op in OPS.items() if "transforms" in op.params)
 
 #: Qualifier, dot, name.
 PLUGIN_PATTERN = r"^[a-z][a-z0-9_]{0,31}\.[A-Za-z][A-Za-z0-9_]{0,63}$"

@@ -157,7 +157,7 @@ def _read_steps(data: Mapping[str, object], problems: Problems) -> tuple[list[St
     return steps, form
 
 
-def _read_step(item: object, path: str, problems: Problems) -> Step | None:
+def _read_step(item: object, path: str, problems: Problems, depth: int = 0) -> Step | None:
     if not isinstance(item, Mapping):
         problems.add(path, f"expected an object with op, got {show(item)}")
         return None
@@ -172,18 +172,23 @@ def _read_step(item: object, path: str, problems: Problems) -> Step | None:
         problems.add(f"{path}.op", unknown if "op" in item else "missing; expected the name of a transform")
         return None
     values = read_params(item, alias_params(alias) if alias else op.params, path, problems, ignore=("op",))
-    if op.name == "RandomApply" and "transforms" in values:
-        values["transforms"] = tuple(_read_inner(item["transforms"], f"{path}.transforms", problems))
+    if "transforms" in values:
+        values["transforms"] = tuple(
+            _read_inner(op.name, item["transforms"], f"{path}.transforms", problems, depth + 1)
+        )
     return Step(op.name, {**values, **alias.fixed} if alias else values)
 
 
-def _read_inner(items: object, path: str, problems: Problems) -> Iterator[Step]:
-    """The steps of a RandomApply."""
+def _read_inner(outer: str, items: object, path: str, problems: Problems, depth: int) -> Iterator[Step]:
+    """The steps that a step holds, which lies in ``depth - 1`` others."""
     assert isinstance(items, (list, tuple))
+    if depth > limits.DEPTH:
+        problems.add(path, f"steps may lie in steps {limits.DEPTH} deep, and no deeper")
+        return
     for index, item in enumerate(items):
-        step = _read_step(item, f"{path}[{index}]", problems)
-        if step and (step.op == "RandomApply" or is_plugin(step.op)):
-            problems.add(f"{path}[{index}].op", f"{step.op} cannot stand inside a RandomApply")
+        step = _read_step(item, f"{path}[{index}]", problems, depth)
+        if step and is_plugin(step.op):
+            problems.add(f"{path}[{index}].op", f"{step.op} cannot stand inside a {outer}")
         elif step:
             yield step
 

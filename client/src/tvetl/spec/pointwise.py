@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from tvetl.spec.model import IMAGE_FORMATS, Pipeline, Step, Value
+from tvetl.spec.ops import row
 from tvetl.spec.output import plain_output
 from tvetl.spec.parse import forms
 
@@ -55,14 +56,15 @@ def parts(pipeline: Pipeline) -> Parts:
     if pipeline.output.format in IMAGE_FORMATS:
         raise NotSplit(f"needs a pipeline that ends in a tensor; this one gives {pipeline.output.format}")
     start = max(place for place, step in enumerate(pipeline.steps) if step.op in OPENS)
-    before, steps = pipeline.steps[:start], pipeline.steps[start:]
-    for place, step in enumerate(steps[1:], start + 1):
-        if step.op not in BETWEEN:
+    before, steps = list(pipeline.steps[:start]), [pipeline.steps[start]]
+    for place, step in enumerate(pipeline.steps[start + 1 :], start + 1):
+        if row(step.op).image and step.op not in BETWEEN:
             may = " and ".join(BETWEEN)
             raise NotSplit(f"only {may} may follow step {start} ({steps[0].op}); step {place} is {step.op}")
+        (steps if row(step.op).image else before).append(step)  # boxes are the same before and behind
     flow = forms(pipeline)[start:]
     if all(form.dtype == "uint8" for form in flow):
         raise NotSplit("the pipeline gives these pixels already")
     output = plain_output(pipeline.output.format)
     pixels = replace(pipeline, steps=(*before, Step("PILToTensor", {})), output=output)
-    return Parts(pixels, steps, pipeline.output.options["dtype"], flow[0].channels)
+    return Parts(pixels, tuple(steps), pipeline.output.options["dtype"], flow[0].channels)
