@@ -112,16 +112,28 @@ def test_what_is_too_large_is_refused_from_its_header() -> None:
     assert engine(CROP).transform(animation, "b/o", Arguments()).body
 
 
+@pytest.mark.parametrize("by_torch", [False, True])
 @pytest.mark.parametrize(
-    "steps",
-    [[{"op": "Resize", "size": 4000}], [{"op": "GaussianBlur", "kernel_size": 3}, {"op": "Resize", "size": 4000}]],
+    ("step", "said"),
+    [
+        ({"op": "Resize", "size": 4000}, "4000 x 60000000"),
+        ({"op": "RandomShortestSize", "min_size": 4000}, "4000 x 60000000"),
+        ({"op": "RandomResize", "min_size": 4000, "max_size": 4001}, "4000 x 60000000"),
+        ({"op": "ScaleJitter", "target_size": [8000, 8000], "scale_range": [100, 100]}, "53 x 800000"),
+        ({"op": "RandomZoomOut", "side_range": [100, 100], "p": 1}, "200 x 3000000"),
+        ({"op": "RandomRotation", "degrees": [45, 45], "expand": True}, "21214 x 21214"),
+        ({"op": "RandomApply", "p": 1, "transforms": [{"op": "Resize", "size": 4000}]}, "4000 x 60000000"),
+    ],
 )
-def test_a_result_that_would_be_too_large_is_refused_before_it_is_made(steps: list[dict[str, object]]) -> None:
-    if len(steps) > 1:
-        pytest.importorskip("torchvision", reason="GaussianBlur needs torchvision, which is not installed")
-    strip = as_file(Image.new("RGB", (2, 3000)), "PNG")
-    with pytest.raises(TooManyPixels, match="4000 x 6000000"):
-        engine(steps).transform(strip, "b/o", Arguments())
+def test_a_result_that_would_be_too_large_is_refused_before_it_is_made(
+    step: dict[str, object], said: str, by_torch: bool
+) -> None:
+    steps: list[dict[str, object]] = [{"op": "GaussianBlur", "kernel_size": 3}, step] if by_torch else [step]
+    if by_torch or step["op"] == "RandomRotation":
+        pytest.importorskip("torchvision", reason="GaussianBlur and RandomRotation need torchvision")
+    strip = as_file(Image.new("RGB", (2, 30_000)), "PNG")
+    with pytest.raises(TooManyPixels, match=said):
+        engine(steps, Limits(max_output_pixels=40_000_000)).transform(strip, "b/o", Arguments())
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
@@ -198,5 +210,9 @@ def test_a_step_that_needs_torch_is_named_where_there_is_none(monkeypatch: pytes
     with pytest.raises(PipelineError, match=r"\$\.steps\[1\]\.op: RandomRotation needs torch") as caught:
         engine(steps)
     assert "cpu variant" in caught.value.hint
+    inside = {"op": "RandomOrder", "transforms": [{"op": "GaussianBlur", "kernel_size": 3}, {"op": "RandomInvert"}]}
+    with pytest.raises(PipelineError, match=r"\$\.steps\[0\]\.op: GaussianBlur needs torch"):
+        engine([{"op": "RandomChoice", "transforms": [inside, {"op": "CenterCrop", "size": 9}]}])
+    assert engine([{"op": "RandomChoice", "transforms": [{"op": "RandomOrder", "transforms": [CROP[0]]}]}])
     with pytest.raises(PipelineError, match="RandomResizedCrop needs torch"):
         engine([{"op": "RandomResizedCrop", "size": 9, "ratio": [0.5, 2]}])

@@ -36,6 +36,17 @@ def test_each_kind_of_draw_is_torchs_in_any_order() -> None:
                 assert ours.permutation(4) == torch.randperm(4).tolist()
 
 
+def test_choices_are_torchs() -> None:
+    for seed in range(3000):
+        shares = np.random.default_rng(seed).random(seed % 7 + 2)
+        shares[seed % 3 :: 5] = 0
+        shares /= shares.sum()
+        torch.manual_seed(seed)
+        ours = Draw(seed)
+        assert ours.choice(shares.tolist()) == int(torch.multinomial(torch.tensor(shares.tolist()), 1)), seed
+        assert ours.rand() == torch.rand(1).item()
+
+
 def test_logarithms_of_the_usual_ratios_are_torchs_but_for_the_last_bit() -> None:
     """That differs between processors: docs/exactness.md."""
     for ratio, logarithm in LOG_OF_RATIO.items():

@@ -25,6 +25,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:The transform `ToTensor")
 BILINEAR, BICUBIC = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
+CROP: list[dict[str, object]] = [{"op": "RandomCrop", "size": 90}]
+ORDER: list[dict[str, object]] = [
+    {"op": "RandomOrder", "transforms": [{"op": "RandomInvert"}, {"op": "RandomPosterize", "bits": 2}]}
+]
+BLUR_OR: list[dict[str, object]] = [{"op": "GaussianBlur", "kernel_size": 3}, {"op": "RandomInvert"}]
+
+
+def _order() -> list[object]:
+    return [v2.RandomOrder([v2.RandomInvert(), v2.RandomPosterize(2)])]
+
+
 #: Each op with parameters that make it do something, beside the torchvision instance that it stands for.
 ON_ITS_OWN: list[tuple[list[dict[str, object]], list[Callable[..., object]]]] = [
     ([{"op": "Resize", "size": 256}], [v2.Resize(256)]),
@@ -57,6 +68,21 @@ ON_ITS_OWN: list[tuple[list[dict[str, object]], list[Callable[..., object]]]] = 
     ([{"op": "RandomResizedCrop", "size": 64, "ratio": [0.5, 2.1]}], [v2.RandomResizedCrop(64, ratio=(0.5, 2.1))]),
     ([{"op": "Pad", "padding": [1, 2, 3, 4], "fill": 77.9}], [v2.Pad([1, 2, 3, 4], 77.9)]),
     ([{"op": "Pad", "padding": 20, "padding_mode": "reflect"}], [v2.Pad(20, padding_mode="reflect")]),
+    ([{"op": "ScaleJitter", "target_size": [300, 400]}], [v2.ScaleJitter((300, 400))]),
+    (
+        [{"op": "RandomShortestSize", "min_size": [200, 333, 480], "max_size": 500, "interpolation": "bicubic"}],
+        [v2.RandomShortestSize((200, 333, 480), 500, BICUBIC)],
+    ),
+    ([{"op": "RandomShortestSize", "min_size": 123}], [v2.RandomShortestSize(123)]),
+    ([{"op": "RandomResize", "min_size": 100, "max_size": 500}], [v2.RandomResize(100, 500)]),
+    (
+        [{"op": "RandomZoomOut", "fill": [123, 117, 104], "mask_fill": 255, "side_range": [1, 2.5]}],
+        [v2.RandomZoomOut([123, 117, 104], (1, 2.5))],
+    ),
+    (
+        [{"op": "ToTensor"}, {"op": "RandomZoomOut", "side_range": [1, 1.3]}],
+        [v2.ToTensor(), v2.RandomZoomOut(side_range=(1, 1.3))],
+    ),
     ([{"op": "RandomHorizontalFlip"}], [v2.RandomHorizontalFlip()]),
     ([{"op": "RandomVerticalFlip", "p": 0.3}], [v2.RandomVerticalFlip(0.3)]),
     (
@@ -85,6 +111,11 @@ ON_ITS_OWN: list[tuple[list[dict[str, object]], list[Callable[..., object]]]] = 
     ([{"op": "RandomPosterize", "bits": 3}], [v2.RandomPosterize(3)]),
     ([{"op": "RandomSolarize", "threshold": 127.5}], [v2.RandomSolarize(127.5)]),
     ([{"op": "RandomAdjustSharpness", "sharpness_factor": 1.7}], [v2.RandomAdjustSharpness(1.7)]),
+    ([{"op": "RandomPhotometricDistort"}], [v2.RandomPhotometricDistort()]),
+    (
+        [{"op": "Grayscale"}, {"op": "RandomPhotometricDistort", "hue": [0, 0.5], "p": 0.9}],
+        [v2.Grayscale(), v2.RandomPhotometricDistort(hue=(0, 0.5), p=0.9)],
+    ),
     ([{"op": "RandomAutocontrast"}], [v2.RandomAutocontrast()]),
     ([{"op": "RandomEqualize"}], [v2.RandomEqualize()]),
     ([{"op": "AutoAugment"}], [v2.AutoAugment()]),
@@ -116,6 +147,32 @@ ON_ITS_OWN: list[tuple[list[dict[str, object]], list[Callable[..., object]]]] = 
     (
         [{"op": "ToTensor"}, {"op": "RandomApply", "transforms": [{"op": "Normalize", "mean": MEAN, "std": STD}]}],
         [v2.ToTensor(), v2.RandomApply([v2.Normalize(MEAN, STD)])],
+    ),
+    (
+        [
+            {"op": "RandomChoice", "p": [3, 1, 1], "transforms": [{"op": "RandomVerticalFlip"}, *CROP, *ORDER]},
+            {"op": "RandomChoice", "transforms": [{"op": "RandomInvert", "p": 1}, {"op": "RandomHorizontalFlip"}]},
+            {"op": "RandomOrder", "transforms": [*CROP, {"op": "RandomZoomOut", "side_range": [1, 1.5]}, *ORDER]},
+            {"op": "RandomInvert"},
+        ],
+        [
+            v2.RandomChoice([v2.RandomVerticalFlip(), v2.RandomCrop(90), *_order()], [3, 1, 1]),
+            v2.RandomChoice([v2.RandomInvert(1), v2.RandomHorizontalFlip()]),
+            v2.RandomOrder([v2.RandomCrop(90), v2.RandomZoomOut(side_range=(1, 1.5)), *_order()]),
+            v2.RandomInvert(),
+        ],
+    ),
+    (
+        [
+            {"op": "RandomOrder", "transforms": [{"op": "RandomChoice", "transforms": [*BLUR_OR]}, *CROP]},
+            {"op": "RandomChoice", "transforms": [*CROP, {"op": "ScaleJitter", "target_size": [90, 99]}]},
+            {"op": "RandomInvert"},
+        ],
+        [
+            v2.RandomOrder([v2.RandomChoice([v2.GaussianBlur(3), v2.RandomInvert()]), v2.RandomCrop(90)]),
+            v2.RandomChoice([v2.RandomCrop(90), v2.ScaleJitter((90, 99))]),
+            v2.RandomInvert(),
+        ],
     ),
     ([{"op": "ToTensor"}], [v2.ToTensor()]),
     ([{"op": "PILToTensor"}], [v2.PILToTensor()]),
@@ -166,12 +223,16 @@ def _name(case: tuple[list[dict[str, object]], object]) -> str:
 
 
 def test_every_op_of_the_table_is_compared() -> None:
-    assert {step["op"] for steps, _ in ON_ITS_OWN for step in steps} == set(OPS)
+    on_images = {name for name, op in OPS.items() if not op.needs_boxes}
+    assert {step["op"] for steps, _ in ON_ITS_OWN for step in steps} == on_images
 
 
 #: Draws of each photograph; and of ops that take torchvision ten milliseconds and more, twice for each comparison.
 SEEDS, SEEDS_OF_SLOW = 20, 4
-SLOW = {"AugMix", "ColorJitter", "GaussianBlur", "RandomApply", "RandomRotation"}
+SLOW = {
+    *("AugMix", "ColorJitter", "GaussianBlur", "RandomApply", "RandomChoice", "RandomPhotometricDistort"),
+    *("RandomResize", "RandomRotation", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
+}
 
 
 @pytest.mark.parametrize("case", ON_ITS_OWN, ids=_name)

@@ -8,6 +8,7 @@ compared with torch in tests/exactness.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from numpy.random.bit_generator import ISeedSequence
 
 _F24 = 2.0**-24
+_F53 = 2.0**-53
 
 #: torch.log(torch.tensor(x)) for the bounds of ``ratio`` that people use, as float32. torch's last bit of a
 #: logarithm is not the correctly rounded one and differs between processors (0.75 is such a case), so other
@@ -80,6 +82,15 @@ class Draw:
             j = i + self.below(n - i)
             order[i], order[j] = order[j], order[i]
         return order
+
+    def choice(self, shares: Sequence[float]) -> int:
+        """``int(torch.multinomial(torch.tensor(shares), 1))``: two raw draws each."""
+        scores = []  # the largest of them, each divided by an exponential draw
+        for share in shares:
+            high, low = (int(raw) for raw in self._raw(2))
+            uniform = ((high << 32 | low) & 2**53 - 1) * _F53
+            scores.append(float(np.float32(share) / np.float32(max(-math.log1p(-uniform), _F53))))
+        return scores.index(max(scores))
 
     def exp_uniform(self, low: float, high: float) -> float:
         """``torch.exp(torch.empty(1).uniform_(low, high)).item()``: a float32, correctly rounded.

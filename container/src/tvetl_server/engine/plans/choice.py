@@ -34,8 +34,8 @@ def make_plan(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Plan:
 
 
 def _which(step: Step) -> str:
-    """The op, or of what a RandomApply holds those that need torch."""
-    return ", ".join(each.op for each in step.inner if not can_draw(each)) or step.op
+    """The op, or of what it holds those that need torch."""
+    return ", ".join(_which(each) for each in step.inner if not can_draw(each)) or step.op
 
 
 def has_torch() -> bool:

@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from tvetl.spec import Step, Value
-from tvetl_server.engine.draw import LOG_OF_RATIO, Draw
+from tvetl.spec.ops import HOLD_STEPS
+from tvetl_server.engine.draw import LOG_OF_RATIO
 from tvetl_server.engine.pixels import Box, Outcome, Size
+from tvetl_server.engine.plans.chance import Draw, happens
 from tvetl_server.engine.resize import Resize
 from tvetl_server.errors import TransformFailed
 
@@ -159,7 +161,7 @@ def _pad(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
     assert isinstance(params["padding"], tuple)
     left, top, right, bottom = border = tuple(map(_int, params["padding"]))
     new = (size[0] + left + right, size[1] + top + bottom)
-    return _pad_by(border, params["fill"], str(params["padding_mode"])), new
+    return [_bordered(border, params["fill"], str(params["padding_mode"]))], new
 
 
 def _crop_to(box: Box, size: Size) -> list[Action]:
@@ -167,9 +169,11 @@ def _crop_to(box: Box, size: Size) -> list[Action]:
 
 
 def _pad_by(border: tuple[int, ...], fill: Value, mode: str) -> list[Action]:
-    """``border`` is left, top, right, bottom."""
-    if not any(border):
-        return []
+    return [_bordered(border, fill, mode)] if any(border) else []
+
+
+def _bordered(border: tuple[int, ...], fill: Value, mode: str) -> Call:
+    """``border`` is left, top, right, bottom; of nothing it moves no pixel, but torchvision then clamps boxes, too."""
     left, top, right, bottom = border
 
     def expand(image: Image.Image) -> Image.Image:
@@ -180,7 +184,7 @@ def _pad_by(border: tuple[int, ...], fill: Value, mode: str) -> list[Action]:
         widths = [(top, bottom), (left, right), (0, 0)][: pixels.ndim]
         return Image.fromarray(np.pad(pixels, widths, mode=mode))  # type: ignore[call-overload]
 
-    return [Call("pad", (border, fill, mode), expand if mode == "constant" else pad)]
+    return Call("pad", (border, fill, mode), expand if mode == "constant" else pad)
 
 
 def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
@@ -190,6 +194,53 @@ def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
         return tuple(int(_float(value)) for value in fill)
     value = int(_float(fill or 0))
     return value if bands == 1 else (value,) * bands
+
+
+def _between(params: Mapping[str, Value], name: str, draw: Draw) -> np.float32:
+    """``low + torch.rand(1) * (high - low)``: in float32."""
+    low, high = _floats(params[name])
+    return np.float32(draw.rand()) * np.float32(high - low) + np.float32(low)
+
+
+def _times(size: Size, ratio: float | np.float32) -> Size:
+    """Cut to whole numbers, from the precision of the ratio."""
+    kind = type(ratio)
+    return int(kind(size[0]) * ratio), int(kind(size[1]) * ratio)
+
+
+def _scale_jitter(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    scale = _between(params, "scale_range", draw)
+    first, second = _pair(params["target_size"])
+    new = _times(size, np.float32(min(second / size[1], first / size[0])) * scale)
+    return _resize_to(new, size, params["interpolation"]), new
+
+
+def _random_shortest_size(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    least, longest = params["min_size"], params["max_size"]
+    assert isinstance(least, tuple)
+    ratio = _int(least[draw.below(len(least))]) / min(size)
+    new = _times(size, ratio if longest is None else min(ratio, _int(longest) / max(size)))
+    return _resize_to(new, size, params["interpolation"]), new
+
+
+def _random_resize(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    least, most = _int(params["min_size"]), _int(params["max_size"])
+    new = resized({"size": least + draw.below(most - least), "max_size": None}, size)
+    return _resize_to(new, size, params["interpolation"]), new
+
+
+def _random_zoom_out(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    if not happens(params, draw):
+        return [], size
+    width, height = new = _times(size, _between(params, "side_range", draw))
+    left, top = (int(np.float32(new[axis] - size[axis]) * np.float32(draw.rand())) for axis in (0, 1))
+    border = (left, top, width - left - size[0], height - top - size[1])
+    return [_bordered(border, params["fill"], "constant")], new
+
+
+def _of_boxes(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+    """The image stays as it is."""
+    return [], size
 
 
 # --- now and then -------------------------------------------------------------------------------------------------
@@ -202,11 +253,6 @@ def _sometimes(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
         return ([make(params)] if happens(params, draw) else []), size
 
     return drawer
-
-
-def happens(params: Mapping[str, Value], draw: Draw) -> bool:
-    """Whether a step that is done with probability ``p`` is done, as ``torch.rand(1) < p`` says: in float32."""
-    return draw.rand() < float(np.float32(_float(params["p"])))
 
 
 def _always(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
@@ -290,8 +336,14 @@ DRAWERS: Mapping[str, Drawer] = {
     "RandomCrop": _random_crop,
     "RandomResizedCrop": _random_resized_crop,
     "Pad": _pad,
+    "ScaleJitter": _scale_jitter,
+    "RandomShortestSize": _random_shortest_size,
+    "RandomResize": _random_resize,
+    "RandomZoomOut": _random_zoom_out,
     "RandomHorizontalFlip": _sometimes(lambda params: mirror),
     "RandomVerticalFlip": _sometimes(lambda params: _upside_down),
+    "ClampBoundingBoxes": _of_boxes,
+    "SanitizeBoundingBoxes": _of_boxes,
     "ColorJitter": _color_jitter,
     "Grayscale": _always(_gray),
     "RandomGrayscale": _sometimes(_gray),
@@ -308,7 +360,7 @@ def can_draw(step: Step) -> bool:
     """Whether the step can be drawn without torch: all of the table, except ratios whose logarithm only torch knows."""
     if step.op == "RandomResizedCrop":
         return all(value in LOG_OF_RATIO for value in _floats(step.params["ratio"]))
-    if step.op == "RandomApply":
+    if step.op in HOLD_STEPS:
         return all(map(can_draw, step.inner))
     return step.op in DRAWERS
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tvetl.spec import Op, Pipeline, Step, forms
 from tvetl.spec.forms import FormKind
-from tvetl.spec.ops import is_plugin
+from tvetl.spec.ops import is_plugin, row
 from tvetl.spec.pointwise import CLOSES, OPENS, POINTWISE
 from tvetl_server.engine.plans import ops
 from tvetl_server.engine.table import Table
@@ -16,7 +16,9 @@ def stages(pipeline: Pipeline) -> Iterator[Step | Table]:
     """The steps, with all steps from image to tensor (and back) merged into one table."""
     inside: list[Step] = []
     for step, form in zip(pipeline.steps, forms(pipeline), strict=False):  # the form before each step
-        if inside or step.op in OPENS:
+        if not row(step.op).image:  # which changes no value: the same before a table as in it
+            yield step
+        elif inside or step.op in OPENS:
             inside.append(step)
             if step.op == CLOSES:
                 yield Table(inside, form.channels)
@@ -34,7 +36,7 @@ def tables(pipeline: Pipeline) -> list[Table]:
 
 def _known(step: Step, form: FormKind) -> bool:
     """Whether a step can be done without torch on this form of input."""
-    here = ops.can_draw(step) if form == "pil" else step.op in POINTWISE
+    here = ops.can_draw(step) if form == "pil" else step.op in POINTWISE or not row(step.op).image
     return here or step.op in OPENS or is_plugin(step.op)
 
 
