@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from PIL import Image
 
-from tvetl.spec import Pipeline, Step
+from tvetl.spec import Pipeline, Step, Value
 from tvetl.spec.ops import is_plugin
+from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.pixels import Box, Outcome, Size
 from tvetl_server.engine.plans import ops
+from tvetl_server.engine.plans.chance import chosen
 from tvetl_server.engine.plans.plan import Job
 from tvetl_server.engine.plans.stages import stages
 from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import Table
+from tvetl_server.errors import TransformFailed
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 
 
@@ -29,7 +34,10 @@ class ExactPlan:
         self._plugins = plugins
 
     def __call__(self, source: Source, job: Job) -> Outcome:
-        box, actions = self._drawn(source.size, job)
+        return self._act(source, self._draw(self._stages, Draw(job.seed), source.size, job), job)
+
+    def _act(self, source: Source, drawn: Iterable[_Drawn], job: Job) -> Outcome:
+        box, actions = _planned(drawn)
         first = actions[0] if actions else None
         outcome: Outcome
         if isinstance(first, Resize):
@@ -43,8 +51,15 @@ class ExactPlan:
             outcome = action(outcome)
         return outcome
 
+    def sample(self, source: Source | None, annotations: Annotations, job: Job) -> tuple[Outcome | None, Annotations]:
+        drawn = list(self._draw(self._stages, Draw(job.seed), annotations.size, job))
+        outcome = self._act(source, drawn, job) if source else None
+        for each in drawn:
+            annotations = _moved(annotations, each)
+        return outcome, annotations
+
     def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
-        box, actions = self._drawn(size, job)
+        box, actions = _planned(self._draw(self._stages, Draw(job.seed), size, job))
         steps: DeviceSteps = [["crop", *box]] if box else []
         for action in actions:
             if isinstance(action, Resize):
@@ -61,35 +76,96 @@ class ExactPlan:
                 return None
         return steps
 
-    def _drawn(self, size: Size, job: Job) -> tuple[Box | None, list[ops.Action]]:
-        """The region of the source that is needed, and the actions on it."""
-        actions, _ = self._draw(self._stages, Draw(job.seed), size, job)
-        first = actions[0] if actions else None
-        if isinstance(first, ops.Crop):
-            return first.box, list(_merged(actions[1:]))
-        return None, list(_merged(actions))
-
     def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
         coded = None if job.keep else source.coded(box)
         outcome = resize.of_coded(coded) if coded else None
         return resize(source.array(box, keep=job.keep)) if outcome is None else outcome
 
-    def _draw(self, stages: Sequence[Step | Table], draw: Draw, size: Size, job: Job) -> ops.Drawn:
-        actions: list[ops.Action] = []
+    def _draw(self, stages: Sequence[Step | Table], draw: Draw, size: Size, job: Job) -> Iterator[_Drawn]:
+        """The actions of each stage that is done, in order."""
         for stage in stages:
             if isinstance(stage, Table):
-                actions.append(stage)
+                yield _Drawn(stage, [stage], size)
             elif stage.inner:
-                drawn, size = self._draw(stage.inner if ops.happens(stage.params, draw) else (), draw, size, job)
-                actions += drawn
+                inner = [stage.inner[place] for place in chosen(stage, draw)]
+                for drawn in self._draw(inner, draw, size, job):
+                    yield drawn
+                    size = drawn.size
             elif is_plugin(stage.op):
                 action, size = prepare(stage.op, self._plugins[stage.op], stage.params, draw, size)
-                actions.append(action)
+                yield _Drawn(stage, [action], size)
             else:
-                drawn, size = ops.DRAWERS[stage.op](stage.params, draw, size)
-                actions += drawn
+                actions, size = ops.DRAWERS[stage.op](stage.params, draw, size)
+                yield _Drawn(stage, actions, size)
             job.check(size)
-        return actions, size
+
+
+class _Drawn(NamedTuple):
+    """What was drawn for one stage."""
+
+    stage: Step | Table
+    actions: list[ops.Action]
+    size: Size
+    """Width and height of what comes out."""
+
+
+def _planned(drawn: Iterable[_Drawn]) -> tuple[Box | None, list[ops.Action]]:
+    """The region of the source that is needed, and the actions on it."""
+    actions = [action for each in drawn for action in each.actions]
+    first = actions[0] if actions else None
+    if isinstance(first, ops.Crop):
+        return first.box, list(_merged(actions[1:]))
+    return None, list(_merged(actions))
+
+
+def _moved(annotations: Annotations, drawn: _Drawn) -> Annotations:
+    """The annotations after one stage."""
+    stage, actions, size = drawn
+    if isinstance(stage, Table):
+        return annotations
+    if stage.op == "SanitizeBoundingBoxes":
+        return annotations.sanitized(_number(stage, "min_size"), _number(stage, "min_area"))
+    if stage.op in ("RandomResizedCrop", "ClampBoundingBoxes"):  # torchvision clamps also where it crops nothing
+        annotations = annotations.clamped()
+    before = annotations
+    for action in actions:
+        annotations = _acted(annotations, action, stage)
+    if stage.op == "CenterCrop":  # torchvision computes their place in another way than that of the pixels
+        left, top = (round((old - new) / 2.0) for old, new in zip(before.size, size, strict=True))
+        placed = replace(before, mask=None).cropped((left, top, left + size[0], top + size[1]))
+        annotations = replace(placed, mask=annotations.mask)
+    return annotations
+
+
+def _acted(annotations: Annotations, action: ops.Action, stage: Step) -> Annotations:
+    if isinstance(action, Resize):
+        # The crop of a RandomResizedCrop is resized by nearest whatever it says.
+        exact = stage.op != "RandomResizedCrop" and stage.params["interpolation"] == "nearest-exact"
+        return annotations.resized(action.size, exact=exact)
+    if isinstance(action, ops.Crop):
+        return annotations.cropped(action.box)
+    assert isinstance(action, ops.Call)
+    if action.name == "pad":
+        border, fill, mode = action.arguments
+        assert isinstance(border, tuple)
+        own = stage.params.get("mask_fill")
+        return annotations.padded([int(str(each)) for each in border], _fill(fill if own is None else own), str(mode))
+    if action.name == "horizontal_flip":
+        return annotations.mirrored()
+    return annotations.upside_down() if action.name == "vertical_flip" else annotations
+
+
+def _fill(fill: Value) -> float:
+    """What a mask is filled with. Raises TransformFailed for colours."""
+    if isinstance(fill, tuple):
+        raise TransformFailed("A mask cannot be filled with a colour; give the step a mask_fill.")
+    return float(str(fill or 0))
+
+
+def _number(step: Step, name: str) -> float:
+    value = step.params[name]
+    assert isinstance(value, (int, float))
+    return value
 
 
 def _merged(actions: Iterable[ops.Action]) -> Iterator[ops.Action]:
