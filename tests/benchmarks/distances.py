@@ -55,6 +55,10 @@ CASES: Mapping[str, Steps] = {
     "CenterCrop": [{"op": "CenterCrop", "size": 224}],
     "RandomCrop": [{"op": "RandomCrop", "size": 224, "padding": 9, "pad_if_needed": True, "fill": [1, 2, 3]}],
     "Pad": [{"op": "Pad", "padding": 20, "padding_mode": "reflect"}],
+    "ScaleJitter": [{"op": "ScaleJitter", "target_size": [300, 400]}],
+    "RandomShortestSize": [{"op": "RandomShortestSize", "min_size": [200, 320, 480], "max_size": 640}],
+    "RandomResize": [{"op": "RandomResize", "min_size": 200, "max_size": 480}],
+    "RandomZoomOut": [{"op": "RandomZoomOut", "side_range": [1, 2], "p": 1}],
     "RandomHorizontalFlip": [{"op": "RandomHorizontalFlip", "p": 1}],
     "RandomVerticalFlip": [{"op": "RandomVerticalFlip", "p": 1}],
     "RandomRotation, bilinear": [{"op": "RandomRotation", "degrees": 30, "interpolation": "bilinear"}],
@@ -71,6 +75,7 @@ CASES: Mapping[str, Steps] = {
     "RandomPosterize": [{"op": "RandomPosterize", "bits": 3, "p": 1}],
     "RandomSolarize": [{"op": "RandomSolarize", "threshold": 128, "p": 1}],
     "RandomAdjustSharpness": [{"op": "RandomAdjustSharpness", "sharpness_factor": 1.7, "p": 1}],
+    "RandomPhotometricDistort": [{"op": "RandomPhotometricDistort", "p": 1}],
     "RandomAutocontrast": [{"op": "RandomAutocontrast", "p": 1}],
     "RandomEqualize": [{"op": "RandomEqualize", "p": 1}],
     "AutoAugment": [{"op": "AutoAugment"}],
@@ -80,6 +85,15 @@ CASES: Mapping[str, Steps] = {
     "RandomErasing": [{"op": "ToTensor"}, {"op": "RandomErasing", "p": 1, "value": "random"}],
     "RandomApply: saturation": [
         {"op": "RandomApply", "p": 1, "transforms": [{"op": "ColorJitter", "saturation": 0.4}]}
+    ],
+    "RandomChoice: brightness or saturation": [
+        {
+            "op": "RandomChoice",
+            "transforms": [{"op": "ColorJitter", "brightness": 0.4}, {"op": "ColorJitter", "saturation": 0.4}],
+        }
+    ],
+    "RandomOrder: crop, flip": [
+        {"op": "RandomOrder", "transforms": [{"op": "RandomCrop", "size": 96}, {"op": "RandomHorizontalFlip", "p": 1}]}
     ],
     "ToTensor": [{"op": "ToTensor"}],
     "PILToTensor": [{"op": "PILToTensor"}],
