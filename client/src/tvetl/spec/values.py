@@ -237,12 +237,17 @@ def rows(names: str, most: int) -> Kind:
     return Kind(f"a list of 0..{most} lists [{names}]", schema, accept, (list, tuple))
 
 
+_NUMBERS = (int, float)
+
+
 def read_row(value: object, names: str) -> tuple[float, ...]:
     """Finite numbers from 0 on, one for each of the comma-separated names; raises Refused."""
     if isinstance(value, (list, tuple)) and len(value) == names.count(",") + 1:
-        numbers = tuple(float(each) + 0.0 for each in value if type(each) in (int, float) and 0 <= each < math.inf)
-        if len(numbers) == len(value):
-            return numbers
+        for each in value:
+            if type(each) not in _NUMBERS or not 0 <= each < math.inf:
+                break
+        else:
+            return tuple(map(float, value))
     raise Refused(f"expected [{names}] in pixels of the image, from 0 on, got {show(value)}")
 
 

@@ -67,19 +67,20 @@ class Annotations:
         """Resize to width and height; of a mask by the nearest value, ``exact``: as "nearest-exact" takes it."""
         if size == self.size:
             return self
-        ratio = np.array([new / old for new, old in zip(size, self.size, strict=True)], np.float32)
+        ratio = [new / old for new, old in zip(size, self.size, strict=True)]
         mask = self.mask
         if mask is not None:
             rows, columns = (
                 _nearest(new, old, exact=exact) for new, old in zip(size[::-1], self.size[::-1], strict=True)
             )
-            mask = mask[rows[:, None], columns]
-        return replace(
-            self,
-            size=size,
-            mask=mask,
-            boxes=None if self.boxes is None else self.boxes * np.tile(ratio, 2),
-            keypoints=None if self.keypoints is None else self.keypoints * ratio,
+            mask = np.take(mask[rows], columns, axis=1)
+        boxes, keypoints = self.boxes, self.keypoints
+        return Annotations(
+            size,
+            mask,
+            None if boxes is None else boxes * np.array(ratio * 2, np.float32),
+            self.kept,
+            None if keypoints is None else keypoints * np.array(ratio, np.float32),
         )
 
     def mirrored(self) -> Annotations:
@@ -92,9 +93,7 @@ class Annotations:
 
     def clamped(self) -> Annotations:
         """Boxes end at the edges of the image."""
-        if self.boxes is None:
-            return self
-        return replace(self, boxes=np.clip(self.boxes, np.float32(0), np.array(self.size * 2, np.float32)))
+        return self if self.boxes is None else replace(self, boxes=_clamped(self.boxes, self.size))
 
     def sanitized(self, min_size: float, min_area: float) -> Annotations:
         """Without boxes that are too small or not inside (v2.SanitizeBoundingBoxes)."""
@@ -108,14 +107,14 @@ class Annotations:
 
     def _shifted(self, x: int, y: int, size: Size) -> Annotations:
         """All but the mask, in an image of ``size``."""
-        by = np.array([x, y], np.float32)
-        moved = replace(
-            self,
-            size=size,
-            boxes=None if self.boxes is None else self.boxes + np.tile(by, 2),
-            keypoints=None if self.keypoints is None else self.keypoints + by,
+        boxes, keypoints = self.boxes, self.keypoints
+        return Annotations(
+            size,
+            self.mask,
+            None if boxes is None else _clamped(boxes + np.array([x, y, x, y], np.float32), size),
+            self.kept,
+            None if keypoints is None else keypoints + np.array([x, y], np.float32),
         )
-        return moved.clamped()
 
     def _flipped(self, axis: int, mask: Mask | None) -> Annotations:
         """``axis`` is 0 for x and 1 for y."""
@@ -128,6 +127,10 @@ class Annotations:
             keypoints = keypoints.copy()
             keypoints[:, axis] = -(keypoints[:, axis] - np.float32(side - 1))
         return replace(self, mask=mask, boxes=boxes, keypoints=keypoints)
+
+
+def _clamped(boxes: Floats, size: Size) -> Floats:
+    return np.minimum(np.maximum(boxes, np.float32(0)), np.array(size * 2, np.float32))
 
 
 def _rows(several: Sequence[Sequence[float]] | None, length: int) -> Floats | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 from tvetl.spec import Arguments
@@ -18,6 +21,18 @@ GRACE = 0.5
 _NONE = Arguments()
 #: Arguments whose names Python keeps for itself.
 _ATTRIBUTES = {"as": "role"}
+#: Arguments of many rows, and the numbers of a row.
+_ROWS = {"boxes": 4, "keypoints": 2}
+
+
+def _pack_rows(rows: Iterable[Iterable[float]]) -> str:
+    """As doubles: JSON would write and read each number, which takes five times as long."""
+    return base64.b64encode(array("d", chain.from_iterable(rows)).tobytes()).decode("ascii")
+
+
+def _unpack_rows(text: str, length: int) -> tuple[tuple[float, ...], ...]:
+    numbers = array("d", base64.b64decode(text))
+    return tuple(zip(*[iter(numbers)] * length, strict=True))
 
 
 @dataclass
@@ -49,6 +64,8 @@ class TransformRequest:
 
     def pack(self) -> bytes:
         asked = {name: getattr(self.arguments, _ATTRIBUTES.get(name, name)) for name in self.arguments.given}
+        for name in asked.keys() & _ROWS.keys():
+            asked[name] = _pack_rows(asked[name])
         return pack([self.name, self.source, asked, self.deadline])
 
     @classmethod
@@ -56,9 +73,12 @@ class TransformRequest:
         name, source, asked, deadline = cast("tuple[str, str | int, dict[str, Any], float]", unpack(message))
         if not asked:
             return cls(name, source, _NONE, deadline)
-        values: dict[str, Any] = {
-            _ATTRIBUTES.get(key, key): tuple(value) if isinstance(value, list) else value for key, value in asked.items()
-        }
+        values: dict[str, Any] = {_ATTRIBUTES.get(key, key): value for key, value in asked.items()}
+        for key, value in values.items():
+            if key in _ROWS:
+                values[key] = _unpack_rows(value, _ROWS[key])
+            elif isinstance(value, list):
+                values[key] = tuple(value)
         return cls(name, source, Arguments(**values, given=frozenset(asked)), deadline)
 
 
