@@ -7,9 +7,9 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from tokenize import TokenError
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from tvetl.errors import UsageError
 Array: TypeAlias = npt.NDArray[np.generic]
 #: A tensor (several views of one shape are stacked), an image, or the images of several views.
 Decoded: TypeAlias = "Array | Image.Image | list[Image.Image]"
+Taken = TypeVar("Taken")
 
 _BLOCK = 512  # bytes of a block of a tar archive
 _LARGEST_SPARSE = 2**30  # bytes of a member with holes, which costs an archive nothing and a reader all of them
@@ -63,6 +64,29 @@ def read_sample(data: bytes | bytearray) -> tuple[dict[str, Array], tuple[int, i
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise UsageError("this safetensors does not say the size of the original") from error
     return tensors, (height, width)
+
+
+def read_mask(data: bytes | bytearray) -> Array:
+    """Decode a mask as it is stored to the numbers of its pixels, (H, W).
+
+    Of image files uint8 for modes 1, L and P (its indices), int32 for more bits; of npy and safetensors their own.
+    Raises UsageError for anything else.
+    """
+    if data.startswith(_NPY) or data[8:9] == b"{":
+        answer = read_answer(data)
+        if not isinstance(answer, np.ndarray) or answer.ndim != 2:
+            raise UsageError("this tensor is no mask: expected one of two dimensions, (H, W)")
+        return answer
+    return _opened(data, _numbers)
+
+
+def _numbers(image: Image.Image) -> Array:
+    if image.mode in ("1", "L", "P"):
+        return np.array(image, np.uint8)
+    if image.mode.startswith("I"):
+        return np.array(image.convert("I"), np.int32)
+    hint = "A mask has one number a pixel, of a class or an instance: mode 1, L, P, I;16 or I."
+    raise UsageError(f"this image of mode {image.mode} is no mask", hint=hint)
 
 
 def is_tar(data: bytes | bytearray) -> bool:
@@ -150,6 +174,17 @@ def _of_entry(data: bytes | bytearray, begin: int, entry: dict[str, Any]) -> Arr
 
 
 def _image(data: bytes | bytearray) -> Image.Image:
+    return _opened(data, _in_kept_mode)
+
+
+def _in_kept_mode(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") and image.mode not in _KEPT:  # the other order of bytes
+        return image.convert("I")
+    return image.copy() if image.mode in _KEPT else image.convert("RGB")
+
+
+def _opened(data: bytes | bytearray, taken: Callable[[Image.Image], Taken]) -> Taken:
+    """What is taken of an image file. Raises UsageError where it is none, or damaged."""
     try:
         image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -159,8 +194,8 @@ def _image(data: bytes | bytearray) -> Image.Image:
         raise UsageError("this is neither a tensor nor an image", hint=hint) from error
     try:
         with image:
-            if image.mode.startswith("I;16") and image.mode not in _KEPT:  # the other order of bytes
-                return image.convert("I")
-            return image.copy() if image.mode in _KEPT else image.convert("RGB")
+            return taken(image)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"this image ({image.format}) is damaged: {error}") from error

@@ -24,7 +24,8 @@ from tvetl.bench.apart import apart
 from tvetl.bench.compare import OURS, Way
 from tvetl.bench.sides import Batch, Epochs, Task
 from tvetl.cluster import Cluster
-from tvetl.datasets.reader import pipeline_of, to_tensor
+from tvetl.datasets import to_tensor
+from tvetl.datasets.reader import pipeline_of
 from tvetl.spec.table import split
 
 #: A round of answers without a cluster would be over in milliseconds: it reads so many images at least.

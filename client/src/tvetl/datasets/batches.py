@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch.utils.data import get_worker_info
 
 from tvetl.cluster import Cluster
+from tvetl.datasets.annotated import AnnotatedReader, AnnotationsBy, MasksBy, reader_of
 from tvetl.datasets.filler import Filler
 from tvetl.datasets.flight import OnError
 from tvetl.datasets.lookup import look_up_on_device
-from tvetl.datasets.reader import LabelsBy, Reader, Wire, choose, labelled
+from tvetl.datasets.reader import LabelsBy, Wire, choose, labelled
 from tvetl.datasets.rows import Rows
 from tvetl.datasets.stream import Places, Stream
 from tvetl.errors import UsageError
 
-#: One batch as it is given: the images, and their labels as torch collates them.
-Batch = tuple[torch.Tensor, object]
+#: One batch as it is given: the images, and their labels as torch collates them; or by name all that there is of them.
+Batch: TypeAlias = "tuple[torch.Tensor, object] | dict[str, object]"
 
 
 class TransformedBatches(Stream):
@@ -35,6 +37,9 @@ class TransformedBatches(Stream):
     steps are done here, by the table that the server has: the same values for a quarter of the bytes. ``wire`` says
     which way it is ("pixels" or "values"); ``wire="values"`` reads them as the pipeline gives them.
 
+    With ``masks``, ``boxes`` or ``keypoints`` a batch is a dict: ``image``; ``mask`` (B, H, W), uint8, or int32 where
+    one of the batch is; ``label`` as torch collates it; and lists of B ``boxes``, ``labels``, ``keypoints``, ``name``.
+
     In a DataLoader: ``DataLoader(feed, batch_size=None, num_workers=4)``. All else is as in
     :class:`TransformedStream`; with ``on_error="skip"`` the next samples fill the batch.
     """
@@ -50,6 +55,9 @@ class TransformedBatches(Stream):
         names: Sequence[str] | None = None,
         template: str = "",
         labels: LabelsBy = None,
+        masks: MasksBy = None,
+        boxes: AnnotationsBy = None,
+        keypoints: AnnotationsBy = None,
         seed: int | None = None,
         views: int | None = None,
         on_error: OnError = "raise",
@@ -75,8 +83,9 @@ class TransformedBatches(Stream):
         if pin_memory and not torch.cuda.is_available():
             raise UsageError("pin_memory is for copies to a GPU, and torch sees none here")
         chosen = choose(cluster, bucket, prefix, names, template)
-        reader = Reader(
-            cluster, bucket, etl, chosen, seed=seed, views=views, on_error=on_error, reads=reads, wire=wire
+        reader = reader_of(
+            cluster, bucket, etl, chosen, masks=masks, boxes=boxes, keypoints=keypoints,
+            seed=seed, views=views, on_error=on_error, reads=reads, wire=wire,
         )  # fmt: skip
         super().__init__(reader, shuffle=shuffle, batch=batch, rank=rank, world=world, even=even)
         self._label = labelled(labels, self.names)
@@ -114,16 +123,30 @@ class TransformedBatches(Stream):
             while filled := filler.take():
                 self._reader.tally(filled.attempts)
                 self._done = (epoch, units + filled.units, 0)
-                images, labels = filled.images, filled.labels
+                images, rest = filled.images, filled.rest
                 del filled
                 if images is not None:
-                    given = self._delivered(images), labels
-                    del images
+                    given = self._given(self._delivered(images), rest)
+                    del images, rest
                     yield given
                     del given
             self._done = (epoch, len(share), 0)
         finally:
             filler.stop()
+
+    def _given(self, images: torch.Tensor, rest: object) -> Batch:
+        """A batch, of which masks, boxes and keypoints go where the images are."""
+        if not isinstance(self._reader, AnnotatedReader):
+            return images, rest
+        assert isinstance(rest, dict)
+        if self._device is not None:
+            rest = {name: value if name == "label" else self._moved(value) for name, value in rest.items()}
+        return {"image": images, **rest}
+
+    def _moved(self, value: object) -> object:
+        if isinstance(value, list):
+            return [self._moved(each) for each in value]
+        return value.to(self._device, non_blocking=self._pin) if isinstance(value, torch.Tensor) else value
 
     def _delivered(self, images: torch.Tensor) -> torch.Tensor:
         """On the device where one was named, where also the values are looked up."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import default_collate
 
 from tvetl.datasets.flight import Attempt, Body, Flight
 from tvetl.datasets.reader import Reader
@@ -38,7 +37,8 @@ class Filled:
     """A batch, or at the end of the share what failed after the last one: ``images`` is None then."""
 
     images: torch.Tensor | None
-    labels: object = None
+    #: Their labels; or by name all that belongs to them.
+    rest: object = None
     #: In the order of the samples; with those that were skipped.
     attempts: list[Attempt] = field(default_factory=list)
     #: Units of the share that are done with it.
@@ -162,7 +162,7 @@ class Filler(threading.Thread):
         if not row.displaced:
             self._used.add(number)
         form = self._rows.form
-        if form and form.prefix:
+        if form and form.prefix and self._reader.in_place:
             row.answer = self._memory_of(row) if form.as_it_is else self._spare.pop() if self._spare else form.empty()
             received: npt.NDArray[np.uint8] = row.answer.view(-1).view(torch.uint8).numpy()
             flight.begin(attempt, home, received.data, form.prefix)
@@ -182,12 +182,13 @@ class Filler(threading.Thread):
         return self._open[batch][within]
 
     def _make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
-        """The label of what was read, once the row is filled."""
+        """What belongs to the image that was read, once the row is filled."""
         row = attempt.where
         assert isinstance(row, _Row)
         answer = row.answer
         if data is not None:
-            answer, form = self._rows.answer(self._reader.decoded(name, data, values=False), data), self._rows.form
+            decoded = self._reader.decoded(name, data, attempt, values=False)
+            answer, form = self._rows.answer(decoded, data), self._rows.form
             assert form is not None
             if (form.shape, form.dtype) != (tuple(answer.shape), answer.dtype):
                 here, others = _said(answer.shape, answer.dtype), _said(form.shape, form.dtype)
@@ -201,7 +202,7 @@ class Filler(threading.Thread):
         if row.answer is not None and row.answer is not memory:
             self._spare.append(row.answer)
         row.answer = None
-        return [self._label(name)]
+        return [self._reader.rest(name, attempt, self._label)]
 
     def _collect(self, attempt: Attempt) -> None:
         """Its turn has come: move the sample to where it belongs, where something before it was skipped."""
@@ -223,8 +224,9 @@ class Filler(threading.Thread):
     def _deliver(self, count: int) -> None:
         """The batch that the last sample went into is finished, with so many samples."""
         images = self._open.pop((self._placed - 1) // self._batch)[:count]
-        labels = default_collate([label for attempt in self._attempts for label in attempt.samples])
-        self._give(Filled(images, labels, self._attempts, self._units))
+        several = [each for attempt in self._attempts for each in attempt.samples]
+        rest = self._reader.collated(several, self._rows.stack)
+        self._give(Filled(images, rest, self._attempts, self._units))
         self._attempts = []
 
 

@@ -30,19 +30,23 @@ class Source(Protocol):
     def names(self) -> Sequence[str]: ...
     @property
     def on_error(self) -> OnError: ...
-    def named(self, name: str, error: TvetlError) -> TvetlError: ...
+    def fetches(self, name: str, attempt: Attempt, home: int | None) -> list[Fetch]: ...
+    def named(self, fetch: Fetch, error: TvetlError) -> TvetlError: ...
     def all_are_there(self) -> None: ...
 
 
 class Attempt:
     """An object that is read: the one at ``index`` of the names, or where that failed, the next that can be read."""
 
-    __slots__ = ("done", "error", "failed", "home", "index", "samples", "where")
+    __slots__ = ("beside", "done", "error", "failed", "fetches", "index", "missing", "samples", "where")
 
     def __init__(self, index: int) -> None:
         self.index = index
-        #: The number of the target that is asked.
-        self.home = 0
+        #: The reads of it: its object's, and its mask's where there is one; and how many are not answered yet.
+        self.fetches: Sequence[Fetch] = ()
+        self.missing = 0
+        #: What is known of the object beside what is read: the reader's.
+        self.beside: object = None
         #: Where what is made of it goes: the caller's.
         self.where: object = None
         self.done = False
@@ -68,7 +72,7 @@ class Flight:
         self._reader, self._fetcher, self._make = reader, fetcher, make
         self._attempts: deque[Attempt] = deque()
         #: For each target its failures in doubt since the last object that was read from it.
-        self._doubts: dict[int, int] = {}
+        self._doubts: dict[int | None, int] = {}
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -76,14 +80,25 @@ class Flight:
     def begin(self, attempt: Attempt, home: int, into: memoryview | None = None, prefix: bytes = b"") -> None:
         """Read its object, into memory where that is given (see :class:`Fetch`)."""
         self._attempts.append(attempt)
-        attempt.home = home
-        self._fetcher.start(Fetch(self._reader.names[attempt.index], attempt, into, prefix), home)
+        self._start(self._reader.names[attempt.index], attempt, home, into, prefix)
+
+    def _start(self, name: str, attempt: Attempt, home: int | None, into: memoryview | None, prefix: bytes) -> None:
+        try:
+            attempt.fetches = self._reader.fetches(name, attempt, home)
+        except TvetlError as error:
+            attempt.fetches = [Fetch(name, attempt, home, error=error)]
+        attempt.fetches[0].into, attempt.fetches[0].prefix = into, prefix
+        attempt.missing = len(attempt.fetches)
+        for fetch in attempt.fetches:
+            self._fetcher.start(fetch)
 
     def advance(self, *, idle: bool = False) -> None:
         """Wait until something was answered; with ``idle`` also for :meth:`Fetcher.wake` alone."""
         for fetch in self._fetcher.wait(idle=idle):
             assert isinstance(fetch.tag, Attempt)
-            self._settle(fetch, fetch.tag)
+            fetch.tag.missing -= 1
+            if not fetch.tag.missing:
+                self._settle(fetch.tag)
 
     def finished(self) -> Iterator[Attempt]:
         """The first attempts, as far as they are done. Raises what one of them is to raise."""
@@ -93,11 +108,14 @@ class Flight:
                 raise attempt.error
             yield attempt
 
-    def _settle(self, fetch: Fetch, attempt: Attempt) -> None:
+    def _settle(self, attempt: Attempt) -> None:
+        fetch = attempt.fetches[0]
         try:
-            if fetch.error:
-                raise self._reader.named(fetch.name, fetch.error)
-            self._doubts.pop(attempt.home, None)
+            for fetch in attempt.fetches:
+                if fetch.error:
+                    raise self._reader.named(fetch, fetch.error)
+                self._doubts.pop(fetch.home, None)
+            fetch = attempt.fetches[0]
             attempt.samples = self._make(fetch.name, fetch.data, attempt)
         except (ObjectFailed, NotFound, *_IN_DOUBT) as error:
             self._failed(fetch, attempt, error)
@@ -106,6 +124,8 @@ class Flight:
         else:
             attempt.done = True
         attempt.done |= attempt.error is not None
+        if attempt.done:
+            attempt.fetches = ()  # which refer to the attempt: together they would wait for the garbage collector
 
     def _failed(self, fetch: Fetch, attempt: Attempt, error: TvetlError) -> None:
         names = self._reader.names
@@ -115,7 +135,7 @@ class Flight:
             attempt.error = error
             return
         try:
-            self._check(fetch.name, attempt.home, error)
+            self._check(fetch, error)
         except TvetlError as raised:
             attempt.error = raised
             return
@@ -124,21 +144,20 @@ class Flight:
             attempt.done = True
         else:
             name = names[(attempt.index + len(attempt.failed)) % len(names)]
-            [attempt.home] = self._fetcher.homes([name])
-            self._fetcher.start(Fetch(name, attempt, fetch.into, fetch.prefix), attempt.home)
+            self._start(name, attempt, None, attempt.fetches[0].into, attempt.fetches[0].prefix)
 
-    def _check(self, name: str, home: int, error: TvetlError) -> None:
+    def _check(self, fetch: Fetch, error: TvetlError) -> None:
         """Raises what is no one object's failure."""
         code = error.code if isinstance(error, ObjectFailed) else ""
         if code == "bad_arguments":
             raise error
         in_doubt = isinstance(error, _IN_DOUBT) or code in _CODES_IN_DOUBT
         if in_doubt:
-            self._doubts[home] = self._doubts.get(home, 0) + 1
-            if self._doubts[home] >= _IN_A_ROW:
+            self._doubts[fetch.home] = self._doubts.get(fetch.home, 0) + 1
+            if self._doubts[fetch.home] >= _IN_A_ROW:
                 raise error
         else:
-            self._doubts.pop(home, None)
+            self._doubts.pop(fetch.home, None)
         # AIStore names the object that is gone; of a bucket or an ETL it names that.
-        if in_doubt or (isinstance(error, NotFound) and f"/{name} does" not in error.message):
+        if in_doubt or (isinstance(error, NotFound) and f"/{fetch.name} does" not in error.message):
             self._reader.all_are_there()

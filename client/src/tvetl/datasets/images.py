@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvetl.cluster import Cluster
+from tvetl.datasets.annotated import AnnotationsBy, MasksBy, reader_of
 from tvetl.datasets.flight import Attempt, Body, OnError
-from tvetl.datasets.reader import Counts, LabelsBy, Reader, Sample, choose, labelled
+from tvetl.datasets.reader import Counts, LabelsBy, Sample, choose, labelled
 from tvetl.errors import ObjectFailed, UsageError
 
 
@@ -19,6 +20,13 @@ class TransformedImages:
     name, or a table as :func:`read_labels` gives; without it the label is the name. ``seed`` fixes the random steps
     together with the epoch; without it the pipeline's own holds, else one is drawn (see ``seed``). Without ``etl`` the
     objects are read as they are: what a job wrote, say.
+
+    With ``masks``, ``boxes`` or ``keypoints`` a sample is a dict of torchvision's ``tv_tensors`` that were drawn alike:
+    ``image`` (C, H, W), ``mask`` (H, W) uint8 or int32, ``boxes`` (M, 4) in pixels of the result, ``labels`` of the M
+    boxes that are left, ``keypoints``, the image's ``name``, and ``label`` where ``labels`` of images are given.
+    ``masks`` is how the mask of an image is called in the same bucket (``masks/{folder}{stem}.png``), or a function of
+    the image's name; ``boxes`` and ``keypoints`` are tables by name, as :func:`read_coco` gives them, or functions.
+    A mask that is missing or of another size is its image's failure. Not together with ``views`` or ``pil``.
 
     ``on_error`` is for objects that the ETL refuses or that are gone: "raise" ObjectFailed or NotFound; "skip", which
     makes a batch smaller; "substitute" the next object of the list that can be read. ``counts`` tells how often.
@@ -35,6 +43,9 @@ class TransformedImages:
         names: Sequence[str] | None = None,
         template: str = "",
         labels: LabelsBy = None,
+        masks: MasksBy = None,
+        boxes: AnnotationsBy = None,
+        keypoints: AnnotationsBy = None,
         seed: int | None = None,
         views: int | None = None,
         pil: bool = False,
@@ -42,9 +53,9 @@ class TransformedImages:
         reads: int = 8,
     ) -> None:
         self.names = choose(cluster, bucket, prefix, names, template)
-        self._reader = Reader(
-            cluster, bucket, etl, self.names,
-            seed=seed, views=views, on_error=on_error, reads=reads, wire="values" if pil else "auto",
+        self._reader = reader_of(
+            cluster, bucket, etl, self.names, masks=masks, boxes=boxes, keypoints=keypoints,
+            seed=seed, views=views, on_error=on_error, reads=reads, pil=pil,
         )  # fmt: skip
         self._label = labelled(labels, self.names)
         self._pil = pil
@@ -83,8 +94,7 @@ class TransformedImages:
         return samples  # type: ignore[return-value]
 
     def _make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
-        assert data is not None
-        return [(self._reader.decoded(name, data, pil=self._pil), self._label(name))]
+        return [self._reader.sample(name, data, attempt, self._label, pil=self._pil)]
 
     def state_dict(self) -> dict[str, object]:
         """Seed and epoch; where in the epoch is the sampler's business (torchdata's StatefulDataLoader keeps it)."""

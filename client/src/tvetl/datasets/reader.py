@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
-from torch.utils.data import get_worker_info
+from torch.utils.data import default_collate, get_worker_info
 
-from tvetl.answers import Decoded, read_answer
 from tvetl.cluster import Cluster, Json, Names
-from tvetl.datasets.flight import Attempt, Flight, Make, OnError
+from tvetl.datasets.decoding import decode, pixels_of, undecodable
+from tvetl.datasets.flight import Attempt, Body, Flight, Make, OnError
 from tvetl.datasets.lookup import look_up
 from tvetl.errors import BrokenOff, ClusterFault, ObjectFailed, TvetlError, UsageError
-from tvetl.fetch import Fetcher
+from tvetl.fetch import Fetch, Fetcher
 from tvetl.notation import iterate
 from tvetl.spec import Pipeline
 from tvetl.spec.limits import COUNTER, SEED, VIEWS
@@ -37,7 +34,11 @@ from tvetl.spec.table import split
 Wire = Literal["auto", "values"]
 #: What is trained towards: by default the object's name.
 LabelsBy: TypeAlias = "Callable[[str], object] | Mapping[str, object] | None"
-Sample: TypeAlias = tuple[object, object]
+LabelOf: TypeAlias = Callable[[str], object]
+#: Makes one tensor of several, in memory for batches.
+Stack: TypeAlias = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+#: An image and its label; or by name the image, and all that belongs to it.
+Sample: TypeAlias = "tuple[object, object] | dict[str, object]"
 
 #: Seconds that a read waits beyond the ETL's own time for an object: the cluster then has said why it failed.
 _GRACE = 15.0
@@ -46,6 +47,8 @@ _ROWS = 256
 #: Objects whose targets are computed at once.
 _BLOCK = 256
 _OLDER = "The ETL's image is older than this client: register it anew, with `--replace`."
+#: The arguments that an older image does not know.
+_NEWER = re.compile("unknown key '(pixels|table|like|as|boxes|keypoints)'")
 _ANEW = "Make the dataset again: its values are looked up by the pipeline that the ETL had before."
 _log = logging.getLogger("tvetl.datasets")
 
@@ -65,8 +68,11 @@ class Reader:
 
     A copy in another process opens connections of its own; epoch and counters are in shared memory, so that
     workers which live on from epoch to epoch see a new epoch, and their counts are seen outside. ``wire`` "auto" asks
-    for pixels where the pipeline ends in steps that are a table, whose values :meth:`tensor` looks up.
+    for pixels where the pipeline ends in steps that are a table, whose values :meth:`decoded` looks up.
     """
+
+    #: Whether an answer is an image alone, which may be received where it is to lie.
+    in_place = True
 
     def __init__(
         self,
@@ -190,12 +196,20 @@ class Reader:
         fetcher.abandon()
         idle.append(fetcher)
 
-    def named(self, name: str, error: TvetlError) -> TvetlError:
+    def fetches(self, name: str, attempt: Attempt, home: int | None) -> list[Fetch]:
+        """The reads of an object."""
+        return [Fetch(name, attempt, home)]
+
+    def called(self, fetch: Fetch) -> str:
+        """An object, in a sentence."""
+        return f"{self.bucket}/{fetch.name}"
+
+    def named(self, fetch: Fetch, error: TvetlError) -> TvetlError:
         """A failure that may be the object's alone, with its name, which it does not say itself."""
-        said = f"{self.bucket}/{name}: {error.message}"
+        said = f"{self.called(fetch)}: {error.message}"
         named: TvetlError
         if isinstance(error, ObjectFailed):
-            older = error.code == "bad_arguments" and re.search(r"unknown key '(pixels|table|like)'", error.message)
+            older = error.code == "bad_arguments" and _NEWER.search(error.message)
             hint = _OLDER if older else _ANEW if "registered anew" in error.message else error.hint
             named = ObjectFailed(f"{said} ({error.code})", code=error.code, status=error.status, hint=hint)
         elif isinstance(error, (ClusterFault, BrokenOff)):
@@ -215,19 +229,32 @@ class Reader:
         finally:
             cluster.close()
 
-    def decoded(self, name: str, data: bytearray | bytes, *, pil: bool = False, values: bool = True) -> object:
+    def sample(self, name: str, data: Body, attempt: Attempt, label: LabelOf, *, pil: bool) -> Sample:
+        """What a dataset gives for an object. Raises ObjectFailed as :meth:`decoded`."""
+        return self.decoded(name, data, attempt, pil=pil), label(name)
+
+    def rest(self, name: str, attempt: Attempt, label: LabelOf) -> object:
+        """What belongs to an image in a batch, once it is decoded."""
+        return label(name)
+
+    def collated(self, several: Sequence[object], stack: Stack) -> object:
+        """The same for a whole batch."""
+        return default_collate([*several])
+
+    def decoded(self, name: str, data: Body, attempt: Attempt, *, pil: bool = False, values: bool = True) -> object:
         """What was answered, as tensors, or with ``pil`` its images.
 
         Where it is pixels, the values that they stand for; without ``values`` the pixels. Raises ObjectFailed, with
         the name, where it cannot be decoded.
         """
+        assert data is not None
         try:
             if self.table is None:
                 return decode(data, pil=pil)
             pixels = pixels_of(data)
             return look_up(pixels, self.table) if values else torch.from_numpy(pixels)
         except UsageError as error:
-            raise ObjectFailed(f"{self.bucket}/{name}: {error.message}", code="undecodable", hint=error.hint) from error
+            raise undecodable(f"{self.bucket}/{name}", error) from error
 
     def tally(self, attempts: Sequence[Attempt]) -> list[object]:
         """Count them (in the consumer's thread, so that nobody counts beside us), and give their samples."""
@@ -300,10 +327,10 @@ def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | No
     return chosen
 
 
-def labelled(labels: LabelsBy, names: Sequence[str]) -> Callable[[str], object]:
+def labelled(labels: LabelsBy, names: Sequence[str]) -> LabelOf:
     """The label of a name. Raises UsageError at once where a table of labels lacks some of the names."""
     if labels is None:
-        return _itself
+        return itself
     if not isinstance(labels, Mapping):
         return labels
     if missing := Names(name for name in names if name not in labels):
@@ -312,7 +339,8 @@ def labelled(labels: LabelsBy, names: Sequence[str]) -> Callable[[str], object]:
     return labels.__getitem__
 
 
-def _itself(name: str) -> str:
+def itself(name: str) -> str:
+    """The label of an object that has none."""
     return name
 
 
@@ -320,43 +348,3 @@ def pipeline_of(cluster: Cluster, etl: str) -> Pipeline | None:
     """The pipeline that a running ETL was registered with; None where it is not one of ours. Raises NotFound."""
     container = cluster.show(etl)
     return container.pipeline if container else None
-
-
-def pixels_of(data: bytearray | bytes) -> npt.NDArray[np.uint8]:
-    """The pixels that a server answered: uint8 (C, H, W), or of several views (N, C, H, W)."""
-    answer = read_answer(data)
-    if not isinstance(answer, np.ndarray) or answer.dtype != np.uint8:
-        raise UsageError("the ETL was asked for pixels, and answered something else")
-    return answer.view(np.uint8)
-
-
-def decode(data: bytearray | bytes, *, pil: bool) -> object:
-    """What an ETL answered as tensors, or with ``pil`` its images as they are (a list of them for several views)."""
-    answer = read_answer(data)
-    return answer if pil and not isinstance(answer, np.ndarray) else _tensor(answer)
-
-
-def to_tensor(data: bytearray | bytes) -> torch.Tensor:
-    """Decode what an ETL answered: a tensor as it was sent, an image as uint8 (C, H, W), views as (N, C, H, W).
-
-    Raises UsageError for other formats, and for views that are images of different sizes.
-    """
-    return _tensor(read_answer(data))
-
-
-def _tensor(answer: Decoded) -> torch.Tensor:
-    if isinstance(answer, np.ndarray):
-        native = answer.dtype.newbyteorder("=")
-        try:
-            return torch.from_numpy(answer if answer.dtype == native else answer.astype(native))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"torch has no tensors of {answer.dtype}") from error
-    if isinstance(answer, Image.Image):
-        pixels = np.array(answer)
-        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(planes))
-    try:
-        return torch.stack([_tensor(image) for image in answer])
-    except RuntimeError as error:
-        hint = "Resize them in the pipeline, or ask for images with pil=True."
-        raise UsageError("the views differ in size, so they are no one tensor", hint=hint) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +84,19 @@ class Rows:
     def take(self, count: int) -> torch.Tensor:
         """Memory for ``count`` samples, as (count, ...)."""
         assert self.form is not None
+        return self._take(self.form.row, count)
+
+    def stack(self, several: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Tensors of one shape as one, in memory as of :meth:`take`; of several dtypes as the widest of them."""
+        dtype = reduce(torch.promote_types, (each.dtype for each in several))
+        stacked = self._take(Layout(tuple(several[0].shape), dtype), len(several))
+        for row, each in zip(stacked, several, strict=True):
+            row.copy_(each)
+        return stacked
+
+    def _take(self, layout: Layout, count: int) -> torch.Tensor:
         kind: Kind = "shared" if get_worker_info() else "pinned" if self._pin else "pageable"
-        memory, layout = self._memory.setdefault(kind, Memory(kind)), self.form.row
+        memory = self._memory.setdefault(kind, Memory(kind))
         return layout.tensor(memory.take(count * layout.row_bytes), count)
 
     def _form_of(self, data: bytearray | bytes, made: torch.Tensor) -> Form:

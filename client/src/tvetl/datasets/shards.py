@@ -5,15 +5,20 @@ With an ETL their images are transformed on the way, and all else comes as it li
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 
+import torch
+from PIL import Image
 from torch.utils.data import get_worker_info
 
-from tvetl.answers import members
+from tvetl.answers import members, read_mask
 from tvetl.cluster import Cluster
+from tvetl.datasets.beside import Size, as_boxes, as_image, as_keypoints, as_mask, floats
+from tvetl.datasets.decoding import decode
 from tvetl.datasets.flight import Attempt, Body, OnError
-from tvetl.datasets.reader import Reader, choose, decode
+from tvetl.datasets.reader import Reader, choose
 from tvetl.datasets.stream import Stream
 from tvetl.errors import ObjectFailed, UsageError
 from tvetl.spec.shards import IMAGES, split_name
@@ -33,6 +38,11 @@ class Shards(Stream):
     sample's key, so that images of one sample are drawn alike; what comes then has the ending of the pipeline's output
     (``npy``, ``jpg``; ``jpg.npy`` where a sample has an ``npy`` or several images).
 
+    ``masks`` and ``boxes`` are extensions, as they come: ``masks=["mask.png"], boxes=["boxes.json"]``. Then a mask is a
+    ``tv_tensors.Mask`` (H, W), uint8 or int32, and an image a ``tv_tensors.Image``. Boxes are a JSON object, of which
+    ``boxes`` and ``keypoints`` are ``tv_tensors`` in pixels of the sample's one image, ``labels`` and ``kept`` int64
+    where they are lists of whole numbers, and all else is as in the file.
+
     Workers and ranks share out whole shards, ``reads`` of which are held in memory in each worker. ``even`` leaves out
     the last few of an epoch, so that all ranks have as many shards, though not as many samples where shards differ.
     Raises UsageError where a rank would have none. ``shuffle`` draws the order of the shards, not within them. A
@@ -50,6 +60,8 @@ class Shards(Stream):
         prefix: str = "",
         names: Sequence[str] | None = None,
         template: str = "",
+        masks: Sequence[str] = (),
+        boxes: Sequence[str] = (),
         seed: int | None = None,
         pil: bool = False,
         on_error: OnError = "raise",
@@ -65,7 +77,7 @@ class Shards(Stream):
             raise UsageError(f"none of the {len(chosen)} objects chosen in {bucket!r} is a .tar")
         reader = Reader(cluster, bucket, etl, shards, seed=seed, views=None, on_error=on_error, reads=reads)
         super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=even)
-        self._pil = pil
+        self._pil, self._masks, self._boxes = pil, _extensions("masks", masks), _extensions("boxes", boxes)
         rest = len(shards) % self._world
         if rest and not even:
             _log.warning(
@@ -96,7 +108,7 @@ class Shards(Stream):
                 continue
             key, extension = found
             if sample and sample["__key__"] != key:
-                yield sample
+                yield self._finished(sample)
                 sample, paths = {}, {}
             sample["__key__"] = key
             if extension in sample:
@@ -108,15 +120,62 @@ class Shards(Stream):
             paths[extension] = path
             sample[extension] = self._decoded(path, extension, content)
         if sample:
-            yield sample
+            yield self._finished(sample)
+
+    def _finished(self, sample: dict[str, object]) -> dict[str, object]:
+        """The sample with its boxes as tensors, once the image is known that they lie in."""
+        for extension in self._boxes & sample.keys():
+            sample[extension] = _boxes_of(extension, sample)
+        return sample
 
     def _decoded(self, path: str, extension: str, content: bytes) -> object:
         kind = extension.rpartition(".")[2]
         try:
+            if extension in self._masks:
+                return as_mask(read_mask(content))
+            if extension in self._boxes:
+                return json.loads(content)
             if kind in IMAGES or kind in _TENSORS:
-                return decode(content, pil=self._pil)
+                decoded = decode(content, pil=self._pil)
+                return as_image(decoded) if self._masks or self._boxes else decoded
             return int(content) if kind == "cls" else content.decode() if kind in _TEXTS else content
         except UsageError as error:
             raise UsageError(f"in {path!r}: {error.message}", hint=error.hint) from error
         except ValueError as error:
             raise UsageError(f"in {path!r}: this is no .{kind}: {content[:20]!r}") from error
+
+
+def _extensions(option: str, given: Sequence[str]) -> frozenset[str]:
+    if isinstance(given, str):
+        raise UsageError(f"{option} is {given!r}: expected a list of extensions", hint=f"One is {option}=[{given!r}].")
+    return frozenset(extension.lower().removeprefix(".") for extension in given)
+
+
+def _boxes_of(extension: str, sample: dict[str, object]) -> dict[str, object]:
+    """A member with boxes, of which these are tensors. Raises UsageError where they are none, or of no one image."""
+    data, where = sample[extension], f"in {sample['__key__']}.{extension}"
+    if not isinstance(data, dict) or "boxes" not in data:
+        raise UsageError(f'{where}: this is no JSON object with "boxes"')
+    sizes = [size for value in sample.values() if (size := _size(value))]
+    if len(sizes) != 1:
+        raise UsageError(f"{where}: boxes are of one image, and the sample has {len(sizes)}")
+    try:
+        found = {**data, "boxes": as_boxes(floats("boxes", data["boxes"], 4), sizes[0])}
+        if "keypoints" in data:
+            found["keypoints"] = as_keypoints(floats("keypoints", data["keypoints"], 2), sizes[0])
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+    for name in ("labels", "kept"):
+        values = data.get(name)
+        if isinstance(values, list) and all(type(value) is int for value in values):
+            found[name] = torch.tensor(values, dtype=torch.int64)
+    return found
+
+
+def _size(value: object) -> Size | None:
+    """Height and width of an image; None of anything else."""
+    from torchvision import tv_tensors
+
+    if isinstance(value, Image.Image):
+        return value.height, value.width
+    return (value.shape[-2], value.shape[-1]) if isinstance(value, tv_tensors.Image) else None

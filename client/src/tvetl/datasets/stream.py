@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tvetl.cluster import Cluster
+from tvetl.datasets.annotated import AnnotationsBy, MasksBy, reader_of
 from tvetl.datasets.flight import Attempt, Body, OnError
 from tvetl.datasets.images import check_state
 from tvetl.datasets.reader import Counts, LabelsBy, Reader, choose, labelled
@@ -160,6 +161,9 @@ class TransformedStream(Stream):
         names: Sequence[str] | None = None,
         template: str = "",
         labels: LabelsBy = None,
+        masks: MasksBy = None,
+        boxes: AnnotationsBy = None,
+        keypoints: AnnotationsBy = None,
         seed: int | None = None,
         views: int | None = None,
         pil: bool = False,
@@ -172,17 +176,16 @@ class TransformedStream(Stream):
         even: bool = False,
     ) -> None:
         chosen = choose(cluster, bucket, prefix, names, template)
-        reader = Reader(
-            cluster, bucket, etl, chosen,
-            seed=seed, views=views, on_error=on_error, reads=reads, wire="values" if pil else "auto",
+        reader = reader_of(
+            cluster, bucket, etl, chosen, masks=masks, boxes=boxes, keypoints=keypoints,
+            seed=seed, views=views, on_error=on_error, reads=reads, pil=pil,
         )  # fmt: skip
         super().__init__(reader, shuffle=shuffle, batch=batch, rank=rank, world=world, even=even)
         self._label: Callable[[str], object] = labelled(labels, self.names)
         self._pil = pil
 
     def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
-        assert data is not None
-        return [(self._reader.decoded(name, data, pil=self._pil), self._label(name))]
+        return [self._reader.sample(name, data, attempt, self._label, pil=self._pil)]
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch, if none is skipped."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tvetl.cluster import Access, Target
+from tvetl.cluster import Access, Json, Target
 from tvetl.errors import TvetlError
 from tvetl.fetch.response import Response
 from tvetl.proxies import before
@@ -20,12 +20,16 @@ NONE = Response()
 class Fetch:
     """One object to read, and what became of it: ``data``, or ``error``, or with neither ``into`` is filled.
 
-    ``into`` is where the body belongs if it is ``prefix`` and exactly as many bytes; any other body comes as ``data``.
-    ``tag`` is the caller's. A new one for each read.
+    ``home`` is the target that it lies on, as :meth:`Fetcher.homes` says; None to have it computed. ``arguments`` are
+    ``etl_args`` of this read alone, beside those of :meth:`Fetcher.ask`. ``into`` is where the body belongs if it is
+    ``prefix`` and exactly as many bytes; any other body comes as ``data``. ``tag`` is the caller's. A new one for each
+    read; one that has an ``error`` already is not read, and ends with it.
     """
 
     name: str
     tag: object = None
+    home: int | None = None
+    arguments: Mapping[str, Json] | None = None
     into: memoryview | None = None
     prefix: bytes = b""
     data: bytearray | bytes | None = None

@@ -92,16 +92,21 @@ class Fetcher:
         self._query = Query(self._bucket, self._etl, arguments, by_name=by_name)
 
     def homes(self, names: Sequence[str]) -> list[int]:
-        """Which target each object lies on, for :meth:`start`: cheaper for many names at once."""
+        """Which target each object lies on, for :class:`Fetch`: cheaper for many names at once."""
         self._have_map()
         return places(self._name, names, self._digests) if self._targets else [0] * len(names)
 
-    def start(self, fetch: Fetch, home: int | None = None) -> None:
-        """Begin to read an object, which lies where :meth:`homes` said."""
+    def start(self, fetch: Fetch) -> None:
+        """Begin to read an object."""
         self._unfinished += 1
+        if fetch.error:
+            return self._done.append(fetch)
         self._have_map()
+        if fetch.home is None:
+            [fetch.home] = self.homes([fetch.name])
         try:
-            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{self._query.text(fetch.name)}".encode()
+            query = self._query.text(fetch.name, fetch.arguments)
+            path = f"/v1/objects/{self._name}/{quote(fetch.name)}{query}".encode()
         except UnicodeEncodeError:
             return self._to_sdk(fetch)
         if self._left_to_sdk or not addressable(fetch.name):
@@ -109,8 +114,9 @@ class Fetcher:
         elif self._refused or not self._targets:
             self._send(fetch, self._node(self._cluster.endpoint), path)
         else:
-            known = home is not None and home < len(self._targets)
-            self._send(fetch, self._targets[home if known and home is not None else self.homes([fetch.name])[0]], path)
+            if fetch.home >= len(self._targets):
+                [fetch.home] = self.homes([fetch.name])
+            self._send(fetch, self._targets[fetch.home], path)
         return None
 
     def wait(self, *, idle: bool = False) -> list[Fetch]:
@@ -363,7 +369,7 @@ class Fetcher:
 
     def _to_sdk(self, fetch: Fetch, *, stale: bool = False) -> None:
         """Read by the SDK, in a thread. Where the map may be ``stale``, ask for it again."""
-        by_sdk, arguments = self._by_sdk, self._query.arguments(fetch.name)
+        by_sdk, arguments = self._by_sdk, self._query.arguments(fetch.name, fetch.arguments)
         again = stale and time.monotonic() - self._mapped > _LOOK
         if again:
             self._mapped = time.monotonic()

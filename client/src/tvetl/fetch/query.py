@@ -22,15 +22,16 @@ class Query:
         self._arguments = dict(arguments)
         self._query = self._query_of(self._arguments)
 
-    def arguments(self, name: str) -> dict[str, Json]:
-        """Those for the object of this name."""
-        if not self._by_name or arrival(name) != "changed":
-            return self._arguments
-        return {**self._arguments, "like": drawn_as(self._bucket, name)}
+    def arguments(self, name: str, more: Mapping[str, Json] | None = None) -> dict[str, Json]:
+        """Those for the object of this name, and ``more`` of its own."""
+        arguments = {**self._arguments, **more} if more else self._arguments
+        if not self._by_name or "like" in arguments or arrival(name) != "changed":
+            return arguments
+        return {**arguments, "like": drawn_as(self._bucket, name)}
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, more: Mapping[str, Json] | None = None) -> str:
         """The query for the object of this name, from its "?" on. Raises UnicodeEncodeError where it is no Unicode."""
-        arguments = self.arguments(name)
+        arguments = self.arguments(name, more)
         return self._query if arguments is self._arguments else self._query_of(arguments)
 
     def _query_of(self, arguments: Mapping[str, Json]) -> str:
