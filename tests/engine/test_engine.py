@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from tvetl.errors import ArgumentsError, PipelineError
 from tvetl.spec import Arguments, parse, parse_arguments
 from tvetl_server.engine import Engine
+from tvetl_server.engine.plans import needs_torch
 from tvetl_server.errors import DamagedImage, NotAnImage, OutOfTime, TooManyFrames, TooManyPixels, TransformFailed
 from tvetl_server.limits import Limits
 
@@ -202,6 +203,29 @@ def test_nothing_of_the_source_but_its_pixels_goes_on(photo: bytes) -> None:
             "loop",
             "background",
         }
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"op": "RandomHorizontalFlip"}],
+        [
+            {"op": "ScaleJitter", "target_size": [1024, 1024]},
+            {"op": "RandomCrop", "size": 1024, "pad_if_needed": True, "fill": [123, 117, 104], "mask_fill": 0},
+        ],
+        [{"op": "RandomShortestSize", "min_size": [480, 512, 544], "max_size": 1333}],
+        [{"op": "RandomResize", "min_size": 260, "max_size": 1040}],
+        [{"op": "RandomChoice", "transforms": [{"op": "RandomZoomOut"}, {"op": "RandomVerticalFlip"}]}],
+    ],
+)
+def test_presets_without_colours_and_iou_need_no_torch(steps: list[dict[str, object]]) -> None:
+    ends: list[dict[str, object]] = [
+        {"op": "ToImage"},
+        {"op": "ToDtype", "dtype": "float32", "scale": True},
+        {"op": "ClampBoundingBoxes"},
+        {"op": "SanitizeBoundingBoxes"},
+    ]
+    assert needs_torch(parse({"steps": [*steps, *ends]})) == []
 
 
 def test_a_step_that_needs_torch_is_named_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

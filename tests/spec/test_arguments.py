@@ -95,7 +95,8 @@ def test_size_is_refused_where_it_is_not_clear_what_it_means() -> None:
     resize = spec.parse({"steps": [{"op": "Resize", "size": 224, "max_size": 300}]})
     assert "$.size: does not go with max_size of step 0 (Resize)" in refused({"size": 300}, resize)[0]
     inside = {"op": "RandomApply", "transforms": [{"op": "RandomCrop", "size": 32}]}
-    for steps in ([inside], [{"op": "Resize", "size": 256}, inside]):
+    deeper = {"op": "RandomApply", "transforms": [{"op": "RandomChoice", "transforms": [inside]}]}
+    for steps in ([inside], [{"op": "Resize", "size": 256}, inside], [{"op": "Resize", "size": 256}, deeper]):
         assert "RandomApply holds another" in refused({"size": 96}, spec.parse({"steps": steps}))[0]
 
 

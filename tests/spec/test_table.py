@@ -49,6 +49,15 @@ def test_the_pixels_pipeline_is_the_same_up_to_the_last_step_from_image_to_tenso
     assert found.pipeline == pipeline(*again, CROP, {"op": "PILToTensor"})
 
 
+def test_steps_of_boxes_stay_with_the_pixels() -> None:
+    """They end the presets for detection, behind the steps that become a table."""
+    clamp, sanitize = {"op": "ClampBoundingBoxes"}, {"op": "SanitizeBoundingBoxes", "min_size": 3}
+    found = split(pipeline(CROP, {"op": "ToImage"}, clamp, FLOAT, sanitize))
+    assert found is not None
+    assert found.pipeline == pipeline(CROP, clamp, sanitize, {"op": "PILToTensor"})
+    assert np.array_equal(found.table, table({"op": "ToImage"}, FLOAT))
+
+
 def test_a_table_has_the_dtype_and_the_channels_of_the_answer() -> None:
     assert table({"op": "ToTensor"}).shape == (3, 256)
     assert table({"op": "Grayscale"}, {"op": "ToTensor"}).shape == (1, 256)

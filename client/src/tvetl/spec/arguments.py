@@ -267,7 +267,7 @@ def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> O
 
 def _resized(steps: tuple[Step, ...], size: int | tuple[int, int], problems: Problems) -> tuple[Step, ...]:
     sized = [index for index, step in enumerate(steps) if "size" in step.params and step.op in OPS]
-    inside = [step.op for step in steps if any("size" in each.params for each in step.inner)]
+    inside = [step.op for step in steps if any("size" in each.params for held in step.inner for each in held.walk())]
     if inside:
         problems.add("$.size", f"needs a pipeline with exactly one step that has a size; {inside[0]} holds another")
         return steps
