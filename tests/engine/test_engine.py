@@ -137,6 +137,14 @@ def test_a_result_that_would_be_too_large_is_refused_before_it_is_made(
         engine(steps, Limits(max_output_pixels=40_000_000)).transform(strip, "b/o", Arguments())
 
 
+def test_an_image_too_small_for_a_box_of_iou_is_told_so() -> None:
+    pytest.importorskip("torchvision", reason="RandomIoUCrop needs torchvision, which is not installed")
+    crop = {"op": "RandomIoUCrop", "max_scale": 0.4, "sampler_options": [*[0] * 31, 1]}
+    asked = parse_arguments({"boxes": [[0, 0, 1, 1]], "seed": 3})
+    with pytest.raises(TransformFailed, match="RandomIoUCrop draws a box without pixels in an image of 2 x 2"):
+        engine([crop]).transform(as_file(Image.new("RGB", (2, 2)), "PNG"), "b/o", asked)
+
+
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
 def test_a_result_that_its_format_cannot_hold_is_no_bug(format: str) -> None:
     strip = as_file(Image.new("RGB", (66_000, 2)), "PNG")

@@ -106,7 +106,11 @@ class TorchPlan:
             if isinstance(value, dict) and "image" not in value:
                 value = _do_alone(each, value)
                 continue
-            done = each.transform(value) if each.transform else self._do_plugin(each.step, value, job)
+            try:
+                done = each.transform(value) if each.transform else self._do_plugin(each.step, value, job)
+            except ZeroDivisionError as error:  # by RandomIoUCrop, of the height of a box
+                text = f"{each.step.op} draws a box without pixels in an image of {size[0]} x {size[1]}."
+                raise TransformFailed(text) from error
             assert isinstance(done, (Image.Image, torch.Tensor, dict))
             value = done
         return value
