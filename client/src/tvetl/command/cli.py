@@ -393,21 +393,50 @@ def preview(
     seed: Annotated[int | None, typer.Option(help="Of the draws; else the pipeline's, else 0.")] = None,
     epoch: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("sheet.png"),
+    boxes: Annotated[
+        Path | None, typer.Option(help="Draw the object's boxes, from COCO's JSON or Pascal VOC's XML.")
+    ] = None,
+    masks: Annotated[str, typer.Option(help="Draw the object's mask, called so in the bucket: masks/{stem}.png")] = "",
     as_json: AsJson = False,
 ) -> None:
     """What an ETL makes of one object: a contact sheet with crop boxes, seeds and parameters."""
     from tvetl.preview import preview as look
 
     bucket, name = _object(path)
-    made = look(_cluster(endpoint), bucket, name, etl, views=views, seed=seed, epoch=epoch)
+    found, labels = _boxes_of(name, boxes) if boxes else (None, [])
+    made = look(
+        _cluster(endpoint), bucket, name, etl,
+        views=views, seed=seed, epoch=epoch, boxes=found, labels=labels, masks=masks,
+    )  # fmt: skip
     made.save(output)
     if as_json:
-        rows = [{"view": v.view, "seed": v.seed, "drawn": v.drawn, "box": v.box, "equal": v.equal} for v in made.views]
+        rows = [
+            {"view": v.view, "seed": v.seed, "drawn": v.drawn, "box": v.box, "equal": v.equal}
+            | ({"boxes": v.marks.boxes, "kept": v.kept} if boxes and v.marks else {})
+            for v in made.views
+        ]
         print_json({"file": str(output), "seed": made.source.seed, "epoch": epoch, "views": rows})
         return
     print_line(f"{output}: {len(made.views)} views, seed {made.source.seed}, epoch {epoch}")
     if any(view.equal is None for view in made.views):
         note("no crop boxes: torch is not installed here")
+
+
+def _boxes_of(name: str, path: Path) -> tuple[list[list[float]], list[str]]:
+    """An object's boxes in a file or folder of annotations, and their labels as texts."""
+    try:
+        from tvetl.datasets import read_coco, read_voc
+    except ImportError as error:
+        raise UsageError(
+            "reading boxes needs PyTorch, which is not installed", hint="pip install 'tvetl[torch]'"
+        ) from error
+    is_voc = path.is_dir() or path.suffix.lower() == ".xml"
+    table = read_voc(path, empty="keep") if is_voc else read_coco(path, empty="keep")
+    table.check([name])
+    found = table[name]
+    labels = found.labels if isinstance(found.labels, tuple) else found.labels.tolist()
+    texts = [label if isinstance(label, str) else table.classes.get(label, str(label)) for label in labels]
+    return found.boxes.tolist(), texts
 
 
 @app.command()

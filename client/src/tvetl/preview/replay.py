@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tvetl.answers import Array
+from tvetl.preview.moved import Moved
 from tvetl.spec import OPS, Pipeline, Step
 from tvetl.spec.compose import to_compose
 from tvetl.spec.opening import open_rgb
@@ -18,6 +20,7 @@ from tvetl.spec.opening import open_rgb
 #: Left, top, right, bottom in the original's pixels; left is larger than right where the view is mirrored.
 Box = tuple[float, float, float, float]
 Params = Mapping[str, object]
+Sample = dict[str, object]
 
 #: After these a crop is no upright box of the original any more.
 _WARPS = ("RandomRotation", "RandomAffine", "RandomPerspective")
@@ -25,59 +28,99 @@ _WARPS = ("RandomRotation", "RandomAffine", "RandomPerspective")
 
 @dataclass(frozen=True)
 class Replayed:
-    """A view: its pixels or tensor, the box of the original that its crops left, and the drawn parameters as text."""
+    """A view, the box of the original that its crops left, and the drawn parameters as text."""
 
-    outcome: Image.Image | Array
+    moved: Moved
     box: Box
     drawn: tuple[str, ...]
 
+    @property
+    def outcome(self) -> Image.Image | Array:
+        """The image or tensor alone."""
+        return self.moved.outcome
 
-def replay(pipeline: Pipeline, data: bytes, seed: int) -> Replayed:
+
+def replay(
+    pipeline: Pipeline,
+    data: bytes,
+    seed: int,
+    *,
+    boxes: Sequence[Sequence[float]] | None = None,
+    mask: Array | None = None,
+) -> Replayed:
     """Run the pipeline as torchvision does after ``torch.manual_seed(seed)``, on the original's bytes.
 
-    ``seed`` is what :func:`tvetl.spec.derive_seed` gives for the view. torch's own generator is left as it was.
-    Raises what Pillow and torchvision raise.
+    ``seed`` is what :func:`tvetl.spec.derive_seed` gives for the view. ``boxes`` [x1, y1, x2, y2] and ``mask`` (H, W)
+    go with the image as its sample. torch's own generator is left as it was. Raises what Pillow and torchvision raise.
     """
-    image: object = open_rgb(data, pipeline)
-    place = _Place(_size(image))
+    image = open_rgb(data, pipeline)
+    sample = _sample(image, boxes, mask)
+    place = _Place(image.size)
     drawn: list[str] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # What may come before the steps opens the image, which is done.
         transforms = to_compose(pipeline).transforms[-max(1, len(pipeline.steps)) :]
-        image = _done(pipeline.steps, transforms, image, place, drawn)
-    outcome = image.numpy() if isinstance(image, torch.Tensor) else image
+        sample = _done(pipeline.steps, transforms, sample, place, drawn)
+    found = sample["image"]
+    outcome = found.numpy() if isinstance(found, torch.Tensor) else found
     assert isinstance(outcome, (Image.Image, np.ndarray))
     dtype = pipeline.output.options.get("dtype")
     if isinstance(outcome, np.ndarray) and dtype is not None:
         outcome = outcome.astype(str(dtype), copy=False)
-    return Replayed(outcome, place.box, tuple(drawn))
+    rest = (np.asarray(sample[name]) if name in sample else None for name in ("boxes", "labels", "mask"))
+    return Replayed(Moved(outcome, *rest), place.box, tuple(drawn))
+
+
+def _sample(image: Image.Image, boxes: Sequence[Sequence[float]] | None, mask: Array | None) -> Sample:
+    """As torchvision takes it. A label is a box's place, by which it is known when others are gone."""
+    sample: Sample = {"image": image}
+    if boxes is not None:
+        edges = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        canvas = (image.height, image.width)
+        sample["boxes"] = tv_tensors.BoundingBoxes(edges, format="XYXY", canvas_size=canvas)
+        sample["labels"] = torch.arange(len(boxes))
+    if mask is not None:
+        sample["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
+    return sample
 
 
 def _done(
-    steps: Sequence[Step], transforms: Sequence[v2.Transform], image: object, place: _Place, drawn: list[str]
-) -> object:
-    """What the steps make of the image; where it stays of the original and what was drawn is noted."""
+    steps: Sequence[Step], transforms: Sequence[v2.Transform], sample: Sample, place: _Place, drawn: list[str]
+) -> Sample:
+    """What the steps make of the sample; where it stays of the original and what was drawn is noted."""
     for step, transform in zip(steps, transforms, strict=False):
         if step.inner:
-            if torch.rand(1) < transform.p:  # v2's RandomApply.forward
-                image = _done(step.inner, transform.transforms, image, place, drawn)
+            chosen = _chosen(step, transform)
+            inner = [step.inner[at] for at in chosen], [transform.transforms[at] for at in chosen]
+            sample = _done(*inner, sample, place, drawn)
             continue
-        params = _parameters(step, transform, image)
+        params = _parameters(step, transform, sample)
         if params is not None:
             place.move(step, params)
             drawn += [_described(step.op, params)] if OPS[step.op].random else []
-        image = transform(image)
-        place.size = _size(image)
-    return image
+        sample = transform(sample)
+        place.size = _size(sample["image"])
+    return sample
 
 
-def _parameters(step: Step, transform: v2.Transform, image: object) -> Params | None:
+def _chosen(step: Step, transform: v2.Transform) -> list[int]:
+    """Which of its steps a step does, in which order, drawn as by the ``forward`` of torchvision's class."""
+    if step.op == "RandomChoice":
+        return [int(torch.multinomial(torch.tensor(transform.p), 1))]
+    if step.op == "RandomOrder":
+        return [int(at) for at in torch.randperm(len(step.inner))]
+    return [*range(len(step.inner))] if torch.rand(1) < transform.p else []
+
+
+def _parameters(step: Step, transform: v2.Transform, sample: Sample) -> Params | None:
     """The parameters that the transform is about to draw, without drawing them: None where its ``p`` skips it."""
     with torch.random.fork_rng(devices=[]):
-        if "p" in step.params and torch.rand(1) >= transform.p:  # v2's _RandomApplyTransform.forward
+        # The p of RandomPhotometricDistort is that of each of its parts.
+        once = "p" in step.params and step.op != "RandomPhotometricDistort"
+        if once and torch.rand(1) >= transform.p:  # v2's _RandomApplyTransform.forward
             return None
-        made: Params = transform.make_params([image])
+        made: Params = transform.make_params([sample[name] for name in ("image", "boxes") if name in sample])
         return made
 
 
@@ -103,7 +146,9 @@ class _Place:
         elif step.op == "CenterCrop":
             height, width = _ints(step.params["size"])
             self._cut(round((self.size[0] - width) / 2), round((self.size[1] - height) / 2), width, height)
-        elif step.op in ("RandomCrop", "RandomResizedCrop"):
+        elif step.op == "RandomZoomOut":
+            self._pad(params["padding"])
+        elif step.op in ("RandomCrop", "RandomResizedCrop", "RandomIoUCrop") and params:
             if params.get("needs_pad"):
                 self._pad(params["padding"])
             self._cut(*(int(str(params[name])) for name in ("left", "top", "width", "height")))
@@ -120,7 +165,9 @@ class _Place:
 
 
 def _described(op: str, params: Params) -> str:
-    if op == "RandomResizedCrop":
+    if op == "RandomIoUCrop" and not params:
+        return "no IoU crop"
+    if op in ("RandomResizedCrop", "RandomIoUCrop"):
         return "crop {width} x {height} at {left}, {top}".format(**params)
     if op == "RandomCrop":
         return "crop at {left}, {top}".format(**params)

@@ -5,7 +5,6 @@ A saved sheet carries a record (a text chunk of the PNG), from which each of its
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from tvetl.answers import Array, is_tar, read_answer
+from tvetl.answers import Array, is_tar, read_answer, read_mask, read_sample
 from tvetl.cluster import Cluster, Json
 from tvetl.errors import UsageError
 from tvetl.files import write_whole
+from tvetl.preview.marks import Marks
+from tvetl.preview.moved import Moved, digest
 from tvetl.preview.sheet import Source, View, views_sheet
-from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, parse
+from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, parse, templates
 from tvetl.spec.limits import VIEWS
 from tvetl.spec.opening import open_rgb
+from tvetl.spec.seed import drawn_as
 
 if TYPE_CHECKING:
     from tvetl.preview.replay import Replayed
@@ -41,10 +43,12 @@ class Preview:
     source: Source
     original: Image.Image
     views: tuple[View, ...]
+    #: The boxes and the mask of the original, where they were asked for.
+    marks: Marks | None = None
 
     def image(self) -> Image.Image:
         """The contact sheet, RGB."""
-        return views_sheet(self.source, self.original, self.views)
+        return views_sheet(self.source, self.original, self.views, self.marks)
 
     def save(self, path: Path | str) -> None:
         """Write the sheet as a PNG with the record that ``tvetl replay`` reads."""
@@ -57,6 +61,8 @@ class Preview:
             "pipeline": json.loads(canonical(source.pipeline)),
             "views": {view.view: view.sha256 for view in self.views},
         }
+        if source.boxes is not None:
+            record["boxes"] = source.boxes
         text = PngInfo()
         text.add_itxt(_RECORD, json.dumps(record, ensure_ascii=False))
         written = io.BytesIO()
@@ -65,12 +71,24 @@ class Preview:
 
 
 def preview(
-    cluster: Cluster, bucket: str, name: str, etl: str, *, views: int = 8, seed: int | None = None, epoch: int = 0
+    cluster: Cluster,
+    bucket: str,
+    name: str,
+    etl: str,
+    *,
+    views: int = 8,
+    seed: int | None = None,
+    epoch: int = 0,
+    boxes: Sequence[Sequence[float]] | None = None,
+    labels: Sequence[str] = (),
+    masks: str = "",
 ) -> Preview:
     """``views`` draws of one object by the ETL, with the given seed, else the pipeline's, else 0.
 
-    Images are shown as they are before JPEG or WebP, tensors with ``Normalize`` undone. Raises NotFound,
-    ObjectFailed, and UsageError where the ETL is not one of ours.
+    Images are shown as they are before JPEG or WebP, tensors with ``Normalize`` undone. ``boxes``, [x1, y1, x2, y2] in
+    pixels of the original, are drawn as outlines, with as many ``labels``; ``masks`` says as which object of the bucket
+    the mask is stored, as a dataset's does ("masks/{stem}.png"): its numbers are coloured, 0 is not.
+    Raises NotFound, ObjectFailed, and UsageError where the ETL is not one of ours or the mask is of another size.
     """
     if not 1 <= views <= VIEWS:
         raise UsageError(f"{views} views: expected 1 to {VIEWS}")
@@ -78,8 +96,16 @@ def preview(
     pipeline = container.pipeline if container else None
     if pipeline is None:
         raise UsageError(f"the ETL {etl!r} was not registered with a pipeline, so its draws cannot be asked for")
+    if pipeline.role == "mask":
+        hint = "Name the ETL of its images, and this object as their mask: --masks."
+        raise UsageError(
+            f"the ETL {etl!r} takes every object for a mask, which is not shown without its image", hint=hint
+        )
     base = seed if seed is not None else pipeline.seed if pipeline.seed is not None else 0
-    source = Source(bucket, name, etl, pipeline, base, epoch)
+    asked = None if boxes is None else tuple(tuple(float(edge) for edge in box) for box in boxes)
+    if labels and len(labels) != len(asked or ()):
+        raise UsageError(f"there are {len(labels)} labels of {len(asked or ())} boxes")
+    source = Source(bucket, name, etl, pipeline, base, epoch, asked, _mask_of(bucket, name, masks))
     data = cluster.get(bucket, name)
     try:
         original = open_rgb(data, pipeline)
@@ -88,34 +114,85 @@ def preview(
         why = "not of a kind that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
         hint = "A preview is of one image, and this may be a shard of many." if is_tar(data) else ""
         raise UsageError(f"{bucket}/{name} is no image that can be opened: {why}", hint=hint) from error
-    return Preview(source, original, tuple(_view(cluster, source, view, data) for view in range(views)))
+    mask = _stored_mask(cluster, source, original) if source.mask else None
+    made = tuple(_view(cluster, source, view, data, mask, labels) for view in range(views))
+    return Preview(source, original, made, _marks(asked, labels, mask))
 
 
-def _view(cluster: Cluster, source: Source, view: int, data: bytes) -> View:
-    outcome = _by_etl(cluster, source, view)
-    made = View(view, source.torch_seed(view), _picture(outcome, source.pipeline), _digest(outcome))
-    again = _by_torchvision(source, view, data)
+def _mask_of(bucket: str, name: str, masks: str) -> str:
+    if not masks:
+        return ""
+    try:
+        return templates.expand(masks, drawn_as(bucket, "").removesuffix("/"), name)
+    except ValueError as error:
+        raise UsageError(f"masks is {masks!r}: {error}") from error
+
+
+def _stored_mask(cluster: Cluster, source: Source, original: Image.Image) -> Array:
+    try:
+        mask = read_mask(cluster.get(source.bucket, source.mask))
+    except UsageError as error:
+        raise UsageError(f"{source.bucket}/{source.mask}: {error.message}", hint=error.hint) from error
+    if mask.shape != (original.height, original.width):
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, and its image {original.width} x {original.height}"
+        raise UsageError(f"the mask {source.bucket}/{source.mask} has {sizes}")
+    return mask
+
+
+def _marks(boxes: Sequence[Sequence[float]] | None, labels: Sequence[str], mask: Array | None) -> Marks | None:
+    if boxes is None and mask is None:
+        return None
+    return Marks(boxes or (), labels or [""] * len(boxes or ()), mask)
+
+
+def _view(cluster: Cluster, source: Source, view: int, data: bytes, mask: Array | None, labels: Sequence[str]) -> View:
+    moved = _by_etl(cluster, source, view)
+    kept = () if moved.kept is None else tuple(moved.kept.tolist())
+    boxes = None if moved.boxes is None else moved.boxes.tolist()
+    marks = _marks(boxes, [labels[place] for place in kept] if labels else (), moved.mask)
+    picture = _picture(moved.outcome, source.pipeline)
+    made = View(view, source.torch_seed(view), picture, digest(moved.outcome), marks=marks, kept=kept)
+    again = _by_torchvision(source, view, data, mask)
     if again is None:
         return made
-    return replace(made, box=again.box, drawn=again.drawn, equal=_digest(again.outcome) == made.sha256)
+    return replace(made, box=again.box, drawn=again.drawn, equal=again.moved.equals(moved))
 
 
-def _by_etl(cluster: Cluster, source: Source, view: int) -> Image.Image | Array:
-    """The view as the ETL makes it, in a lossless format."""
-    format = "png" if source.pipeline.output.format in IMAGE_FORMATS else "npy"
-    arguments: dict[str, Json] = {"seed": source.seed, "epoch": source.epoch, "view": view, "format": format}
-    outcome = read_answer(cluster.get(source.bucket, source.object, source.etl, arguments))
-    assert not isinstance(outcome, list)  # a list is for `views`
-    return outcome
+def _by_etl(cluster: Cluster, source: Source, view: int, *, masks: bool = True) -> Moved:
+    """The view as the ETL makes it, in a lossless format, with what became of boxes and mask."""
+    drawn: dict[str, Json] = {"seed": source.seed, "epoch": source.epoch, "view": view}
+    boxes: dict[str, Json] = {} if source.boxes is None else {"boxes": [[*box] for box in source.boxes]}
+    mask = None
+    if masks and source.mask:
+        # The boxes serve the draws that depend on them.
+        asked = {**drawn, **boxes, "as": "mask", "like": source.like, "format": "npy"}
+        answer = read_answer(cluster.get(source.bucket, source.mask, source.etl, asked))
+        assert isinstance(answer, np.ndarray)
+        mask = answer
+    is_image = source.pipeline.output.format in IMAGE_FORMATS
+    if not boxes:
+        asked = {**drawn, "format": "png" if is_image else "npy"}
+        outcome = read_answer(cluster.get(source.bucket, source.object, source.etl, asked))
+        assert not isinstance(outcome, list)  # a list is for `views`
+        return Moved(outcome, mask=mask)
+    tensors, _ = read_sample(cluster.get(source.bucket, source.object, source.etl, {**drawn, **boxes}))
+    pixels = tensors["image"]
+    outcome = _image_of(pixels) if is_image else pixels
+    return Moved(outcome, tensors["boxes"], tensors["kept"], mask)
 
 
-def _by_torchvision(source: Source, view: int, data: bytes) -> Replayed | None:
+def _image_of(pixels: Array) -> Image.Image:
+    """uint8 (C, H, W) as an image, gray or RGB."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def _by_torchvision(source: Source, view: int, data: bytes, mask: Array | None = None) -> Replayed | None:
     """The view by torchvision alone; None where torch is not installed."""
     try:
         from tvetl.preview.replay import replay
     except ImportError:
         return None
-    return replay(source.pipeline, data, source.torch_seed(view))
+    return replay(source.pipeline, data, source.torch_seed(view), boxes=source.boxes, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -155,13 +232,13 @@ def replay_sheet(
     made = []
     for view in views or recorded:
         if way == "etl":
-            outcome = _by_etl(cluster, source, view)
+            outcome = _by_etl(cluster, source, view, masks=False).outcome
         else:
             again = _by_torchvision(source, view, data)
             if again is None:
                 raise UsageError("torchvision is not installed", hint="pip install 'tvetl[torch]'")
             outcome = again.outcome
-        made.append(Again(view, _digest(outcome) == recorded[view], outcome))
+        made.append(Again(view, digest(outcome) == recorded[view], outcome))
     return made
 
 
@@ -171,17 +248,15 @@ def read_record(sheet: Path) -> tuple[Source, Mapping[int, str]]:
         with Image.open(sheet) as image:
             record = json.loads(str(image.info[_RECORD]))
         pipeline, seed, epoch = parse(record["pipeline"]), int(record["seed"]), int(record["epoch"])
-        source = Source(str(record["bucket"]), str(record["object"]), str(record["etl"]), pipeline, seed, epoch)
+        boxes = record.get("boxes")
+        source = Source(
+            str(record["bucket"]), str(record["object"]), str(record["etl"]), pipeline, seed, epoch,
+            None if boxes is None else tuple(tuple(map(float, box)) for box in boxes),
+        )  # fmt: skip
         return source, {int(view): str(digest) for view, digest in record["views"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         hint = "`tvetl preview BUCKET/OBJECT --etl NAME --output sheet.png` makes one."
         raise UsageError(f"{sheet} is no contact sheet with a record", hint=hint) from error
-
-
-def _digest(outcome: Image.Image | Array) -> str:
-    """Over type, shape and every value: equal digests are equal pixels."""
-    values = np.ascontiguousarray(outcome)
-    return hashlib.sha256(f"{values.dtype.str} {values.shape} ".encode() + values.tobytes()).hexdigest()
 
 
 def _picture(outcome: Image.Image | Array, pipeline: Pipeline) -> Image.Image:
@@ -193,5 +268,4 @@ def _picture(outcome: Image.Image | Array, pipeline: Pipeline) -> Image.Image:
     if last:
         mean, std = (np.array(last[name], np.float64).reshape(-1, 1, 1) for name in ("mean", "std"))
         values = values * std + mean
-    shown = np.clip(values if outcome.dtype == np.uint8 else np.round(values * 255), 0, 255).astype(np.uint8)
-    return Image.fromarray(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0))
+    return _image_of(np.clip(values if outcome.dtype == np.uint8 else np.round(values * 255), 0, 255).astype(np.uint8))
