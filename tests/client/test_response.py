@@ -148,6 +148,15 @@ def test_after_more_than_was_asked_for_the_connection_is_not_used_again() -> Non
     assert response.closes
 
 
+def test_a_redirect_may_repeat_a_query_with_thousands_of_keypoints() -> None:
+    address = "http://10.0.0.1:8081/v1/objects/photos/a.jpg?etl_args=" + "%5B1.5%2C2.5%5D%2C" * 20_000
+    response = Response()
+    wire = f"HTTP/1.1 301 Moved\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n".encode()
+    for begin in range(0, len(wire), 8192):
+        response.feed(wire[begin : begin + 8192])
+    assert (response.done, response.status, response.location) == (True, 301, address)
+
+
 @pytest.mark.parametrize(
     "wire",
     [
@@ -159,7 +168,7 @@ def test_after_more_than_was_asked_for_the_connection_is_not_used_again() -> Non
         HEAD + b"Content-Length: 3\r\nContent-Encoding: gzip\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1e9\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nX: y" + b"y" * 70_000,
+        b"HTTP/1.1 200 OK\r\nX: y" + b"y" * 1_100_000,
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n",

@@ -52,6 +52,9 @@ TRAIN = {
     "steps": [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}, {"op": "ToTensor"}],
     "output": {"format": "npy"},
 }
+#: The head's box of an image, as Oxford-IIIT Pet has it.
+VOC = """<annotation><size><width>200</width><height>160</height><depth>3</depth></size><object><name>cat</name>
+<bndbox><xmin>20</xmin><ymin>30</ymin><xmax>120</xmax><ymax>140</ymax></bndbox></object></annotation>"""
 
 
 def blocks(document: str) -> list[tuple[str, str]]:
@@ -80,6 +83,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, photographs: list[Path]) -> 
             for name in names:
                 data = (folder / "images" / f"{name}.jpg").read_bytes()
                 cluster.put(bucket, f"{prefix}{name}.jpg", data)
+        cluster.create_bucket("pets")
+        (folder / "annotations" / "xmls").mkdir()
+        for name in names:
+            (mask := io.BytesIO()).name = "mask.png"
+            Image.new("L", (200, 160), 1).save(mask)
+            cluster.put("pets", f"images/{name}.jpg", (folder / "images" / f"{name}.jpg").read_bytes())
+            cluster.put("pets", f"annotations/trimaps/{name}.png", mask.getvalue())
+            (folder / "annotations" / "xmls" / f"{name}.xml").write_text(VOC, encoding="utf-8")
         cluster.create_bucket("shards")
         shard = io.BytesIO()
         with tarfile.open(fileobj=shard, mode="w") as tar:

@@ -17,7 +17,7 @@ from tvetl.datasets.decoding import decode, pixels_in, undecodable
 from tvetl.datasets.flight import Attempt, Body, OnError
 from tvetl.datasets.lookup import look_up
 from tvetl.datasets.reader import LabelOf, Reader, Sample, Stack, Wire, itself
-from tvetl.errors import ArgumentsError, NotFound, ObjectFailed, TvetlError, UsageError
+from tvetl.errors import ArgumentsError, BrokenOff, NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch
 from tvetl.spec import parse_arguments, templates, with_arguments
 from tvetl.spec.arguments import needs_boxes
@@ -184,6 +184,10 @@ class AnnotatedReader(Reader):
         """A failure with the name of its object. Boxes that the server does not take are that image's failure."""
         if isinstance(error, ObjectFailed) and error.code == "bad_arguments" and _PLACE.search(error.message):
             error = ObjectFailed(error.message, code="bad_annotations", status=error.status, hint=error.hint)
+        if isinstance(error, BrokenOff) and "reading header line" in error.message:
+            # What http.client says of the proxy's redirect, which repeats the query, to the SDK.
+            text = "its boxes and keypoints are longer than the 64 KiB that the SDK takes of a redirect"
+            error = ObjectFailed(text, code="bad_annotations", hint="Reads straight from the targets take 1 MiB.")
         named = super().named(fetch, error)
         return NotFound(f"{self.called(fetch)}: {error.message}") if type(named) is NotFound else named
 

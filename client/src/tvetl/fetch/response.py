@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-_HEAD_LIMIT = 1 << 16  # bytes of a status line and headers
+_HEAD_LIMIT = 1 << 20  # bytes of a status line and headers: a redirect repeats a query with thousands of keypoints
 _FIRST_BUFFER = 1 << 26  # bytes that are taken before as many have come, whatever a length promises
 _LINE_LIMIT = 1 << 10  # bytes of a chunk's line, and of the trailer after the last chunk
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.I)
