@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tvetl.errors import UsageError
-from tvetl.pod import PodSpec, Resources, container_of
+from tvetl.pod import PodSpec, Reference, Resources, container_of
 from tvetl.spec import Pipeline, canonical, parse
 
 GOLDEN = Path(__file__).with_name("pod.golden.yaml")
@@ -111,3 +112,36 @@ def test_every_example_pipeline_makes_a_pod(repository: Path) -> None:
     for file in files:
         pod = PodSpec(f"demo-{file.stem}", parse(file.read_text(encoding="utf-8")))
         assert parse(pod.container.env["TVETL_PIPELINE"]) == pod.pipeline
+
+
+def test_variables_of_secrets_and_configmaps_are_kubernetes_to_fill_in(pipeline: Callable[..., Pipeline]) -> None:
+    """A volume would be taken away by AIStore, and a value in the YAML be read by whoever lists ETLs."""
+    given = {"AIS_CRT_KEY": "secret/ais-client/tls.key", "AIS_CLIENT_CA": "configmap/ais-ca/ca.crt"}
+    pod = PodSpec("test-etl", pipeline(), env_from={name: Reference.of(text) for name, text in given.items()})
+    (container,) = yaml.safe_load(pod.to_yaml())["spec"]["containers"]
+    found = {item["name"]: item.get("valueFrom") for item in container["env"]}
+    assert found["AIS_CRT_KEY"] == {"secretKeyRef": {"name": "ais-client", "key": "tls.key"}}
+    assert found["AIS_CLIENT_CA"] == {"configMapKeyRef": {"name": "ais-ca", "key": "ca.crt"}}
+    spec = base64.b64encode(pod.to_yaml().encode()).decode()
+    running = container_of({"spec": spec})
+    assert running and running.differences(pod.container) == [] and running.env.items() >= given.items()
+    other = replace(pod, env_from={**pod.env_from, "AIS_CRT_KEY": Reference.of("secret/another/tls.key")})
+    assert running.differences(other.container) == ["AIS_CRT_KEY"]
+    assert pod.beyond_runtime == ["Secret or ConfigMap"]
+
+
+@pytest.mark.parametrize("text", ["", "secret", "secret/a", "vault/a/b", "secret/A/b", "secret/a/b/c", "secret/a/"])
+def test_a_reference_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="names no key of a Secret or ConfigMap"):
+        Reference.of(text)
+
+
+def test_a_key_or_a_token_in_clear_is_refused_and_not_repeated(pipeline: Callable[..., Pipeline]) -> None:
+    key = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQ\n-----END EC PRIVATE KEY-----"
+    for name, value in (("AIS_CRT_KEY", key), ("ANY", f"x{key}"), ("AIS_AUTHN_TOKEN", "eyJhbGciOi.eyJzdWIi.c2ln")):
+        with pytest.raises(UsageError, match=f"{name} has a secret") as refused:
+            PodSpec("test-etl", pipeline(), env={name: value})
+        assert f"--env-from {name}=secret/" in refused.value.hint
+        assert value not in str(refused.value) + refused.value.hint
+    with pytest.raises(UsageError, match="A has two values"):
+        PodSpec("test-etl", pipeline(), env={"A": "1"}, env_from={"A": Reference.of("secret/a/b")})

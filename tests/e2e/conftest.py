@@ -1,4 +1,7 @@
-"""The cluster under test: that of AIS_ENDPOINT, or the stand-in with two targets. What is made is taken away again."""
+"""The cluster under test: that of AIS_ENDPOINT, or the stand-in with two targets. What is made is taken away again.
+
+Tests that are marked ``every_way`` run on the stand-in four times: plain, with TLS, with tokens, and with both.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,39 @@ from tvetl.spec import Pipeline, parse
 
 #: Marks what one run leaves in a cluster that others use too.
 RUN = uuid.uuid4().hex[:6]
+GIVEN = os.environ.get("AIS_ENDPOINT")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_way(*ways): plain, and with TLS, tokens and both, or in these ways")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker("every_way")
+    if marked and not GIVEN:
+        others = marked.args or ("tls", "token", "tls and token")
+        metafunc.parametrize("endpoint", ("plain", *others), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if given := os.environ.get("AIS_ENDPOINT"):
-        yield given
-    else:
-        with LocalCluster(tmp_path_factory.mktemp("cluster"), targets=2) as running:
-            yield running.endpoint
+def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """With all that the environment must have for it."""
+    if GIVEN:
+        yield GIVEN
+        return
+    way = getattr(request, "param", "plain")
+    root = tmp_path_factory.mktemp("cluster")
+    with (
+        LocalCluster(root, targets=2, tls="tls" in way, authn="token" in way) as running,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if running.ca:
+            for bundle in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # which the SDK alone prefers
+                patch.delenv(bundle, raising=False)
+            patch.setenv("AIS_CLIENT_CA", str(running.ca))
+        if "token" in way:
+            patch.setenv("AIS_AUTHN_TOKEN", running.token())
+        yield running.endpoint
 
 
 @pytest.fixture(scope="session")

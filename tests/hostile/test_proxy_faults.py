@@ -256,11 +256,12 @@ def test_a_certificate_that_nobody_trusts_is_told_as_such(
 ) -> None:
     pem = faults.certificate(tmp_path)
     for gateway in faults.serve_gateway(local.endpoint, pem):
-        monkeypatch.setenv("AIS_CLIENT_CA", str(pem))
-        assert Cluster(gateway.endpoint).etls() == []
         other = tmp_path / "other"
         other.mkdir()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(faults.certificate(other)))
+        monkeypatch.setenv("AIS_CLIENT_CA", str(pem))
+        assert Cluster(gateway.endpoint).etls() == [], "it is more particular"
+        monkeypatch.delenv("AIS_CLIENT_CA")
         with pytest.raises(NotReachable, match="no TLS connection to https://127") as refused:
             Cluster(gateway.endpoint).etls()
         assert "REQUESTS_CA_BUNDLE" in refused.value.hint

@@ -90,7 +90,7 @@ def test_without_direct_access_only_what_the_proxy_sent_is_answered(tmp_path: Pa
         (tmp_path / "ais" / "src").mkdir()
         (tmp_path / "ais" / "src" / "a").write_bytes(b"DATA")
         status, error = ask(f"{target(cluster)}/v1/objects/src/a?provider=ais")
-        assert (status, error["message"]) == (403, "t[target0]: direct access is not allowed")
+        assert (status, error["message"]) == (403, "direct target access denied")
         assert "tcode" not in error
         with asked(f"{cluster.endpoint}/v1/objects/src/a?provider=ais") as answer:
             location = answer.headers["Location"]

@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from tvetl.local.certificates import authority, signed
+
 PATIENCE = 60.0
 
 _RUN = """
@@ -287,25 +289,28 @@ def around(handler: _Handler) -> None:
 
 
 def certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that is its own CA, with its key, in one file. Needs openssl's command."""
-    made = folder / "node.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test node",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made), "-out", f"{made}.crt"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    made.write_bytes(made.read_bytes() + Path(f"{made}.crt").read_bytes())
+    """A certificate for 127.0.0.1 with its key and its authority, in one file. Needs openssl's command."""
+    ca = authority(folder)
+    crt, key = signed(ca, "node")
+    made = folder / "all.pem"
+    made.write_bytes(crt.read_bytes() + key.read_bytes() + ca.read_bytes())
     return made
 
 
-def serve_gateway(behind: str, pem: Path | None = None) -> Generator[Gateway, None, None]:
-    """For a fixture: a gateway until the fixture ends; with a certificate it speaks https."""
+def serve_gateway(behind: str, pem: Path | None = None, clients: Path | None = None) -> Generator[Gateway, None, None]:
+    """For a fixture: a gateway until the fixture ends; with a certificate it speaks https.
+
+    With ``clients`` it asks for certificates of that authority.
+    """
     gateway = Gateway(behind)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gateway": gateway}))
     server.daemon_threads = True
     if pem:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem)
+        if clients:
+            context.load_verify_locations(clients)
+            context.verify_mode = ssl.CERT_REQUIRED
         server.socket = context.wrap_socket(server.socket, server_side=True)
     gateway.endpoint = f"http{'s' if pem else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

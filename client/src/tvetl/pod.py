@@ -22,6 +22,7 @@ DEFAULT_IMAGE = f"tvetl-server:{__version__}"
 #: As `make build VARIANT=cuda` calls it: torch with CUDA in it, and TVETL_DEVICE=cuda set.
 GPU_IMAGE = f"{DEFAULT_IMAGE}-cuda"
 PIPELINE_VARIABLE = "TVETL_PIPELINE"
+CA_VARIABLE = "AIS_CLIENT_CA"
 #: The image is complete in itself: the runtime form of registering has no way to name another port or path.
 PORT = 8000
 HEALTH = "/health"
@@ -36,6 +37,10 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{4,30})[a-z0-9]")
 #: The period is Kubernetes' shortest, 1 s in place of 10, so that a pod is found ready soon after its start. There is
 #: no initial delay: Kubernetes probes at once, and then every period.
 _PROBE = {"periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 30}
+
+#: What nobody may read in a pod: a private key, or a token (a JWT).
+_SECRET = re.compile(r"PRIVATE KEY-----|\beyJ[\w-]+\.[\w-]+\.")
+_REFERENCE = re.compile(r"(secret|configmap)/([a-z0-9][a-z0-9.-]*)/([\w.-]+)")
 
 #: An extended resource of a device plugin: a domain, and what it offers.
 _GPU = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -97,8 +102,39 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A variable's value that Kubernetes fills in: a ``key`` of a Secret or ConfigMap in AIStore's namespace."""
+
+    kind: Literal["secret", "configmap"]
+    name: str
+    key: str
+
+    @classmethod
+    def of(cls, text: str) -> Reference:
+        """Of ``secret/NAME/KEY`` or ``configmap/NAME/KEY``. Raises UsageError."""
+        found = _REFERENCE.fullmatch(text)
+        if not found:
+            hint = "It looks like secret/ais-client/tls.key or configmap/ais-ca/ca.crt."
+            raise UsageError(f"{text!r} names no key of a Secret or ConfigMap", hint=hint)
+        return cls("secret" if found[1] == "secret" else "configmap", found[2], found[3])
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}/{self.key}"
+
+    def to_data(self) -> dict[str, object]:
+        """Kubernetes' ``valueFrom``."""
+        return {_SOURCES[self.kind]: {"name": self.name, "key": self.key}}
+
+
+_SOURCES = {"secret": "secretKeyRef", "configmap": "configMapKeyRef"}
+
+
+@dataclass(frozen=True)
 class Container:
-    """The parts of a registered ETL that can be compared, in whichever form it was registered."""
+    """The parts of a registered ETL that can be compared, in whichever form it was registered.
+
+    In ``env`` a variable of a Secret or ConfigMap is written as :class:`Reference` is.
+    """
 
     image: str
     command: tuple[str, ...]
@@ -123,9 +159,10 @@ class PodSpec:
 
     ``env`` holds the server's settings (``TVETL_WORKERS`` and so on). ``start_timeout`` is for all pods to become
     ready, ``object_timeout`` for one object, both in seconds. ``runtime_class`` is the cluster's RuntimeClass for GPUs,
-    where it needs one ("nvidia", with containerd or CRI-O). The runtime form of registering carries neither resources,
-    nor pull policy, nor runtime class.
-    Raises UsageError for a name that AIStore would refuse.
+    where it needs one ("nvidia", with containerd or CRI-O). ``env_from`` are variables whose values Kubernetes takes
+    from Secrets and ConfigMaps. The runtime form of registering carries neither resources, nor pull policy, nor runtime
+    class, nor ``env_from``.
+    Raises UsageError for a name that AIStore would refuse, and for a private key or a token in ``env``.
     """
 
     name: str
@@ -133,6 +170,7 @@ class PodSpec:
     image: str = DEFAULT_IMAGE
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    env_from: Mapping[str, Reference] = field(default_factory=dict)
     pull_policy: PullPolicy = "IfNotPresent"
     resources: Resources = field(default_factory=Resources)
     runtime_class: str = ""
@@ -142,17 +180,29 @@ class PodSpec:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if PIPELINE_VARIABLE in self.env:
+        for name, value in self.env.items():
+            if _SECRET.search(value):
+                hint = f"Keep a key in a Secret, `--env-from {name}=secret/NAME/KEY`. The server needs no token."
+                raise UsageError(f"{name} has a secret, which whoever may list ETLs would read", hint=hint)
+        if twice := self.env.keys() & self.env_from.keys():
+            raise UsageError(f"{', '.join(sorted(twice))} has two values", hint="Name it once.")
+        if PIPELINE_VARIABLE in self.given:
             raise UsageError(f"{PIPELINE_VARIABLE} is set from the pipeline", hint="Leave it out of the environment.")
 
     @property
     def beyond_runtime(self) -> list[str]:
-        """The required parts that the runtime form of registering cannot carry: "GPU", "runtime class"."""
-        return [what for what, asked in (("GPU", self.resources.gpu), ("runtime class", self.runtime_class)) if asked]
+        """The required parts that the runtime form of registering cannot carry: "GPU", "runtime class", and so on."""
+        parts = {"GPU": self.resources.gpu, "runtime class": self.runtime_class, "Secret or ConfigMap": self.env_from}
+        return [what for what, asked in parts.items() if asked]
+
+    @property
+    def given(self) -> Mapping[str, str]:
+        """All variables but the pipeline's, those of Secrets and ConfigMaps as references."""
+        return {**self.env, **{name: str(reference) for name, reference in self.env_from.items()}}
 
     @property
     def container(self) -> Container:
-        return Container(self.image, self.command, {PIPELINE_VARIABLE: canonical(self.pipeline), **self.env})
+        return Container(self.image, self.command, {PIPELINE_VARIABLE: canonical(self.pipeline), **self.given})
 
     def to_data(self) -> dict[str, object]:
         """The pod as Kubernetes reads it; the same spec always gives the same data, in the same order.
@@ -182,11 +232,17 @@ class PodSpec:
             "imagePullPolicy": self.pull_policy,
             **({"command": list(self.command)} if self.command else {}),
             "ports": [{"name": "default", "containerPort": PORT}],
-            "env": [*({"name": name, "value": value} for name, value in self.container.env.items()), node],
+            "env": [*map(self._variable, self.container.env.items()), node],
             "readinessProbe": {"httpGet": {"path": HEALTH, "port": "default"}, **_PROBE},
             "resources": self.resources.to_data(),
             "securityContext": _SECURITY,
         }
+
+    def _variable(self, variable: tuple[str, str]) -> dict[str, object]:
+        name, value = variable
+        if reference := self.env_from.get(name):
+            return {"name": name, "valueFrom": reference.to_data()}
+        return {"name": name, "value": value}
 
     def to_yaml(self) -> str:
         # Wide, so that the pipeline stays on one line and can be found with grep.
@@ -212,8 +268,20 @@ def container_of(message: Mapping[str, object]) -> Container | None:
         runtime = pod["spec"]["containers"][0]
     elif not isinstance(runtime := message.get("runtime"), Mapping) or not runtime.get("image"):
         return None
-    env = {item["name"]: str(item["value"]) for item in runtime.get("env") or () if "value" in item}
+    env = {str(item["name"]): value for item in runtime.get("env") or () if (value := _value(item)) is not None}
     return Container(str(runtime["image"]), tuple(runtime.get("command") or ()), env)
+
+
+def _value(item: Mapping[str, object]) -> str | None:
+    """A variable's value or reference; None of Kubernetes' own fields."""
+    if "value" in item:
+        return str(item["value"])
+    source = item.get("valueFrom")
+    for kind, name in _SOURCES.items():
+        found = source.get(name) if isinstance(source, Mapping) else None
+        if isinstance(found, Mapping):
+            return f"{kind}/{found.get('name')}/{found.get('key')}"
+    return None
 
 
 class _Dumper(yaml.SafeDumper):

@@ -18,8 +18,8 @@ from typing import Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from tvetl.errors import TvetlError
+from tvetl.tls import Tls
 from tvetl_server.limits import Limits
-from tvetl_server.tls import Tls
 
 __all__ = ["SETTINGS", "Settings", "SettingsError", "TargetUrl", "Variable", "cpus", "read_settings"]
 

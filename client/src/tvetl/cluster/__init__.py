@@ -8,8 +8,9 @@ buckets are listed into ``names``, and ``error_mapping`` makes our errors of wha
 
 from __future__ import annotations
 
+from tvetl.access import Access
 from tvetl.cluster.client import Cluster
-from tvetl.cluster.connection import Access, Target
+from tvetl.cluster.connection import Target
 from tvetl.cluster.error_mapping import Json, ObjectError
 from tvetl.cluster.names import Names, Table
 from tvetl.cluster.registration import Form

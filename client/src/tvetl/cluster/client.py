@@ -19,8 +19,9 @@ from aistore.sdk.etl import ETLConfig
 from aistore.sdk.types import JobSnap
 
 from tvetl import notation, proxies
+from tvetl.access import Access, read_access
 from tvetl.cluster import connection, listing, registration
-from tvetl.cluster.connection import Access, Target
+from tvetl.cluster.connection import Target
 from tvetl.cluster.error_mapping import (
     GARBLED,
     Json,
@@ -38,7 +39,7 @@ from tvetl.cluster.listing import What
 from tvetl.cluster.names import Names, Table
 from tvetl.cluster.registration import Form
 from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, between, stopped, summed
-from tvetl.errors import EtlStopped, NotFound, ObjectFailed, TvetlError, UsageError
+from tvetl.errors import EtlStopped, NotFound, ObjectFailed, TokenRefused, TvetlError, UsageError
 from tvetl.pod import Container, PodSpec, check_name, container_of
 from tvetl.spec.seed import addressable, arrival, drawn_as
 
@@ -57,8 +58,9 @@ class Cluster:
     def __init__(self, endpoint: str, *, patience: float = connection.TIMEOUT[1], connections: int = 10) -> None:
         self.endpoint = connection.checked_endpoint(endpoint)
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
-        self._reads = connection.connect(self.endpoint, 3, patience, connections)
-        self._acts = connection.connect(self.endpoint, 1, connection.TIMEOUT[1])
+        self._access = read_access()
+        self._reads = connection.connect(self.endpoint, self._access, 3, patience, connections)
+        self._acts = connection.connect(self.endpoint, self._access, 1, connection.TIMEOUT[1])
 
     def close(self) -> None:
         """End the connections that are kept open; asked for something again, it connects again."""
@@ -81,7 +83,7 @@ class Cluster:
         if replace:
             with suppress(NotFound):
                 self.unregister(pod.name)
-        began = time.monotonic()
+        pod, began = registration.trusting(pod, self.endpoint, self._access), time.monotonic()
         try:
             used = registration.start(self, pod, form)
         except registration.Taken:
@@ -250,14 +252,12 @@ class Cluster:
             return [Target(node.id_digest, node.public_net.direct_url) for node in active]
 
     def access(self) -> Access:
-        """Token and TLS settings as the SDK takes them from its environment variables."""
-        client = self._reads.cluster().client
-        settings = client.session_manager.session.merge_environment_settings(self.endpoint, {}, None, None, None)
-        return Access(client.token or "", settings["verify"], settings["cert"])
+        """Token and TLS settings, for who connects beside the SDK."""
+        return self._access
 
     def refused(self, status: int, text: str) -> TvetlError:
         """What an answer of this cluster's with status 400 or more says, as :meth:`get` would raise it."""
-        return refused(self.endpoint, status, self._without_token(text))
+        return refused(self.endpoint, status, self._access.bearer.hidden(text))
 
     # Jobs
 
@@ -388,13 +388,11 @@ class Cluster:
     def _refused(self, error: AISError) -> TvetlError:
         missing = error.status_code == 404 and getattr(error.req, "method", "") == "HEAD"  # AIStore has no words then
         at = node(self.endpoint, error.req_url or self.endpoint)
-        return refused(at, error.status_code, self._text(error), None if missing else proxies.before(at))
+        told = refused(at, error.status_code, self._text(error), None if missing else proxies.before(at))
+        if isinstance(told, TokenRefused):
+            told.hint += self._access.bearer.apart(told.message)
+        return told
 
     def _text(self, error: AISError) -> str:
-        """What came with the status."""
-        return self._without_token(str(error.message))
-
-    def _without_token(self, text: str) -> str:
-        """Some servers quote what they were asked."""
-        token = self._reads.cluster().client.token
-        return text.replace(token, "***") if token else text
+        """What came with the status; some servers quote what they were asked."""
+        return self._access.bearer.hidden(str(error.message))

@@ -1,20 +1,22 @@
-"""Connecting to a cluster: the endpoint, the SDK's client with its retries, and what who connects beside it needs."""
+"""Connecting to a cluster: the endpoint, and the SDK's client with its retries, token and TLS."""
 
 from __future__ import annotations
 
-import ssl
+import logging
+import time
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from aistore.sdk import Client
 from aistore.sdk.retry_config import RetryConfig
-from aistore.version import __version__ as sdk_version
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from requests.auth import AuthBase
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 from urllib3.util.retry import Retry
 
+from tvetl.access import TOKEN_FILE, Access, Token
 from tvetl.errors import UsageError
 
 #: Seconds to connect, as the SDK; seconds to wait for bytes: longer than any object may take (45 s by default), so
@@ -22,8 +24,11 @@ from tvetl.errors import UsageError
 TIMEOUT = (3.0, 120.0)
 #: Seconds before a 429 or 503 is asked again, twice as many before the second time.
 BACKOFF = 0.5
+#: Seconds that a renewed token is waited for, where the last one has just ended.
+RENEWAL = 30.0
 #: Seconds before what the network lost is asked again.
 PAUSE = 0.2
+_log = logging.getLogger("tvetl.cluster")
 
 
 @dataclass(frozen=True)
@@ -34,33 +39,7 @@ class Target:
     url: str
 
 
-@dataclass(frozen=True)
-class Access:
-    """How the SDK connects to a node, for whoever connects beside it.
-
-    ``token`` is AuthN's, "" without one. ``verify`` and ``certificate`` are as requests has them, for nodes that speak
-    https. An HTTP proxy before a node is :func:`tvetl.proxies.before`'s to tell.
-    """
-
-    token: str
-    verify: bool | str
-    certificate: str | tuple[str, str] | None
-    user_agent: str = f"ais/python/{sdk_version}"
-
-    def tls(self) -> ssl.SSLContext:
-        """Raises OSError where a certificate cannot be read."""
-        context = ssl.create_default_context()
-        if not self.verify:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        else:
-            where = Path(DEFAULT_CA_BUNDLE_PATH if self.verify is True else self.verify)
-            context.load_verify_locations(**{"capath" if where.is_dir() else "cafile": str(where)})
-        if self.certificate:
-            context.load_cert_chain(*([self.certificate] if isinstance(self.certificate, str) else self.certificate))
-        return context
-
-
-def connect(endpoint: str, attempts: int, patience: float, connections: int = 10) -> Client:
+def connect(endpoint: str, access: Access, attempts: int, patience: float, connections: int = 10) -> Client:
     """An SDK client that gives up soon: the SDK's own repeats 5xx for 93 s and then loses the reason.
 
     429 and 503 are repeated for 1.5 s in all, and then returned with their body.
@@ -83,7 +62,74 @@ def connect(endpoint: str, attempts: int, patience: float, connections: int = 10
         reraise=True,
     )
     retries = RetryConfig(http_retry=http, network_retry=network)
-    return Client(endpoint, timeout=(TIMEOUT[0], patience), retry_config=retries, max_pool_size=connections)
+    client = Client(
+        endpoint,
+        timeout=(TIMEOUT[0], patience),
+        retry_config=retries,
+        max_pool_size=connections,
+        token=access.token or None,
+    )
+    session = client.cluster().client.session_manager.session
+    if access.bearer.source:
+        session.auth = _Bearer(access.bearer)
+    if access.verify is not True:  # else requests would let REQUESTS_CA_BUNDLE win
+        _verify_by(session, access.verify)
+    if endpoint.startswith("https:"):
+        access.tls()  # else an unusable file is told later and worse, and half a pair of AIS_CRT not at all
+    return client
+
+
+class _Bearer(AuthBase):
+    """Sends the token as it is now; one that was renewed meanwhile is tried before a 401 is anybody's error.
+
+    A token file that worked is waited for where it is late.
+    """
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token.current()}"
+        tell = getattr(request.body, "tell", None)
+        start = tell() if tell else None
+        request.hooks["response"].append(lambda answer, **how: self._answered(answer, start, how))
+        return request
+
+    def _answered(self, answer: requests.Response, start: int | None, how: dict[str, Any]) -> requests.Response:
+        sent = answer.request.headers.get("Authorization", "")
+        if answer.status_code != 401:
+            self._token.worked |= bool(sent)
+            return answer
+        if self._token.source != TOKEN_FILE or not sent:
+            return answer
+        deadline = time.monotonic() + (RENEWAL if self._token.worked else 0)
+        told = False
+        while (now := f"Bearer {self._token.current()}") == sent:
+            if time.monotonic() >= deadline:
+                return answer
+            if not told:
+                _log.warning("the cluster refuses the token: waiting for another in the file of %s", TOKEN_FILE)
+                told = True
+            time.sleep(PAUSE)
+        _ = answer.content  # so that the connection can be used again
+        answer.close()
+        again = answer.request.copy()
+        again.headers["Authorization"] = now
+        if start is not None:
+            again.body.seek(start)  # type: ignore[union-attr]
+        answered: requests.Response = answer.connection.send(again, **how)
+        answered.history.append(answer)
+        answered.request = again
+        return answered
+
+
+def _verify_by(session: requests.Session, verify: bool | str) -> None:
+    merge = session.merge_environment_settings
+
+    def merged(*given: Any) -> MutableMapping[str, Any]:  # noqa: ANN401 - handed on
+        return {**merge(*given), "verify": verify}
+
+    session.merge_environment_settings = merged  # type: ignore[method-assign, assignment]
 
 
 def bucket_of(bucket: str) -> tuple[str, str]:

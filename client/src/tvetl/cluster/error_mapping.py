@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,11 +30,13 @@ from tvetl.errors import (
     NotReachable,
     ObjectFailed,
     TimedOut,
+    TokenRefused,
     TvetlError,
     Unavailable,
     UsageError,
 )
 from tvetl.proxies import Proxy
+from tvetl.tls import TlsFault, handshake_fault
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -55,15 +59,37 @@ _TERMINATED = re.compile(r"state: Terminated, reason: (.*?), message: (.*), exit
 #: AIStore of an ETL, where a name alone is one; of buckets and objects it gives the URL.
 _NO_ETL = re.compile(r"^(etl job )?[a-z0-9-]+ (does not exist|not found)")
 _HINTS = {
-    401: "AIS_AUTHN_TOKEN must hold a token that AIStore takes.",
     403: "AIS_AUTHN_TOKEN must hold a token that may do this.",
     507: "Make space on the cluster's disks; the same again then goes on.",
 }
 _WHERE = "Is it up? `tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
-_TLS = (
-    "AIS_CLIENT_CA names the file of the authority that signed the cluster's certificates. REQUESTS_CA_BUNDLE and "
-    "CURL_CA_BUNDLE win over it."
+#: By what AIStore says of a token that it does not take, the first that is found.
+_TOKEN_HINTS = (
+    (
+        "token required",
+        "AIS_AUTHN_TOKEN must have AIStore's token, or AIS_AUTHN_TOKEN_FILE its file: `ais auth login`.",
+    ),
+    ("expired", "`ais auth login` gets another for AIS_AUTHN_TOKEN; a file of AIS_AUTHN_TOKEN_FILE is read anew."),
+    ("not valid yet", "This machine's clock, the cluster's and that of who made it are apart."),
+    ("before issued", "This machine's clock, the cluster's and that of who made it are apart."),
+    ("", "AIS_AUTHN_TOKEN must hold a token that AIStore takes, of the server that this cluster trusts."),
 )
+_CA = (
+    "AIS_CLIENT_CA names the file of the authority that signed the cluster's certificates; without it "
+    "REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE do."
+)
+_TLS_HINTS = {
+    "expired": "It must be renewed; or this machine's clock is wrong: it says {now}.",
+    "early": "This machine's clock says {now}.",
+    "host": "Name the host as the certificate does (`openssl s_client -connect HOST:PORT` shows it).",
+    "plain": "`http://` in AIS_ENDPOINT or --endpoint is for a cluster without TLS.",
+    "wanted": "AIS_CRT and AIS_CRT_KEY name the files of a client certificate and its key.",
+    "ours": "AIS_CRT and AIS_CRT_KEY must name a client certificate that the cluster trusts.",
+}
+#: What Go's servers and nginx say to plain HTTP where they speak TLS.
+_SPEAKS_TLS = re.compile(r"HTTP request (was sent )?to (an )?HTTPS (server|port)", re.IGNORECASE)
+#: AIStore's of a token, which it quotes.
+_INVALID_TOKEN = re.compile(r'(?:invalid token from header "[^"]*": )?invalid token(?: \[err: (.*?)\])?(?:: \S+)?$')
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,9 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
     ``proxy`` is the HTTP proxy that the answer came through; what is not AIStore's is taken for the proxy's.
     """
     message, its_own = sentence(status, text)
+    if status == 400 and endpoint.startswith("http:") and _SPEAKS_TLS.search(text):
+        hint = f"`https{endpoint[4:]}` in AIS_ENDPOINT or --endpoint; AIS_CLIENT_CA names its authority."
+        return NotReachable(f"{endpoint} speaks https, and was asked in plain http", hint=hint)
     if proxy and not (its_own and text.strip()):
         hint = f"`{proxy.source}=http://USER:PASSWORD@HOST:PORT` signs in at it; {proxy.hint}" if status == 407 else ""
         what = message if str(status) in message else f"HTTP {status}, {message}"
@@ -101,6 +130,12 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
     if status == 404:
         hint = "`tvetl list` shows the ETLs, and whether they run." if _NO_ETL.search(message) else ""
         return NotFound(message, hint=hint)
+    if status == 401:
+        message = _INVALID_TOKEN.sub(
+            lambda said: f"the cluster refuses the token: {said[1] or 'invalid token'}", message
+        )
+        hint = next(hint for words, hint in _TOKEN_HINTS if words in message)
+        return TokenRefused(f"{message} (HTTP {status})", hint=hint)
     told = message if str(status) in message else f"{message} (HTTP {status})"
     if _UNSENDABLE.match(message):
         return ObjectFailed(told, code="bad_name", status=status, hint=_RENAME)
@@ -125,7 +160,7 @@ def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
         why = "SOCKS needs the package PySocks" if socks else "this is no URL of an HTTP proxy"
         return _not_through(proxy, at, f"it cannot be used: {why}")
     if isinstance(error, requests.exceptions.SSLError):
-        return NotReachable(f"no TLS connection to {at} {said}", hint=f"{_TLS} {proxy.hint}" if proxy else _TLS)
+        return _no_tls(at, causes, said, proxy)
     if any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes):
         if proxy:
             return _not_through(proxy, at, f"nobody answers at the proxy {said}")
@@ -153,9 +188,20 @@ def unanswered(endpoint: str, error: Exception) -> TvetlError:
     return garbled(endpoint, error, proxies.before(endpoint))
 
 
+def _no_tls(at: str, causes: Sequence[BaseException], said: str, proxy: Proxy | None) -> NotReachable:
+    """What is wrong with TLS, and the variable that would help."""
+    fault = next(filter(None, map(handshake_fault, causes)), None)
+    if not fault and any(isinstance(cause, ssl.SSLEOFError) for cause in causes):  # its alert may be lost so
+        fault = TlsFault("wanted", " ended the connection in the handshake: it may want a client certificate")
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    hint = _TLS_HINTS.get(fault.kind if fault else "", _CA).format(now=now)
+    what = f"{at}: it{fault.phrase}" if fault else f"{at} {said}"
+    return NotReachable(f"no TLS connection to {what}", hint=f"{hint} {proxy.hint}" if proxy else hint)
+
+
 def no_such_file(error: OSError) -> UsageError | None:
     """For a certificate's file that is not there, which `requests` looks for; None for another error."""
-    hint = "AIS_CLIENT_CA (over it REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
+    hint = "AIS_CLIENT_CA (else REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
     return UsageError(str(error), hint=hint) if " TLS " in str(error) else None
 
 

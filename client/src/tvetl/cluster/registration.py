@@ -12,6 +12,8 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 import requests
@@ -20,15 +22,18 @@ from aistore.sdk.errors import AISError
 from aistore.sdk.request_client import RequestClient
 
 from tvetl import proxies
+from tvetl.access import Access, read_access
 from tvetl.cluster import connection
 from tvetl.cluster.error_mapping import GARBLED, ended, last_line, sentence
-from tvetl.errors import NameTaken, NotFound, NotReachable, RegistrationError, TvetlError, Unavailable
-from tvetl.pod import Container, PodSpec
+from tvetl.errors import NameTaken, NotFound, NotReachable, RegistrationError, TvetlError, Unavailable, UsageError
+from tvetl.pod import CA_VARIABLE, Container, PodSpec
 
 Form = Literal["auto", "spec", "runtime"]
 
 #: How much longer than AIStore we wait for a start: it needs a moment to stop the pods before it answers.
 GRACE = 30.0
+#: Bytes of a variable that every kernel takes, with its name.
+_LONGEST_VARIABLE = 100_000
 #: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
 _LAST_WORDS = re.compile(r"tvetl-server: \w+: ")
 #: What to do about a start that failed, by what was said of it: the first that is found in it.
@@ -76,6 +81,26 @@ class Registrar(Protocol):
 
 class Taken(Exception):
     """AIStore answered 409: the name exists."""
+
+
+def trusting(pod: PodSpec, endpoint: str, access: Access | None = None) -> PodSpec:
+    """The pod with the authority of AIS_CLIENT_CA, where a cluster speaks https and the pod names none.
+
+    Results are put to targets, whose certificates are mostly of that authority. A certificate is no secret. Raises
+    UsageError where it is too large for a variable.
+    """
+    access = access or read_access()
+    ca = access.authority
+    if not ca or not endpoint.startswith("https:") or CA_VARIABLE in pod.given:
+        return pod
+    access.tls()
+    text = Path(ca).read_text(encoding="utf-8") if Path(ca).is_file() else ""
+    found = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    held = "\n".join(found)
+    if not found or len(held) > _LONGEST_VARIABLE:
+        hint = "`--env AIS_CLIENT_CA=FILE` names a file in the targets' volumes, which pods get; or let it name one CA."
+        raise UsageError(f"AIS_CLIENT_CA is no file that pods can be given: {ca}", hint=hint)
+    return replace(pod, env={**pod.env, CA_VARIABLE: held})
 
 
 def start(cluster: Registrar, pod: PodSpec, form: Form) -> str:

@@ -43,7 +43,7 @@ class Transport:
     def __init__(self, cluster: Cluster, bucket: str, threads: int, stop: Event) -> None:
         self._cluster, self._bucket, self._stop = cluster, bucket, stop
         # Attempts are ours: in aistore 1.x the SDK's second attempt begins where the first one left a file.
-        self._client = connection.connect(cluster.endpoint, 1, connection.TIMEOUT[1], threads)
+        self._client = connection.connect(cluster.endpoint, cluster.access(), 1, connection.TIMEOUT[1], threads)
 
     def close(self) -> None:
         self._client.cluster().client.session_manager.session.close()

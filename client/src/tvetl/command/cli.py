@@ -137,13 +137,17 @@ def register(
         PullPolicy, typer.Option(help="When nodes fetch the image; the spec form's alone.")
     ] = "IfNotPresent",
     env: Annotated[list[str] | None, typer.Option(help="A setting of the server, NAME=VALUE.")] = None,
+    env_from: Annotated[
+        list[str] | None,
+        typer.Option(help="A setting of Kubernetes' own, NAME=secret/SECRET/KEY or NAME=configmap/MAP/KEY."),
+    ] = None,
     timeout: Annotated[int, typer.Option(help="Seconds until every pod must be ready.")] = 300,
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of an ETL of that name.")] = False,
     show_pod: Annotated[bool, typer.Option("--yaml", help="Only print the pod YAML; asks no cluster.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a pipeline as an ETL on every target of the cluster."""
-    from tvetl.pod import DEFAULT_IMAGE, GPU_IMAGE, PodSpec, Resources
+    from tvetl.pod import DEFAULT_IMAGE, GPU_IMAGE, PodSpec, Reference, Resources
 
     pod = PodSpec(
         name,
@@ -152,10 +156,14 @@ def register(
         resources=Resources.with_gpu(gpu) if gpu else Resources(),
         runtime_class=runtime_class,
         env=dict(_pair(item, "--env") for item in env or ()),
+        env_from={key: Reference.of(of) for key, of in (_pair(item, "--env-from") for item in env_from or ())},
         pull_policy=pull,
         start_timeout=timeout,
     )
     if show_pod:
+        from tvetl.cluster.registration import trusting
+
+        pod = trusting(pod, endpoint)
         print_json(pod.to_data()) if as_json else print_line(pod.to_yaml().rstrip())
         return
     with working(f"starting {name}, for up to {timeout} s"):
@@ -606,14 +614,22 @@ def local(
     port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free one.")] = 8080,
     targets: Annotated[int, typer.Option(help="How many targets, with a server each.", min=1, max=16)] = 1,
     allow: Annotated[list[str] | None, typer.Option(help="Run IMAGE=COMMAND, for images not ours.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak https, with an authority made for it.")] = False,
+    token: Annotated[
+        str, typer.Option(metavar="END", help="Ask for a token, which ends after 30m, 12h and so on; 0s: never.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Stand in for a cluster, on this machine and without Kubernetes, until Ctrl-C."""
     from tvetl.local import serve
+    from tvetl.notation import seconds
 
+    end = seconds(token) if token else None
+    if token and end is None:
+        raise UsageError(f"--token {token!r} is no duration", hint="It looks like 30m or 12h; 0s has no end.")
     allowed = {image: shlex.split(command) for image, command in (_pair(item, "--allow") for item in allow or ())}
     log = (lambda line: print_json({"said": line})) if as_json else print_line
-    serve(root, port=port, targets=targets, allow=allowed, log=log)
+    serve(root, port=port, targets=targets, allow=allowed, log=log, tls=tls, token=end)
 
 
 def _cluster(endpoint: str) -> Cluster:

@@ -8,15 +8,22 @@ failure of ours.
 from __future__ import annotations
 
 import base64
+import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Literal, TypeAlias
 
 import requests
+import urllib3
 
 from tvetl import proxies
+from tvetl.access import TOKEN, Access, read_access
+from tvetl.errors import NotReachable, TvetlError, UsageError
 from tvetl.pod import DEFAULT_IMAGE
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -31,6 +38,8 @@ _HIGH_WATER, _FULL = 90, 95
 #: Go's message where a target could not connect to a pod: "dial tcp 10.0.0.2:31234: connect: connection refused".
 _DIAL = re.compile(r"dial tcp (\S+?): (?:connect: )?([\w /]+)")
 _STAND_IN = "tvetl-local"
+#: Seconds that two clocks may differ, and that a token should hold at least.
+_APART, _SOON = 60, 600
 
 
 @dataclass(frozen=True)
@@ -45,26 +54,42 @@ class Finding:
 
 def examine(endpoint: str) -> list[Finding]:
     """All findings about the cluster at ``endpoint``, in order of importance. Raises nothing of its own."""
-    return list(_Examination(endpoint.rstrip("/")).findings())
+    try:
+        access = read_access()
+        _ = access.token
+        if endpoint.startswith("https:"):
+            access.tls()
+    except UsageError as error:
+        return [Finding("variables", "fail", error.message, error.hint)]
+    return list(_Examination(endpoint.rstrip("/"), access).findings())
 
 
 class _Examination:
     """The checks, with what the later ones need to know from the earlier ones."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
+    def __init__(self, endpoint: str, access: Access) -> None:
+        self.endpoint, self.access = endpoint, access
         self.is_stand_in = False
+        self.behind: float | None = None  # seconds of this machine's clock behind the cluster's
 
     def findings(self) -> Iterator[Finding]:
         reachable = self._reachable()
         if reachable.level == "fail":
             yield reachable
             return
-        cluster_map = _mapping(self._get("daemon?what=smap")[1])
-        if "tmap" not in cluster_map:
+        status, body = self._get("daemon?what=smap")
+        cluster_map = _mapping(body)
+        refused = self._refused(status, body)
+        if not refused and "tmap" not in cluster_map:
             yield self._no_aistore("it has no cluster map")
             return
         yield reachable
+        yield from self._tls()
+        yield from self._clock()
+        if refused:
+            yield refused
+            return
+        yield from self._token()
         self.is_stand_in = cluster_map.get("uuid") == _STAND_IN
         targets = {
             name: str(_mapping(_mapping(node).get("public_net")).get("direct_url", ""))
@@ -90,6 +115,8 @@ class _Examination:
             return Finding("reachable", "ok", f"AIStore answers at {self.endpoint}")
         if not status:
             return Finding("reachable", "fail", _message(body), str(_mapping(body).get("hint", "")))
+        if isinstance(told := self._told(status, body), NotReachable) and "https" in told.message:
+            return Finding("reachable", "fail", told.message, told.hint)
         if status == 503 and not proxies.before(self.endpoint):
             hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
             return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
@@ -102,6 +129,52 @@ class _Examination:
             )
         hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
         return Finding("reachable", "fail", f"what answers at {self.endpoint} is no AIStore: {what}", hint)
+
+    def _tls(self) -> Iterator[Finding]:
+        access = self.access
+        if not self.endpoint.startswith("https:"):
+            return
+        if not access.verify:
+            hint = "Unset AIS_SKIP_VERIFY_CRT, and let AIS_CLIENT_CA name the cluster's authority."
+            yield Finding("tls", "warn", "certificates are not verified (AIS_SKIP_VERIFY_CRT)", hint)
+        elif access.authority and access.bundle:
+            hint = f"`unset {access.bundle}` where programs of your own read by the SDK."
+            words = f"AIS_CLIENT_CA verifies certificates here; the SDK alone would take {access.bundle}"
+            yield Finding("tls", "warn", words, hint)
+        else:
+            yield Finding("tls", "ok", f"certificates are verified by {access.trust}")
+
+    def _clock(self) -> Iterator[Finding]:
+        if self.behind is not None and abs(self.behind) > _APART:
+            way = "behind" if self.behind > 0 else "ahead of"
+            words = f"this machine's clock is {abs(self.behind):.0f} s {way} the cluster's"
+            hint = "Set the clocks: tokens and certificates hold, or not, by each machine's own."
+            yield Finding("clock", "warn", words, hint)
+
+    def _token(self) -> Iterator[Finding]:
+        if not (source := self.access.bearer.source):
+            return
+        end = self.access.bearer.ends()
+        left = None if end is None else end - time.time()
+        words = f"the cluster takes the token of {source}" + (f", for {left:.0f} s more" if left is not None else "")
+        if left is not None and left < _SOON and source == TOKEN:
+            hint = "AIS_AUTHN_TOKEN_FILE names a file in its place, which is read anew when it is renewed."
+            yield Finding("token", "warn", words, hint)
+        else:
+            yield Finding("token", "ok", words)
+
+    def _refused(self, status: int, body: Json) -> Finding | None:
+        """Why AIStore does not take the token, or the want of one."""
+        if status not in (401, 403):
+            return None
+        told = self._told(status, body)
+        return Finding("token", "fail", told.message, told.hint + self.access.bearer.apart(told.message))
+
+    def _told(self, status: int, body: Json) -> TvetlError:
+        from tvetl.cluster.error_mapping import refused  # needs the SDK, which may be what is wrong
+
+        text = body if isinstance(body, str) else json.dumps(body)
+        return refused(self.endpoint, status, self.access.bearer.hidden(text), proxies.before(self.endpoint))
 
     def _proxied(self, urls: Sequence[str]) -> Iterator[Finding]:
         """The HTTP proxies of the environment before the cluster's nodes, which are seldom meant."""
@@ -146,8 +219,10 @@ class _Examination:
         if "without ETL support" in _message(body):
             hint = "Take an image built with AIStore's `etl` tag: aistorage/aisnode:v5.0-etl, not v5.0."
             return Finding("etl", "fail", "this AIStore was built without ETL", hint)
-        hint = "ETLs are for administrators where AIStore authenticates." if status in (401, 403) else ""
-        return Finding("etl", "fail", f"ETLs cannot be listed: {_message(body)} (HTTP {status})", hint)
+        if refused := self._refused(status, body):
+            hint = "ETLs are for administrators where AIStore authenticates; an ETL that runs can be read through."
+            return replace(refused, message=f"the token has no right to ETLs: {refused.message}", hint=hint)
+        return Finding("etl", "fail", f"ETLs cannot be listed: {_message(body)} (HTTP {status})")
 
     def _targets(self, targets: Mapping[str, str], state: Mapping[str, dict[str, Json] | None]) -> Finding:
         if not targets:
@@ -256,16 +331,26 @@ class _Examination:
     def _get(self, path: str, at: str = "") -> tuple[int, Json]:
         return self._request("GET", f"{at or self.endpoint}/v1/{path}")
 
-    @staticmethod
-    def _request(method: str, url: str, message: dict[str, str] | None = None) -> tuple[int, Json]:
-        """Status and answer; status 0, with a message and a hint, where nobody answered."""
+    def _request(self, method: str, url: str, message: dict[str, str] | None = None) -> tuple[int, Json]:
+        """Status and answer; status 0, with a message and a hint, where nobody answered.
+
+        Targets get no token: what they are asked here is for everybody.
+        """
+        token = self.access.token if url.startswith(f"{self.endpoint}/") else ""
+        if not self.access.verify:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it is a finding
         try:
-            answer = requests.request(method, url, json=message, timeout=_TIMEOUT, allow_redirects=False)
+            answer = requests.request(
+                method, url, json=message, timeout=_TIMEOUT, allow_redirects=False, verify=self.access.verify,
+                cert=self.access.certificate, headers={"Authorization": f"Bearer {token}"} if token else None,
+            )  # fmt: skip
         except requests.RequestException as error:
             from tvetl.cluster.error_mapping import not_reached  # needs the SDK, which may be what is wrong
 
             told = not_reached(url.partition("/v1/")[0], error)
             return 0, {"message": told.message, "hint": told.hint}
+        with suppress(ValueError, TypeError):
+            self.behind = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() - time.time()
         try:
             body: Json = answer.json()
         except ValueError:

@@ -62,9 +62,15 @@ class Node:
         self._port = parts.port or (443 if self.tls else 80)
         self._addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]] = []
         common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"
-        token = f"Authorization: Bearer {access.token}\r\n" if access.token else ""
-        #: What follows a path: with the token where we address the node, without it where a redirect does.
-        self.ours, self.redirected = f"{common}{token}\r\n".encode(), f"{common}\r\n".encode()
+        self._common, self._access = common, access
+        #: What follows a path where a redirect addresses the node: no token.
+        self.redirected = f"{common}\r\n".encode()
+
+    @property
+    def ours(self) -> bytes:
+        """What follows a path where we address the node: with the token, as it is now. Raises UsageError."""
+        token = self._access.token
+        return f"{self._common}Authorization: Bearer {token}\r\n\r\n".encode() if token else self.redirected
 
     def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
         """Looked up once. Raises OSError, UnicodeError."""

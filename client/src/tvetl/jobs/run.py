@@ -17,7 +17,16 @@ from typing import Literal
 import numpy as np
 
 from tvetl.cluster import Cluster, ObjectError, Snapshot
-from tvetl.errors import ClusterError, NotFound, NotReachable, ObjectFailed, TimedOut, TvetlError, Unavailable
+from tvetl.errors import (
+    ClusterError,
+    NotFound,
+    NotReachable,
+    ObjectFailed,
+    TimedOut,
+    TokenRefused,
+    TvetlError,
+    Unavailable,
+)
 from tvetl.jobs import provenance
 from tvetl.jobs.begin import Job, begin, without_results
 from tvetl.jobs.destination import Destination
@@ -58,7 +67,8 @@ def wait(
 
     Call it before the ETL is stopped: its errors are gone then. Objects that failed without an error in AIStore are
     read once more for the reason, all of them or at most ``reasons``. Raises TimedOut (the job runs on). A
-    KeyboardInterrupt leaves the job running, or stops it. An unreachable cluster is polled for a minute; then its
+    KeyboardInterrupt leaves the job running, or stops it. A token that ends leaves it running (TokenRefused), unless
+    AIS_AUTHN_TOKEN_FILE has another one in time. An unreachable cluster is polled for a minute; then its
     error is raised (NotReachable, TimedOut, Unavailable).
     """
     began = time.monotonic()
@@ -73,6 +83,9 @@ def wait(
     except KeyboardInterrupt:
         for each in job.ids if on_interrupt == "stop" else ():
             cluster.abort(each)
+        raise
+    except TokenRefused as error:
+        error.hint += f" The job {job.id} runs on in the cluster: the same again waits for it, and does what is left."
         raise
     short = last and (last.aborted or last.done < len(job.left))  # AIStore goes on with a list though its ETL ended
     aborted = _why_aborted(cluster, job.request.etl, last.aborted) if last and short else ""

@@ -34,11 +34,10 @@ class Api:
     """The routes, over the store, the ETLs and the jobs of one cluster."""
 
     def __init__(
-        self, store: Store, etls: Etls, xactions: Xactions, proxy: NodeServer, targets: Sequence[NodeServer],
-        direct: bool,
-    ) -> None:  # fmt: skip
+        self, store: Store, etls: Etls, xactions: Xactions, proxy: NodeServer, targets: Sequence[NodeServer]
+    ) -> None:
         self._store, self._etls, self._xactions, self._proxy, self._targets = store, etls, xactions, proxy, targets
-        self._direct, self._began = direct, time.time_ns()
+        self._began = time.time_ns()
         self.version = 1  # of the map, of which ``targets`` are
         self._copying = Copying(store, etls, xactions, proxy, self.home)
         etls.began, etls.ended = xactions.begin_etl, xactions.end_etl
@@ -288,8 +287,6 @@ class Api:
         query = request.query
         if query.get("archpath"):
             raise _unsupported("read members of archives")
-        if not self._direct and not {"pid", "utm"} <= query.keys():  # what the proxy's redirect adds
-            raise ApiError(403, f"{node.label}: direct access is not allowed")
         if query.get("etl_name"):
             etls = self._running_etls(node, query)
             latest = query.get("latest-ver") == "true"

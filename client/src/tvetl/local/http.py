@@ -7,6 +7,7 @@ import errno
 import html
 import re
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -23,6 +24,8 @@ import msgspec
 Message = TypeVar("Message")
 
 BLOCK = 1 << 17  # bytes of a read at most, and so of a chunk, as with AIStore's own buffers
+#: What Go's server answers to who speaks plain HTTP where it speaks TLS.
+_PLAIN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 _MOST_LINES, _LONGEST_LINE = 100, 1 << 20  # of a request's head, and their bytes: Go's default
 _LONGEST_MESSAGE = 64 << 20  # bytes of a JSON body; a list of a million names fits
 _PATIENCE = 300.0  # seconds that a connection may send nothing, or take nothing of what it is sent
@@ -197,6 +200,9 @@ class _Chunks:
         if data:
             size, end = (b"", b"") if self._old else (b"%x\r\n" % len(data), b"\r\n")
             parts, self._head = (self._head + size, data, end), b""
+            if isinstance(self._connection, ssl.SSLSocket):  # which has no sendmsg
+                self._connection.sendall(b"".join(parts))
+                return len(data)
             sent = self._connection.sendmsg(parts)
             if sent < sum(map(len, parts)):
                 self._connection.sendall(b"".join(parts)[sent:])
@@ -213,16 +219,31 @@ class Handler(StreamRequestHandler):
     timeout = _PATIENCE
     server: NodeServer
 
+    def setup(self) -> None:
+        """Begin TLS where the node speaks it; one who speaks plain HTTP gets Go's answer. Raises OSError."""
+        if self.server.tls:
+            self.request.settimeout(_PATIENCE)
+            if self.request.recv(1, socket.MSG_PEEK) not in (b"\x16", b""):
+                self.request.sendall(_PLAIN_HTTP)
+                raise ConnectionError("plain HTTP")
+            self.request = self.server.tls.wrap_socket(self.request, server_side=True)
+        super().setup()
+
     def handle(self) -> None:
         """Serve until the client goes or breaks off, or (ApiError) an answer breaks off."""
         self.server.connections.add(self.connection)
-        with contextlib.suppress(EOFError, ConnectionError, TimeoutError, ApiError):
+        with contextlib.suppress(EOFError, ConnectionError, TimeoutError, ApiError, ssl.SSLError):
             while self._exchange():
                 pass
 
     def finish(self) -> None:
         self.server.connections.discard(self.connection)
         super().finish()
+        if isinstance(self.connection, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):  # say that it ends, and wait for no answer
+                self.connection.settimeout(0)
+                self.connection.unwrap()
+            self.connection.close()
 
     def _exchange(self) -> bool:
         """Serve one request; returns whether another may follow."""
@@ -288,7 +309,10 @@ Route = Callable[["NodeServer", HttpRequest], HttpResponse]
 
 
 class NodeServer(ThreadingTCPServer):
-    """A listening socket on loopback with a thread a connection; ``answer`` is the node's table of routes."""
+    """A listening socket on loopback with a thread a connection; ``answer`` is the node's table of routes.
+
+    ``kind`` is "p" for a proxy and "t" for a target. With ``tls`` it speaks https.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
@@ -296,12 +320,13 @@ class NodeServer(ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, port: int, kind: str, node_id: str, answer: Callable[[NodeServer, HttpRequest], HttpResponse]
-    ) -> None:
-        self.id, self.label, self.answer = node_id, f"{kind}[{node_id}]", answer
+        self, port: int, kind: str, node_id: str, answer: Callable[[NodeServer, HttpRequest], HttpResponse],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
+        self.id, self.kind, self.label, self.answer, self.tls = node_id, kind, f"{kind}[{node_id}]", answer, tls
         self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_address[1]}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name=node_id, daemon=True)
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import signal
+import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from tvetl.errors import TvetlError
 from tvetl.local.api import Api
+from tvetl.local.certificates import authority, signed
 from tvetl.local.etl import Etls
+from tvetl.local.guard import Guard
 from tvetl.local.http import HttpRequest, HttpResponse, NodeServer
-from tvetl.local.store import Store
+from tvetl.local.store import OURS, Store
 from tvetl.local.xactions import Xactions
 
 
@@ -25,17 +31,25 @@ class LocalCluster:
     images to their commands. ``server`` is the command for ``tvetl-server``, by default the program beside this Python,
     else on the path. Without ``direct`` targets answer 403 to reads that no proxy redirected, as AIStore's do where
     authentication or request signing is configured.
+
+    With ``tls`` all nodes speak https, with certificates of an authority made anew: its file is ``ca``. With ``authn``
+    the proxy asks for a token of :meth:`token`, and targets serve nobody directly.
     """
 
     def __init__(
         self, root: Path, *, targets: int = 1, port: int = 0, allow: Mapping[str, Sequence[str]] | None = None,
         server: Sequence[str] | None = None, log: Callable[[str], None] = lambda line: None, direct: bool = True,
+        tls: bool = False, authn: bool = False,
     ) -> None:  # fmt: skip
         if targets < 1:
             raise TvetlError("a cluster needs at least one target")
         self.root = root
         self._targets_count, self._port = targets, port
-        self._allow, self._log, self._direct = dict(allow or {}), log, direct
+        self._allow, self._log = dict(allow or {}), log
+        self._guard = Guard(direct=direct, authn=authn)
+        self._tls: ssl.SSLContext | None = None
+        #: The authority's file, with ``tls``.
+        self.ca = root.absolute() / OURS / "tls" / "ca.pem" if tls else None
         self._server = list(server) if server else [_server()]
         self._nodes: list[NodeServer] = []  # the proxy, then all targets by number
         self._targets: list[NodeServer] = []  # those in the map
@@ -48,9 +62,15 @@ class LocalCluster:
         """Listen. Raises TvetlError where the folder or the port is taken."""
         try:
             self._store = store = Store(self.root)
-            self._nodes = [NodeServer(self._port, "p", "proxy0", self._answer)]
+            if self.ca:
+                self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                self._tls.load_cert_chain(*signed(authority(self.ca.parent), "node"))
+            self._nodes = [NodeServer(self._port, "p", "proxy0", self._answer, self._tls)]
             for number in range(self._targets_count):
-                self._nodes.append(NodeServer(0, "t", f"target{number}", self._answer))
+                self._nodes.append(NodeServer(0, "t", f"target{number}", self._answer, self._tls))
+        except TvetlError:
+            self._close()
+            raise
         except OSError as error:
             self._close()
             where = f"port {self._port} and {self.root}" if self._port else str(self.root)
@@ -58,7 +78,7 @@ class LocalCluster:
         proxy, *self._targets = self._nodes
         self._etls = Etls(store, proxy, self._targets, self._server, self._allow, self._log)
         self._xactions = Xactions(self._targets)
-        self._api = Api(store, self._etls, self._xactions, proxy, self._targets, self._direct)
+        self._api = Api(store, self._etls, self._xactions, proxy, self._targets)
         self.endpoint = proxy.url
         for node in self._nodes:
             node.begin()
@@ -81,7 +101,7 @@ class LocalCluster:
         return number
 
     def _join(self, number: int, port: int) -> None:
-        node = NodeServer(port, "t", f"target{number}", self._answer)
+        node = NodeServer(port, "t", f"target{number}", self._answer, self._tls)
         self._nodes[1 + number : 2 + number] = [node]
         node.begin()
         assert self._etls
@@ -89,7 +109,12 @@ class LocalCluster:
         self._targets.append(node)
         self._api.version += 1
 
+    def token(self, subject: str = "tvetl", *, admin: bool = True, seconds: float = 0, delay: float = 0) -> str:
+        """A token for who asks with ``authn``; with ``seconds`` it ends, and begins after ``delay``."""
+        return self._guard.issue(subject, admin=admin, seconds=seconds, delay=delay)
+
     def _answer(self, node: NodeServer, request: HttpRequest) -> HttpResponse:
+        self._guard.check(node, request)
         return self._api.answer(node, request)
 
     def stop(self) -> None:
@@ -128,9 +153,13 @@ def _server() -> str:
 
 def serve(
     root: Path, *, port: int = 0, targets: int = 1, allow: Mapping[str, Sequence[str]] | None = None,
-    server: Sequence[str] | None = None, log: Callable[[str], None] = print,
+    server: Sequence[str] | None = None, log: Callable[[str], None] = print, tls: bool = False,
+    token: float | None = None,
 ) -> None:  # fmt: skip
-    """Run a cluster in the foreground until SIGINT or SIGTERM; ``log`` gets its address and how to use it."""
+    """Run a cluster in the foreground until SIGINT or SIGTERM; ``log`` gets its address and how to use it.
+
+    ``token`` asks for one: it ends after so many seconds (0: never), and its file has another before that.
+    """
     stop = threading.Event()
 
     def asked(number: int, frame: FrameType | None) -> None:
@@ -138,13 +167,35 @@ def serve(
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with LocalCluster(root, targets=targets, port=port, allow=allow, server=server, log=log) as cluster:
-            log(f"AIStore's stand-in is at {cluster.endpoint}, its buckets are the folders in {root}")
-            log(f"    export AIS_ENDPOINT={cluster.endpoint}")
-            log("Copy images to a folder of a folder there, or put them with the SDK. Ctrl-C ends it.")
+        with LocalCluster(
+            root, targets=targets, port=port, allow=allow, server=server, log=log, tls=tls, authn=token is not None
+        ) as cluster:
+            file = None if token is None else root.absolute() / OURS / "token"
+            written = _write_token(file, cluster.token(seconds=token or 0)) if file else 0.0
+            _tell(cluster, file, log)
             while not stop.wait(0.2):  # a wait without an end would not see the signal on every system
-                pass
+                if file and token and time.monotonic() > written + token / 2:
+                    written = _write_token(file, cluster.token(seconds=token))
             log("Ending the transformers")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell(cluster: LocalCluster, token: Path | None, log: Callable[[str], None]) -> None:
+    log(f"AIStore's stand-in is at {cluster.endpoint}, its buckets are the folders in {cluster.root}")
+    log(f"    export AIS_ENDPOINT={cluster.endpoint}")
+    if cluster.ca:
+        log(f"    export AIS_CLIENT_CA={shlex.quote(str(cluster.ca))}")
+    if token:
+        log(f"    export AIS_AUTHN_TOKEN_FILE={shlex.quote(str(token))}")
+    log("Copy images to a folder of a folder there, or put them with the SDK. Ctrl-C ends it.")
+
+
+def _write_token(file: Path, token: str) -> float:
+    """Put a token into its file, for its owner alone; the time of that."""
+    new = file.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.write(token)
+    new.replace(file)
+    return time.monotonic()

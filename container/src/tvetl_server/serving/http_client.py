@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-from tvetl.errors import handshake_fault
+from tvetl.tls import handshake_fault
 from tvetl_server.processes.result_body import Body, pieces
 
 __all__ = ["Broken", "ClientResponse", "HttpClient", "NoTrust", "NotSent", "TooLong"]
 
 #: Seconds to connect to a node of the cluster.
 _CONNECT = 3.0
+#: How a send fails where the node has closed the connection.
+_GONE = (ConnectionError, ssl.SSLEOFError)
 #: Bytes of one read. Between two reads the deadline is checked.
 _STEP = 1 << 20
 
@@ -178,8 +180,11 @@ def _round_trip(
     connection.putrequest("PUT", target, skip_host=True, skip_accept_encoding=True)
     for name, value in {"Host": host, **headers, "Content-Length": str(len(data))}.items():
         connection.putheader(name, value)
-    connection.endheaders()
-    complete = _send(connection.sock, data, deadline)
+    try:
+        connection.endheaders()
+        complete = _send(connection.sock, data, deadline)
+    except _GONE:  # a node that refuses our certificate after the handshake says so, and closes
+        complete = False
     # getresponse() calls this with the socket and the method.
     connection.response_class = partial(_Response, deadline)  # type: ignore[assignment]
     response = connection.getresponse()
@@ -201,7 +206,7 @@ def _send(connection: socket.socket, data: Body, deadline: float) -> bool:
             while view:
                 connection.settimeout(_left(deadline))
                 view = view[connection.send(view) :]
-    except ConnectionError:
+    except _GONE:
         return False
     return True
 

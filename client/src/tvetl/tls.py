@@ -1,7 +1,8 @@
-"""TLS to other nodes, set by the variables of AIStore's SDK: a CA, a client certificate with its key, or no verifying.
+"""TLS by the variables of AIStore's SDK: a CA, a client certificate with its key, or no verifying; and why it fails.
 
-Each may name a file or be the PEM text itself. A pod has no volumes of its own, so Kubernetes gives it the text of a
-ConfigMap or Secret as a variable.
+For client and server alike. Each variable may name a file or, in a pod, be the PEM text itself: AIStore takes a pod's
+volumes away, so Kubernetes gives it the text of a ConfigMap or Secret as a variable. Nothing is sent, and the
+environment is not looked at.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Literal
 
-__all__ = ["Tls"]
+__all__ = ["Tls", "TlsFault", "handshake_fault"]
 
 _PEM = "-----BEGIN "
 
@@ -120,3 +122,55 @@ def _reason(error: Exception) -> str:
 
 def _shown(value: str) -> str:
     return "text" if value.startswith(_PEM) else repr(value)
+
+
+@dataclass(frozen=True)
+class TlsFault:
+    """Why TLS does not connect two nodes, until somebody changes something: ``phrase`` follows the other's name."""
+
+    kind: Literal["expired", "early", "authority", "host", "plain", "wanted", "ours", "other"]
+    phrase: str
+
+
+#: OpenSSL's codes of what is wrong with a certificate (X509_V_ERR_*).
+_CERTIFICATE = {
+    9: TlsFault("early", " has a certificate that is not valid yet, or a clock is wrong"),
+    10: TlsFault("expired", " has a certificate that has expired, or a clock is wrong"),
+    **dict.fromkeys(
+        (2, 18, 19, 20, 21), TlsFault("authority", " has a certificate of an authority that is not trusted here")
+    ),
+    **dict.fromkeys((62, 64), TlsFault("host", " has a certificate for another host")),
+    23: TlsFault("other", " has a certificate that is revoked"),
+}
+#: What OpenSSL calls an answer that is not TLS.
+_NOT_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+    "UNKNOWN_PROTOCOL",
+)
+
+
+def handshake_fault(error: BaseException) -> TlsFault | None:
+    """What is lastingly wrong with TLS; None for another error, as where a connection broke in the handshake."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = str(getattr(error, "verify_message", "") or error)
+        if "match" in reason:  # urllib3 compares hosts itself in some cases
+            return _CERTIFICATE[62]
+        told = TlsFault("other", f" has a certificate that is not accepted: {reason}")
+        return _CERTIFICATE.get(getattr(error, "verify_code", 0), told)
+    if not isinstance(error, ssl.SSLError) or isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return None
+    reason = error.reason or ""
+    if reason.endswith(_NOT_TLS):
+        return TlsFault("plain", " does not speak TLS")
+    _, alert, said = reason.rpartition("ALERT_")
+    if not alert or said in ("INTERNAL_ERROR", "CLOSE_NOTIFY"):
+        return None
+    words = said.lower().replace("_", " ")
+    if said in ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"):  # the second before TLS 1.3, which told no more
+        return TlsFault("wanted", f" wants a client certificate, it seems: it ended TLS ({words})")
+    if "CERTIFICATE" in said or said == "UNKNOWN_CA":
+        return TlsFault("ours", f" refuses our client certificate ({words})")
+    return TlsFault("other", f" ended TLS ({words})")

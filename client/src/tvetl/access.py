@@ -1,0 +1,142 @@
+"""How a cluster is approached: token and TLS, by the variables of AIStore's SDK and command. Nothing is sent.
+
+AIS_AUTHN_TOKEN has the token, or AIS_AUTHN_TOKEN_FILE names its file, which may be renewed at any time; the SDK alone
+knows the first. AIS_CLIENT_CA names the authority, and wins over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which are for
+all that `requests` does on a machine; in the SDK alone these win. AIS_CRT, AIS_CRT_KEY, AIS_SKIP_VERIFY_CRT and
+AIS_SKIP_VERIFY are as the SDK has them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from tvetl.errors import UsageError
+from tvetl.tls import Tls
+
+TOKEN, TOKEN_FILE = "AIS_AUTHN_TOKEN", "AIS_AUTHN_TOKEN_FILE"
+#: In the order in which requests looks at them.
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_TRUE = ("1", "t", "true", "y", "yes", "on")
+#: What a header may have; more would be told in an error of requests', token and all.
+_SENDABLE = re.compile(r"[\x21-\x7e]+")
+#: A JWT, where somebody quotes one that is not ours any more.
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+class Token:
+    """AIStore's token: ``source`` is the variable that it comes from, "" without one."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.source = next((name for name in (TOKEN, TOKEN_FILE) if env.get(name, "").strip()), "")
+        self._file = Path(env[TOKEN_FILE].strip()) if self.source == TOKEN_FILE else None
+        #: Whether a cluster has taken it.
+        self.worked = False
+        self._seen: tuple[int, int, int] | None = None
+        self._token = "" if self._file else self._checked(env.get(TOKEN, ""))
+
+    def current(self) -> str:
+        """What holds now, "" without one: a file is read again once it has changed. Raises UsageError."""
+        if self._file is None:
+            return self._token
+        try:
+            found = self._file.stat()
+            seen = found.st_mtime_ns, found.st_size, found.st_ino
+            if seen != self._seen:
+                text = self._file.read_text(encoding="utf-8")
+                with suppress(ValueError, LookupError, TypeError):  # `ais auth login` writes JSON
+                    text = str(json.loads(text)["token"])
+                self._token, self._seen = self._checked(text), seen
+        except (OSError, UnicodeError, UsageError) as error:
+            if not self._token:  # else it is being written
+                why = error.strerror if isinstance(error, OSError) else "it holds no token"
+                hint = "`ais auth login -f FILE` writes one."
+                raise UsageError(f"{TOKEN_FILE}: {self._file} cannot be read: {why}", hint=hint) from error
+        return self._token
+
+    def ends(self) -> float | None:
+        """When it ends by its own word, in seconds since 1970; None where it does not say."""
+        with suppress(ValueError, LookupError, TypeError, UsageError):
+            payload = self.current().split(".")[1]
+            return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
+        return None
+
+    def apart(self, said: str) -> str:
+        """What to add where a cluster calls it expired, and this machine's clock says otherwise."""
+        left = (self.ends() or 0) - time.time()
+        if "expired" not in said or left <= 0:
+            return ""
+        return f" By this machine's clock it holds for {left:.0f} s more: the clocks are apart."
+
+    def hidden(self, text: str) -> str:
+        """The text without it, and without others: some servers quote what they were asked."""
+        return _JWT.sub("***", text.replace(self._token, "***") if self._token else text)
+
+    @staticmethod
+    def _checked(text: str) -> str:
+        token = text.strip()
+        if token and not _SENDABLE.fullmatch(token):
+            hint = "It is the JWT alone, without Bearer or quotation marks."
+            raise UsageError(f"{TOKEN} is no token: it has blanks or other characters that none has", hint=hint)
+        return token
+
+
+@dataclass(frozen=True)
+class Access:
+    """What every request to a cluster brings. ``verify`` and ``certificate`` are as requests has them, for https.
+
+    ``authority`` is AIS_CLIENT_CA as it is, and ``bundle`` names the variable of `requests` that is set, if one is. An
+    HTTP proxy before a node is :func:`tvetl.proxies.before`'s to tell.
+    """
+
+    bearer: Token
+    verify: bool | str = True
+    certificate: tuple[str, str] | None = None
+    authority: str = ""
+    bundle: str = ""
+
+    @cached_property
+    def user_agent(self) -> str:
+        return f"ais/python/{version('aistore')}"
+
+    @property
+    def token(self) -> str:
+        """AuthN's, "" without one. Raises UsageError where its file cannot be read."""
+        return self.bearer.current()
+
+    @property
+    def trust(self) -> str:
+        """Who verifies certificates: the variable that names the authorities, else "requests" for its own."""
+        return "AIS_CLIENT_CA" if self.authority else self.bundle or "requests"
+
+    def tls(self) -> ssl.SSLContext:
+        """A context for https nodes. Raises UsageError where a certificate cannot be used."""
+        ca = str(DEFAULT_CA_BUNDLE_PATH) if self.verify is True else str(self.verify or "")
+        crt, key = self.certificate or ("", "")
+        try:
+            return Tls(ca, crt, key, verify=bool(self.verify)).context()
+        except ValueError as error:
+            hint = f"AIS_CLIENT_CA (else {' or '.join(_BUNDLES)}), AIS_CRT and AIS_CRT_KEY name such files."
+            raise UsageError(str(error).replace("AIS_CLIENT_CA", self.trust), hint=hint) from error
+
+
+def read_access(env: Mapping[str, str] = os.environ) -> Access:  # noqa: TID251 - what the SDK reads, in one place
+    """Raises UsageError for a token that no header can have."""
+    skip = env.get("AIS_SKIP_VERIFY_CRT", env.get("AIS_SKIP_VERIFY", "")).strip().lower() in _TRUE
+    ca = env.get("AIS_CLIENT_CA", "")
+    bundle = next((name for name in _BUNDLES if env.get(name)), "")
+    crt, key = env.get("AIS_CRT", ""), env.get("AIS_CRT_KEY", "")
+    verify = False if skip else ca or (env[bundle] if bundle else True)
+    return Access(Token(env), verify, (crt, key) if crt or key else None, ca, bundle)
