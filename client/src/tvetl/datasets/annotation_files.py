@@ -16,8 +16,8 @@ from tvetl.errors import UsageError
 #: A folder, one file, or files.
 Files: TypeAlias = "Path | str | Iterable[Path | str]"
 
-#: Bytes of a file; of one image they are a few thousand.
-_BYTES = 1 << 24
+#: Bytes of a file. As many boxes as one image may have take 300 kB of XML.
+_BYTES = 1 << 22
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -92,11 +92,12 @@ class Objects:
         return f"{self._paths[self._owners[row]]}, line {self._lines[row]}"
 
 
-def numbered(classes: Sequence[str] | None) -> dict[str, int]:
+def numbered(classes: Iterable[str] | None) -> dict[str, int]:
     """The places of names in a list, from 0. Raises UsageError where it is no list of names, or has one twice."""
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes or ()):
+    names: list[object] = [*(classes or ())]
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"classes is {classes!r}: expected a list of names")
-    found = {name: at for at, name in enumerate(classes or ())}
-    if twice := [name for at, name in enumerate(classes or ()) if found[name] != at]:
+    found = {str(name): at for at, name in enumerate(names)}
+    if twice := [name for at, name in enumerate(names) if found[str(name)] != at]:
         raise UsageError(f"{twice[0]!r} is twice in the classes")
     return found

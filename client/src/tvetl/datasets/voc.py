@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -28,7 +28,7 @@ _TEXTS = {
 def read_voc(
     source: Files,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Iterable[str] | None = None,
     raw: bool = False,
     difficult: bool = True,
     empty: Empty = "refuse",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from tvetl.datasets.annotation_files import Files, Objects, named_files, number, read_bounded
@@ -102,11 +103,10 @@ def _sizes_of(files: Mapping[str, Path], sizes: Mapping[str, tuple[int, int]] | 
 
 
 def _is_size(size: object) -> bool:
-    return (
-        isinstance(size, (tuple, list))
-        and len(size) == 2
-        and all(isinstance(edge, int) and not isinstance(edge, bool) and 1 <= edge <= FARTHEST for edge in size)
-    )
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        return False
+    whole = [edge for edge in size if isinstance(edge, (int, np.integer)) and not isinstance(edge, bool)]
+    return len(whole) == 2 and all(1 <= edge <= FARTHEST for edge in whole)
 
 
 def _images(folder: Path, index: NameIndex) -> Iterator[tuple[str, tuple[int, int]]]:
