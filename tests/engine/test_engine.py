@@ -145,6 +145,23 @@ def test_an_image_too_small_for_a_box_of_iou_is_told_so() -> None:
         engine([crop]).transform(as_file(Image.new("RGB", (2, 2)), "PNG"), "b/o", asked)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [{"op": "Pad", "padding": 1}, {"op": "RandomRotation", "degrees": [45, 45]}, {"op": "RandomPerspective", "p": 1}],
+)
+def test_a_mask_is_not_filled_with_what_it_cannot_hold(step: dict[str, object]) -> None:
+    if step["op"] != "Pad":
+        pytest.importorskip("torchvision", reason=f"{step['op']} needs torchvision, which is not installed")
+    classes, instances = Image.new("L", (9, 9)), Image.fromarray(np.ones((9, 9), np.uint16))
+    filled = engine([{**step, "mask_fill": 300}])
+    asked = parse_arguments({"as": "mask", "seed": 3})
+    with pytest.raises(TransformFailed, match="A mask of uint8 cannot be filled with 300"):
+        filled.transform(as_file(classes, "PNG"), "b/o", asked)
+    body = filled.transform(as_file(instances, "PNG"), "b/o", asked).body
+    assert isinstance(body, bytes)
+    assert 300 in np.asarray(Image.open(io.BytesIO(body)))
+
+
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
 def test_a_result_that_its_format_cannot_hold_is_no_bug(format: str) -> None:
     strip = as_file(Image.new("RGB", (66_000, 2)), "PNG")

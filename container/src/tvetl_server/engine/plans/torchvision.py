@@ -100,6 +100,7 @@ class TorchPlan:
         for each in steps:
             size = _size(value)
             job.check(_size_after(each.step, size))
+            _check_mask_fill(each.step, value)
             if each.inner:  # one by one, as none may make more pixels than are allowed
                 value = self._do([each.inner[place] for place in chosen(each.step, _TorchDraw())], value, job)
                 continue
@@ -157,6 +158,13 @@ def _size_after(step: Step, size: Size) -> Size:
         return DRAWERS[step.op](step.params, _TorchDraw(), size)[1] if can_draw(step) and not step.inner else size
     finally:
         torch.set_rng_state(state)
+
+
+def _check_mask_fill(step: Step, value: _Value) -> None:
+    """Raises TransformFailed where a mask cannot hold what it is filled with: torchvision would wrap it."""
+    fill, mask = step.params.get("mask_fill"), value.get("mask") if isinstance(value, dict) else None
+    if isinstance(fill, int) and fill > 255 and isinstance(mask, torch.Tensor) and mask.dtype == torch.uint8:
+        raise TransformFailed(f"A mask of uint8 cannot be filled with {fill}.")
 
 
 def _turned(size: Size, degrees: float) -> Size:
