@@ -1,8 +1,9 @@
-"""Draw docs/contact-sheet.jpg and docs/sheet.jpg, which the README shows, with what they show: ``make pictures``."""
+"""Draw the pictures that README and docs/pets.md show, with what they show: ``make pictures``."""
 
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from tvetl.cluster import Cluster
+from tvetl.datasets import read_voc
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
 from tvetl.preview import preview
@@ -46,7 +48,28 @@ def sheet() -> None:
     made.save(REPOSITORY / "docs/sheet.jpg", quality=80, optimize=True)
 
 
+def pets() -> None:
+    """Views of one picture with its trimap and box, by the first pipeline of docs/pets.md."""
+    text = (REPOSITORY / "docs/pets.md").read_text(encoding="utf-8")
+    pipeline = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
+    with tempfile.TemporaryDirectory() as place, LocalCluster(Path(place) / "cluster") as local:
+        folder = Path(place) / "pets"
+        subprocess.run([sys.executable, REPOSITORY / "examples/pets.py", folder], check=True, capture_output=True)
+        cluster = Cluster(local.endpoint)
+        cluster.create_bucket("pets")
+        for name in ("images/person_1.jpg", "annotations/trimaps/person_1.png"):
+            cluster.put("pets", name, (folder / name).read_bytes())
+        cluster.register(PodSpec("pets-train", parse(pipeline)))
+        boxes = read_voc(folder / "annotations/xmls")["person_1"]
+        made = preview(
+            cluster, "pets", "images/person_1.jpg", "pets-train",
+            views=8, boxes=boxes.boxes.tolist(), labels=["person"], masks="annotations/trimaps/{stem}.png",
+        ).image()  # fmt: skip
+    made.save(REPOSITORY / "docs/pets.jpg", quality=80, optimize=True)
+
+
 if __name__ == "__main__":
     contact_sheet()
     sheet()
-    sys.stderr.write("wrote docs/contact-sheet.jpg and docs/sheet.jpg\n")
+    pets()
+    sys.stderr.write("wrote docs/contact-sheet.jpg, docs/sheet.jpg and docs/pets.jpg\n")

@@ -38,7 +38,7 @@ CHANGED = {
     "batch_size=256": "batch_size=4",
     "num_workers=8": "num_workers=1",
 }
-#: What a document's first block takes for granted. The walk-through has a test of its own, with both SDKs.
+#: What a document's first block takes for granted. The walk-throughs have tests of their own.
 BEFORE = {
     "docs/exactness.md": """
 import io, PIL.Image, torch, tvetl.spec
@@ -47,7 +47,7 @@ data, file, seed, epoch, view = open("images/Bengal_3.jpg", "rb").read(), io.Byt
 transforms = [v2.RandomResizedCrop(64)]
 """,
 }
-ELSEWHERE = ("docs/walkthrough.md",)
+ELSEWHERE = ("docs/walkthrough.md", "docs/pets.md")
 TRAIN = {
     "steps": [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}, {"op": "ToTensor"}],
     "output": {"format": "npy"},
