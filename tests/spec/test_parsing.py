@@ -215,3 +215,15 @@ def test_the_v1_name_of_a_transform_is_understood() -> None:
 
 def test_no_steps_is_a_pipeline_that_only_encodes() -> None:
     assert spec.canonical(spec.parse({"steps": []})) == '{"version":1,"steps":[],"output":{"format":"jpeg"}}'
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"role": "mask"}, "$.steps[1].op: not together with role mask: nobody says what RandAugment makes of a mask"),
+        ({}, "$.steps[1].op: not together with RandomIoUCrop: nobody says what RandAugment makes of boxes"),
+    ],
+)
+def test_what_no_request_could_be_answered_by_is_refused(more: dict[str, object], said: str) -> None:
+    steps = [{"op": "RandomIoUCrop"}, {"op": "RandomApply", "transforms": [{"op": "RandAugment"}]}]
+    assert problems({"steps": steps if not more else [{"op": "Resize", "size": 8}, steps[1]], **more}) == [said]

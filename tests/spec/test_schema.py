@@ -29,6 +29,7 @@ BEYOND_A_SCHEMA = (
     ".threshold: expected 0..1 for",
     ".value: random noise",
     "needs a scale",
+    "not together with ",
     ".mode: ",
 )
 #: What may stand where something else is expected.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from tvetl.errors import ArgumentsError, Problem
 from tvetl.spec import limits
 from tvetl.spec.model import IMAGE_FORMATS, MASK_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
-from tvetl.spec.ops import OPS, Param, row, single
+from tvetl.spec.ops import OPS, Op, Param, row, single
 from tvetl.spec.output import FORMATS, plain_output
 from tvetl.spec.parse import Problems, read_params
 from tvetl.spec.pointwise import NotSplit, parts
@@ -34,8 +34,6 @@ _COUNTER = integer(0, limits.COUNTER)
 #: An edge of an image as it is opened, which may be larger than any that a step makes.
 _SIDE = integer(1, limits.COUNTER)
 
-#: Ops that cannot do without boxes; of a mask alone, those whose draws depend on them.
-_NEEDS_BOXES = {False: ("RandomIoUCrop", "SanitizeBoundingBoxes", "ClampBoundingBoxes"), True: ("RandomIoUCrop",)}
 #: What one of each is.
 _ROWS = {"boxes": "x1, y1, x2, y2", "keypoints": "x, y"}
 
@@ -199,29 +197,29 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
 
 
 def _check_steps(pipeline: Pipeline, arguments: Arguments, problems: Problems, *, is_mask: bool) -> None:
-    """Report steps that need boxes which are not there, and those of which nobody knows what becomes of annotations."""
-    ops = [*_ops(pipeline.steps)]
+    """Report steps of which nobody knows what becomes of annotations, and a mask that is drawn apart from its image."""
     annotated = sorted(arguments.given & {"boxes", "keypoints"}) or (["as"] if is_mask else [])
-    if annotated and (unknown := [op for op in ops if row(op).moves is None]):
+    if not annotated:
+        return
+    ops = [*_ops(pipeline)]
+    if unknown := next((op.name for op in ops if op.moves is None), ""):
         problems.add(
-            f"$.{annotated[0]}", f"torchvision does not say what {unknown[0]} makes of masks, boxes and keypoints"
+            f"$.{annotated[0]}", f"torchvision does not say what {unknown} makes of masks, boxes and keypoints"
         )
-    if is_mask and arguments.seed is None and pipeline.seed is None and any(row(op).random for op in ops):
+    if is_mask and arguments.seed is None and pipeline.seed is None and any(op.random for op in ops):
         problems.add(
             "$.as", "a mask needs a seed, here or in the pipeline: without one it is not drawn as its image is"
         )
 
 
 def needs_boxes(pipeline: Pipeline, *, is_mask: bool) -> str:
-    """The op that cannot do without the boxes of an image, or of a mask; "" where none is."""
-    return next((op for op in _ops(pipeline.steps) if op in _NEEDS_BOXES[is_mask]), "")
+    """The op that cannot do without boxes, of a mask one whose draws depend on them; "" where there is none."""
+    return next((op.name for op in _ops(pipeline) if op.needs_boxes and (op.random or not is_mask)), "")
 
 
-def _ops(steps: Iterable[Step]) -> Iterator[str]:
-    """The names of all steps, and of those that they hold."""
-    for step in steps:
-        yield step.op
-        yield from _ops(step.inner)
+def _ops(pipeline: Pipeline) -> Iterator[Op]:
+    """The rows of all steps, and of those that they hold."""
+    return (row(each.op) for step in pipeline.steps for each in step.walk())
 
 
 def _mask_output(output: Output, arguments: Arguments, problems: Problems) -> Output:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec import limits
@@ -122,10 +122,23 @@ def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
         problems.add("$.box_members", f"{show(extension)} is among mask_members, too")
     steps, form = _read_steps(data, problems)
     output = _read_output(data["output"], form, problems) if "output" in data else default_output(form or START)
+    _check_annotations(steps, problems, is_mask=fields.get("role") == "mask")
     if problems or output is None:
         return None
     # read_params has checked each against its row of FIELDS.
     return Pipeline(steps=tuple(steps), output=output, **fields)  # type: ignore[arg-type]
+
+
+def _check_annotations(steps: Iterable[Step], problems: Problems, *, is_mask: bool) -> None:
+    """Report ops of which nobody says what they make of annotations, where there always are some."""
+    rows = [(place, row(each.op)) for place, step in enumerate(steps) for each in step.walk()]
+    needs = "role mask" if is_mask else next((op.name for _, op in rows if op.needs_boxes), "")
+    for place, op in rows:
+        if needs and op.moves is None:
+            made_of = "a mask" if is_mask else "boxes"
+            problems.add(
+                f"$.steps[{place}].op", f"not together with {needs}: nobody says what {op.name} makes of {made_of}"
+            )
 
 
 def _items(values: Mapping[str, Value], name: str) -> set[Value]:
