@@ -13,8 +13,8 @@ from tvetl.spec.parse import FIELDS
 _DESCRIPTION = (
     "A tvetl pipeline: torchvision transforms and how their result is written. A schema cannot say everything: "
     "parsing also refuses a range whose min is above its max, parameters of a step that do not go together, "
-    "steps that do not take what the step before gives, ops of which nobody says what they make of boxes or masks where "
-    "there are some, an output that does not hold what the last step gives, "
+    "steps that do not take what the step before gives, ops of which nobody says what they make of boxes or masks "
+    "where there are some, an output that does not hold what the last step gives, "
     f"keys that come twice, text above {limits.PIPELINE_BYTES} bytes and more than {limits.NESTING} levels of nesting."
 )
 
