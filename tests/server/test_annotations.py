@@ -190,6 +190,13 @@ def test_what_torchvision_does_not_say_is_refused(op: str) -> None:
             ask(engine([{"op": op}]), MASK, **arguments)
 
 
+def test_a_colour_that_no_mask_has_is_refused() -> None:
+    steps = [{"op": "RandomZoomOut", "fill": [1, 2, 3]}]
+    with pytest.raises(ArgumentsError, match="RandomZoomOut fills with a colour.* mask_fill"):
+        ask(engine(steps), MASK, as_="mask")
+    ask(engine([{**steps[0], "mask_fill": 0}]), MASK, as_="mask")
+
+
 # --- shards ---------------------------------------------------------------------------------------------------------
 
 

@@ -211,6 +211,15 @@ def _check_steps(pipeline: Pipeline, arguments: Arguments, problems: Problems, *
             "$.as", "a mask needs a seed, here or in the pipeline: without one it is not drawn as its image is"
         )
 
+    steps = (each for step in pipeline.steps for each in step.walk())
+    coloured = (step.op for step in steps if isinstance(step.params.get("fill"), tuple) and not _fills_masks(step))
+    if is_mask and (op := next(coloured, "")):
+        problems.add("$.as", f"{op} fills with a colour, which no mask has: give the step a mask_fill")
+
+
+def _fills_masks(step: Step) -> bool:
+    return step.params.get("mask_fill") is not None
+
 
 def needs_boxes(pipeline: Pipeline, *, is_mask: bool) -> str:
     """The op that cannot do without boxes, of a mask one whose draws depend on them; "" where there is none."""
