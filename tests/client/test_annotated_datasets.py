@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,9 +157,21 @@ def test_a_sample_is_what_torchvision_makes_of_it(
         dataset.set_epoch(epoch)
         for name, sample in zip(NAMES, dataset, strict=True):
             assert same(sample, expected(name, epoch))
-    # The same by the SDK, which reads from such a bucket; and of an image, whose pixels come without JPEG's loss.
+    # The same by the SDK, which reads from such a bucket; and of a copy, as spawned workers get it.
     by_sdk = TransformedImages(cluster, f"ais://{pets}/", tensors, names=NAMES[:2], seed=3, **ALL)
+    copy = pickle.loads(pickle.dumps(by_sdk))  # noqa: S301 - our own
     assert same(by_sdk[1], expected(NAMES[1]))
+    assert same(copy[1], by_sdk[1])
+
+
+def test_of_an_image_its_pixels_come_without_the_loss_of_jpeg(
+    cluster: Cluster, pets: str, crops: str, photos: list[bytes]
+) -> None:
+    for at, sample in enumerate(TransformedImages(cluster, pets, crops, names=NAMES[:3], masks=MASKS)):
+        assert isinstance(sample, dict)
+        torch.manual_seed(derive_seed(1, 0, 0, f"{pets}/{NAMES[at]}"))  # the pipeline's own seed
+        moved = v2.Compose([v2.RandomResizedCrop(32), v2.RandomHorizontalFlip()])(Image.open(io.BytesIO(photos[at])))
+        assert torch.equal(sample["image"], v2.functional.pil_to_tensor(moved))
 
 
 def test_each_comes_alone_too(cluster: Cluster, pets: str, tensors: str, expected: Callable[..., Sample]) -> None:
@@ -421,7 +434,8 @@ def shards(cluster: Cluster, photos: list[bytes]) -> str:
                 "source": f"photo {at}",
             }
             members = {"jpg": photo, "mask.png": encoded(mask_of(at), "PNG"), "boxes.json": json.dumps(told).encode()}
-            for extension, content in (*members.items(), ("cls", b"7")):
+            np.save(feature := io.BytesIO(), np.ones(5))
+            for extension, content in (*members.items(), ("cls", b"7"), ("feature.npy", feature.getvalue())):
                 info = tarfile.TarInfo(f"pet_{at}.{extension}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
@@ -454,8 +468,12 @@ def test_a_shards_masks_and_boxes_come_with_their_image(
         boxes = sample["boxes.json"]
         assert all(same(boxes[name], whole[name]) for name in ("boxes", "keypoints"))
         assert torch.equal(boxes["labels"], torch.from_numpy(given.labels))
-        assert (boxes["source"], sample["cls"]) == (f"photo {at}", 7)
+        assert (boxes["source"], sample["cls"], sample["feature.npy"].shape) == (f"photo {at}", 7, (5,))
         assert isinstance(sample["npy" if through else "jpg"], tv_tensors.Image)
+    pictures = next(iter(Shards(cluster, shards, pil=True, **options)))
+    assert isinstance(pictures, dict)
+    assert isinstance(pictures["jpg"], Image.Image)
+    assert pictures["boxes.json"]["boxes"].canvas_size == (HEIGHT, WIDTH)
     plain = next(iter(Shards(cluster, shards)))
     assert isinstance(plain, dict)
     assert isinstance(plain["boxes.json"], str)

@@ -11,7 +11,7 @@ import torch
 from tvetl.answers import read_mask, read_sample
 from tvetl.cluster import Cluster, Json
 from tvetl.datasets.annotations import AnnotationTable
-from tvetl.datasets.beside import Given, Size, as_image, as_mask
+from tvetl.datasets.beside import Given, Size, as_image, as_mask, prepare
 from tvetl.datasets.collate import collate_annotated
 from tvetl.datasets.decoding import decode, pixels_in, undecodable
 from tvetl.datasets.flight import Attempt, Body, OnError
@@ -88,6 +88,7 @@ class AnnotatedReader(Reader):
         super().__init__(
             cluster, bucket, etl, names, seed=seed, views=None, on_error=on_error, reads=reads, wire=wire
         )  # fmt: skip
+        prepare()
         self._masks, self._drawn_bucket = masks, drawn_as(bucket, "").removesuffix("/")
         self._boxes = _looked_up("boxes", boxes, self.names)
         #: None also where the keypoints are those of the annotations that have the boxes.

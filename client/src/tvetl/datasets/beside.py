@@ -119,11 +119,17 @@ def floats(what: str, given: object, width: int) -> Floats:
     return rows
 
 
+def prepare() -> None:
+    """Import torchvision, for a second: before workers are forked, and not in each of them. Raises ImportError."""
+    import torchvision.tv_tensors  # noqa: F401
+
+
 def as_image(decoded: object) -> object:
-    """A tensor as a tv_tensors.Image; a PIL image as it is."""
+    """A tensor (C, H, W) as a tv_tensors.Image; anything else as it is."""
     from torchvision import tv_tensors
 
-    return tv_tensors.Image(decoded) if isinstance(decoded, torch.Tensor) else decoded
+    is_image = isinstance(decoded, torch.Tensor) and decoded.ndim == 3
+    return tv_tensors.Image(decoded) if is_image else decoded
 
 
 def as_mask(numbers: Array) -> torch.Tensor:

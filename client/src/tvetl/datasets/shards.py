@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from tvetl.answers import members, read_mask
 from tvetl.cluster import Cluster
-from tvetl.datasets.beside import Size, as_boxes, as_image, as_keypoints, as_mask, floats
+from tvetl.datasets.beside import Size, as_boxes, as_image, as_keypoints, as_mask, floats, prepare
 from tvetl.datasets.decoding import decode
 from tvetl.datasets.flight import Attempt, Body, OnError
 from tvetl.datasets.reader import Reader, choose
@@ -39,9 +39,9 @@ class Shards(Stream):
     (``npy``, ``jpg``; ``jpg.npy`` where a sample has an ``npy`` or several images).
 
     ``masks`` and ``boxes`` are extensions, as they come: ``masks=["mask.png"], boxes=["boxes.json"]``. Then a mask is a
-    ``tv_tensors.Mask`` (H, W), uint8 or int32, and an image a ``tv_tensors.Image``. Boxes are a JSON object, of which
-    ``boxes`` and ``keypoints`` are ``tv_tensors`` in pixels of the sample's one image, ``labels`` and ``kept`` int64
-    where they are lists of whole numbers, and all else is as in the file.
+    ``tv_tensors.Mask`` (H, W), uint8 or int32, and an image or a tensor (C, H, W) a ``tv_tensors.Image``. Boxes are a
+    JSON object, of which ``boxes`` and ``keypoints`` are ``tv_tensors`` in pixels of the sample's one image, ``labels``
+    and ``kept`` int64 where they are lists of whole numbers, and all else is as in the file.
 
     Workers and ranks share out whole shards, ``reads`` of which are held in memory in each worker. ``even`` leaves out
     the last few of an epoch, so that all ranks have as many shards, though not as many samples where shards differ.
@@ -78,6 +78,8 @@ class Shards(Stream):
         reader = Reader(cluster, bucket, etl, shards, seed=seed, views=None, on_error=on_error, reads=reads)
         super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=even)
         self._pil, self._masks, self._boxes = pil, _extensions("masks", masks), _extensions("boxes", boxes)
+        if self._masks or self._boxes:
+            prepare()
         rest = len(shards) % self._world
         if rest and not even:
             _log.warning(
