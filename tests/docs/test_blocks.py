@@ -47,7 +47,8 @@ data, file, seed, epoch, view = open("images/Bengal_3.jpg", "rb").read(), io.Byt
 transforms = [v2.RandomResizedCrop(64)]
 """,
 }
-ELSEWHERE = ("docs/walkthrough.md", "docs/pets.md")
+#: Those with tests of their own.
+ELSEWHERE = ("docs/walkthrough.md", "docs/pets.md", "docs/secured.md")
 TRAIN = {
     "steps": [{"op": "RandomResizedCrop", "size": 224}, {"op": "RandomHorizontalFlip"}, {"op": "ToTensor"}],
     "output": {"format": "npy"},

@@ -88,7 +88,7 @@ def test_the_command_prints_the_variables_and_renews_the_token(tmp_path: Path, m
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
         try:
-            printed = "".join(line for line, _ in zip(running.stdout, range(4), strict=False))
+            printed = "".join(line for _, line in zip(range(5), running.stdout, strict=False))
             shell = printed + 'printf "%s\\n" "$AIS_ENDPOINT" "$AIS_CLIENT_CA" "$AIS_AUTHN_TOKEN_FILE"'
             shell = "\n".join(line for line in shell.splitlines() if re.match(r" *export|printf", line))
             said = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout

@@ -628,7 +628,11 @@ def local(
     if token and end is None:
         raise UsageError(f"--token {token!r} is no duration", hint="It looks like 30m or 12h; 0s has no end.")
     allowed = {image: shlex.split(command) for image, command in (_pair(item, "--allow") for item in allow or ())}
-    log = (lambda line: print_json({"said": line})) if as_json else print_line
+
+    def log(line: str) -> None:
+        print_json({"said": line}) if as_json else print_line(line)
+        sys.stdout.flush()  # into a file, too, as soon as it holds
+
     serve(root, port=port, targets=targets, allow=allowed, log=log, tls=tls, token=end)
 
 
