@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+from support.serving import jailed
 
 from tvetl.cluster import Cluster
 from tvetl.command.doctor import Finding, examine
@@ -28,7 +30,8 @@ def test_the_stand_in_is_healthy_and_stays_as_it_was(local: LocalCluster, cluste
     before = cluster.etls()
     found = examine(local.endpoint)
     wanted = ("reachable", "version", "etl", "targets", "disks", "form", "image", "pods")
-    assert levels(found) == dict.fromkeys(wanted, "ok"), found
+    jail = "warn" if any(jailed().values()) else "ok"
+    assert levels(found) == {**dict.fromkeys(wanted, "ok"), "jail": jail}, found
     assert any(finding.message == f"{crops} runs, and its targets reach it" for finding in found)
     assert cluster.etls() == before
 
@@ -123,6 +126,23 @@ def test_what_a_target_tells_is_judged(
     aistore["GET /v1/daemon?what=node_status"][1].update(node)
     finding = the(check, examine(script.endpoint))
     assert finding.level == level and words in f"{finding.message} {finding.hint}", finding
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [
+        ("landlock, seccomp, limits", "ok"),
+        ("seccomp, limits; without landlock: Function not implemented", "warn"),
+        ("off", "warn"),
+    ],
+)
+def test_pods_whose_decoders_are_not_jailed_are_told(aistore: Any, script: Any, words: str, level: str) -> None:
+    aistore["GET /v1/etl"] = (200, [{"id": "crops-1", "stage": "Running"}])
+    aistore["GET /v1/etl/crops-1/health"] = (200, [{"target_id": "t1", "health_status": "Running"}])
+    log = base64.b64encode(f"[INFO] Pipeline\n[INFO] The jail of decoders: {words}\nmore\n".encode()).decode()
+    aistore["GET /v1/etl/crops-1/logs"] = (200, [{"target_id": "t1", "logs": log}])
+    finding = the("jail", examine(script.endpoint))
+    assert finding.level == level and words in finding.message
 
 
 def test_a_target_that_clients_cannot_reach_is_named(aistore: Any, script: Any) -> None:

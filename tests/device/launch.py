@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tvetl_server import wsgi
+from tvetl_server import server, wsgi
 from tvetl_server.engine import DeviceRequest
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.processes.device import timing
@@ -64,5 +64,5 @@ def make(*_: object) -> Pretended:
 if __name__ == "__main__":
     timing.HANG = float(os.environ.get("PRETEND_HANG", timing.HANG))
     timing.RETRY = float(os.environ.get("PRETEND_RETRY", timing.RETRY))
-    wsgi._runner = make
+    server._runner = make
     sys.exit(wsgi.main())

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.alone import alone
 
 from tvetl_server.limits import Limits
+from tvetl_server.processes.jail import Jail
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,28 @@ def sample(photographs: list[Path]) -> list[bytes]:
 def limits() -> Limits:
     """The server's default limits."""
     return Limits()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--jailed", action="store_true", help="run each test in a process that is jailed as a decoder is")
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """With --jailed: the engine does as it is promised with what a decoder may do, and no more."""
+    if not pyfuncitem.config.getoption("--jailed"):
+        return None
+    # What the server imports before it forks a decoder, whose pipeline needs torch.
+    from PIL import AvifImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+    import tvetl_server.engine.plans.torchvision  # noqa: F401
+
+    jail = Jail("require", files=[Path(__file__).resolve().parents[3]], memory=Limits().memory)
+    wanted = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    def promise() -> None:
+        jail.confine_fork_server()
+        jail.confine_decoder()
+        pyfuncitem.obj(**wanted)
+
+    alone(promise)
+    return True

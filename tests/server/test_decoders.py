@@ -25,6 +25,7 @@ from tvetl_server.metrics import Metrics
 from tvetl_server.problems import Refused
 from tvetl_server.processes import ipc
 from tvetl_server.processes.decoders import Decoders
+from tvetl_server.processes.jail import Jail
 
 PATIENCE = 60.0
 
@@ -82,7 +83,7 @@ def make() -> Iterator[Callable[..., Decoders]]:
     with ExitStack() as stack:
 
         def some(count: int = 1, lost: Callable[[], None] = lambda: None) -> Decoders:
-            made = Decoders(Words, Folder(), count, Metrics(), (), lost)
+            made = Decoders(Words, Folder(), count, Metrics(), Jail("off"), (), lost)
             stack.callback(_close, made, parent(int(does(made, b"who"))))
             return made
 
@@ -263,7 +264,7 @@ def test_an_engine_that_cannot_be_made_is_an_error_at_once() -> None:
 
     def promise() -> None:
         with pytest.raises(RuntimeError, match="could not start"):
-            Decoders(no, Folder(), 1, Metrics())  # type: ignore[arg-type]
+            Decoders(no, Folder(), 1, Metrics(), Jail("off"))  # type: ignore[arg-type]
         os.wait()
 
     alone(promise)
@@ -303,7 +304,7 @@ def test_all_decoders_end_with_the_worker_even_busy_ones(make: Callable[..., Dec
 def test_replaced_decoders_leak_no_descriptor() -> None:
     def promise() -> None:
         before = descriptors()
-        some = Decoders(Words, Folder(), 1, Metrics())
+        some = Decoders(Words, Folder(), 1, Metrics(), Jail("off"))
         for _ in range(20):
             os.kill(int(does(some, b"who")), signal.SIGKILL)
             does(some, b"ab")
@@ -319,7 +320,7 @@ def test_a_fork_server_ends_without_an_error_while_its_decoders_end_too(capfd: p
 
     def promise() -> None:
         logging.basicConfig(force=True)  # to stderr, and not to pytest
-        Decoders(Words, Folder(), 32, Metrics())
+        Decoders(Words, Folder(), 32, Metrics(), Jail("off"), (kept,))
 
     for _ in range(10):
         ended, kept = os.pipe()

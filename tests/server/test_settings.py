@@ -69,7 +69,7 @@ def test_a_bad_value_is_refused(name: str, value: str) -> None:
 
 def test_an_unknown_setting_is_an_error_that_names_the_nearest() -> None:
     assert problems(TVETL_WORKRES="2") == ["TVETL_WORKRES: no such setting; did you mean TVETL_WORKERS?"]
-    assert problems(TVETL_FLUFF="2") == ["TVETL_FLUFF: no such setting; see --help"]
+    assert problems(TVETL_XYZZY_42="2") == ["TVETL_XYZZY_42: no such setting; see --help"]
 
 
 def test_the_variables_of_a_kubernetes_service_called_tvetl_are_ignored() -> None:

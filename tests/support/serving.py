@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,8 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+
+from tvetl_server.processes.jail import Jail
 
 T = TypeVar("T")
 
@@ -112,9 +115,16 @@ def free_port() -> int:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """What the process gets: nothing of ours but where Python finds things."""
+    """What the process gets: nothing of ours but where Python finds things, and a jail wherever there can be one."""
     paths = os.pathsep.join(path for path in sys.path if path)
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TVETL_HOST": "127.0.0.1", **settings}
+    jail = "try" if any(jailed().values()) else "require"
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TVETL_HOST": "127.0.0.1", "TVETL_JAIL": jail, **settings}
+
+
+@cache
+def jailed() -> Mapping[str, str]:
+    """For each part of the jail why this machine has none, or nothing."""
+    return Jail("try").parts
 
 
 def start(log_file: Path, module: str = "tvetl_server.wsgi", **settings: str) -> Server:

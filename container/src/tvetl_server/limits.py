@@ -41,3 +41,13 @@ class Limits:
     seconds: float = 30.0
     """Seconds for reading and transforming one object; 30. AIStore gives up after ``obj_timeout``, 45 by
     default, with no reason told; this and ``delivery_seconds`` together stay below it."""
+
+    @property
+    def result(self) -> int:
+        """Bytes of a result, at most: of all views together, three channels of float64, and a header."""
+        return 24 * self.max_output_pixels + 2**20
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a decoder may take for one object: the formula of docs/server.md, of all views together."""
+        return 3 * self.max_bytes + 24 * self.max_pixels + 56 * self.max_output_pixels

@@ -84,6 +84,8 @@ _STAGE = {
 }
 _BATCH = _CELL[f'tvetl_device_batch_bucket{{le="{BATCHES[0]}"}}'], _CELL["tvetl_device_batch_sum"]
 _WAY = {way: _CELL[f'tvetl_device_images_total{{way="{way}"}}'] for way in WAYS}
+_JAIL = "Whether a part of the decoders' jail holds."
+_NO_JAIL: Mapping[str, bool] = {}
 _HEAD = {
     "tvetl_requests_total": ("counter", "Requests for objects, by status and code of the answer."),
     "tvetl_bytes_in_total": ("counter", "Bytes of sources read."),
@@ -99,15 +101,27 @@ _HEAD = {
 }
 
 
+def hide_from_children(memory: mmap.mmap) -> None:
+    """Processes that this one forks will not have it."""
+    if hasattr(mmap, "MADV_DONTFORK"):  # Linux
+        memory.madvise(mmap.MADV_DONTFORK)
+
+
 class Metrics:
     """``rows`` rows of float64 cells. A process writes one row, and reads all."""
 
-    def __init__(self, rows: int = 1, *, device: bool = False) -> None:
-        """``device``: whether :meth:`text` shows the device's metrics."""
+    def __init__(self, rows: int = 1, *, device: bool = False, jail: Mapping[str, bool] = _NO_JAIL) -> None:
+        """``device``: whether :meth:`text` shows the device's metrics; ``jail``: which parts of it hold."""
+        self._jail = jail
         self._device = device
-        self._cells = memoryview(mmap.mmap(-1, rows * len(_SERIES) * 8)).cast("d")
+        self._memory = mmap.mmap(-1, rows * len(_SERIES) * 8)
+        self._cells = memoryview(self._memory).cast("d")
         self._start = 0
         self._lock = threading.Lock()
+
+    def hide_from_children(self) -> None:
+        """Decoders must not count. Called in a worker, which alone forks any."""
+        hide_from_children(self._memory)
 
     def use_row(self, row: int) -> None:
         """Write to ``row`` from now on; called after a fork."""
@@ -185,8 +199,9 @@ class Metrics:
 
     def text(self) -> str:
         """The sum of all rows in Prometheus' text format. Buckets are stored separately, and shown cumulative."""
+        lines = [f"# HELP tvetl_jail {_JAIL}", "# TYPE tvetl_jail gauge"]
+        lines += [f'tvetl_jail{{part="{part}"}} {holds:d}' for part, holds in self._jail.items()]
         totals = [sum(self._cells[cell :: len(_SERIES)]) for cell in range(len(_SERIES))]
-        lines: list[str] = []
         seen = ""
         running = 0.0
         for name, total in zip(_SERIES, totals, strict=True):

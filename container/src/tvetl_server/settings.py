@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -21,12 +21,23 @@ from tvetl.errors import TvetlError
 from tvetl.tls import Tls
 from tvetl_server.limits import Limits
 
-__all__ = ["SETTINGS", "Settings", "SettingsError", "TargetUrl", "Variable", "cpus", "read_settings"]
+__all__ = [
+    "SETTINGS",
+    "JailMode",
+    "Settings",
+    "SettingsError",
+    "TargetUrl",
+    "Variable",
+    "cpus",
+    "read_settings",
+    "with_aistores",
+]
 
 T = TypeVar("T")
 
 DeviceKind = Literal["none", "cuda", "host"]
 WithoutDevice = Literal["refuse", "stop", "cpu"]
+JailMode = Literal["require", "try", "off"]
 
 
 class SettingsError(TvetlError):
@@ -117,6 +128,14 @@ class Settings:
     access_log: bool = False
     """Whether each request writes a line of JSON to stderr; off, as at 500 objects a second it costs too much."""
 
+    jail: JailMode = "try"
+    """Whether decoders are jailed: ``try``: by what the kernel has; ``require``: the server does not start where a part
+    does not hold; ``off``: not at all, as ops of derived images may need that start programs, write files or open
+    sockets."""
+
+    jail_folders: tuple[Path, ...] = ()
+    """Further folders that jailed decoders may read, for ops of derived images; none. They have Python's own."""
+
     target_url: TargetUrl | None = None
     """The URL for results of direct put. None: no direct put, so results go into the response."""
 
@@ -167,6 +186,8 @@ SETTINGS = (
     Variable("TVETL_ALLOW_HOSTS", "hosts, with ,", "(none)", "further hosts that may receive results"),
     Variable("TVETL_NODE_IP", "address", "(none)", "the node's address (downward API, status.hostIP)"),
     Variable("TVETL_ACCESS_LOG", "off or json", "off", "a line for each request on stderr"),
+    Variable("TVETL_JAIL", "require, try or off", _DEFAULT.jail, "whether decoders are jailed (docs/reliability.md)"),
+    Variable("TVETL_JAIL_FOLDERS", "folders, with :", "(none)", "further folders that jailed decoders may read"),
     Variable("AIS_TARGET_URL", "URL", "(none)", "set by AIStore: the URL for direct put; a secret"),
     Variable("direct_put", "true or false", "false", "set by AIStore: whether direct put was registered"),
     Variable("AIS_CLIENT_CA", "file or PEM", "(the system's)", "authorities that sign the targets' certificates"),
@@ -179,6 +200,7 @@ SETTINGS = (
 _KUBERNETES = re.compile(r"TVETL(_.*)?_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _DEVICES: Mapping[str, DeviceKind] = {"none": "none", "cuda": "cuda", "host": "host"}
 _WITHOUT_DEVICE: Mapping[str, WithoutDevice] = {"refuse": "refuse", "stop": "stop", "cpu": "cpu"}
+_JAILS: Mapping[str, JailMode] = {"require": "require", "try": "try", "off": "off"}
 _HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 #: As the SDK reads them, which takes any other word for false.
 _SWITCH = {
@@ -224,6 +246,8 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
         allow_hosts=reader.hosts("TVETL_ALLOW_HOSTS"),
         node_ip=reader.address("TVETL_NODE_IP"),
         access_log=reader.choice("TVETL_ACCESS_LOG", {"off": False, "json": True}, "off"),
+        jail=reader.choice("TVETL_JAIL", _JAILS, _DEFAULT.jail),
+        jail_folders=reader.folders("TVETL_JAIL_FOLDERS") or (),
         target_url=reader.target("AIS_TARGET_URL"),
         direct_put=reader.choice("direct_put", {"true": True, "false": False}, "false"),
         tls=reader.tls(),
@@ -232,6 +256,12 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
     if reader.problems:
         raise SettingsError(reader.problems)
     return settings
+
+
+def with_aistores(settings: Settings, env: Mapping[str, str]) -> Settings:
+    """The settings with what the AIS_ variables say, which :func:`read_settings` has accepted."""
+    reader = _Reader(env)
+    return replace(settings, target_url=reader.target("AIS_TARGET_URL"), tls=reader.tls())
 
 
 class _Reader:

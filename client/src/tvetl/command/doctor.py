@@ -37,6 +37,9 @@ _NO_POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: tvetl-doctor}\nspec: {con
 _HIGH_WATER, _FULL = 90, 95
 #: Go's message where a target could not connect to a pod: "dial tcp 10.0.0.2:31234: connect: connection refused".
 _DIAL = re.compile(r"dial tcp (\S+?): (?:connect: )?([\w /]+)")
+#: What a server's log says at its start, and where a part is missing.
+_JAIL = re.compile(r"The jail of decoders: (.+)")
+_NO_PART = re.compile(r"off|none|.*; without .*")
 _STAND_IN = "tvetl-local"
 #: Seconds that two clocks may differ, and that a token should hold at least.
 _APART, _SOON = 60, 600
@@ -325,6 +328,18 @@ class _Examination:
                 yield Finding("pods", "fail", f"{name}: targets did not reach the node port {words}", hint)
             else:
                 yield Finding("pods", "ok", f"{name} runs, and its targets reach it")
+            yield from self._jail(name)
+
+    def _jail(self, name: str) -> Iterator[Finding]:
+        """What keeps the decoders of an ETL to themselves, by the logs of its pods."""
+        logs = [base64.b64decode(str(row.get("logs"))) for row in _rows(self._get(f"etl/{name}/logs")[1])]
+        told = [found[1] for log in logs if (found := _JAIL.search(log.decode(errors="replace")))]
+        for words in dict.fromkeys(told):
+            if _NO_PART.fullmatch(words):
+                hint = "docs/reliability.md says what each part needs; TVETL_JAIL=require starts no server without."
+                yield Finding("jail", "warn", f"{name}: the jail of its decoders: {words}", hint)
+            else:
+                yield Finding("jail", "ok", f"{name}: its decoders are jailed ({words})")
 
     # How
 

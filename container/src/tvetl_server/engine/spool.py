@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from typing import IO
 
 from tvetl_server.errors import TooManyBytes
@@ -56,7 +57,7 @@ class Spool:
     def _make_room(self) -> None:
         if self._in_memory:
             self._in_memory = False
-            disk = _disk(self._limits.max_bytes)
+            disk = make_file(self._limits.max_bytes)
             if disk is None:
                 self._limit = max(MEMORY, self._limits.max_bytes)
             else:
@@ -80,7 +81,7 @@ def _memory() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def _disk(least: int) -> IO[bytes] | None:
+def on_disk(least: int) -> IO[bytes] | None:
     """A file in the folder for such; None where that has not even ``least`` bytes free, as a pod's /dev/shm."""
     with contextlib.suppress(OSError):
         folder = tempfile.gettempdir()
@@ -88,6 +89,10 @@ def _disk(least: int) -> IO[bytes] | None:
         if status.f_bavail * status.f_frsize >= least:
             return tempfile.TemporaryFile(dir=folder)
     return None
+
+
+#: A process that may make no files has another one here.
+make_file: Callable[[int], IO[bytes] | None] = on_disk
 
 
 def _too_many(error: OSError) -> Exception:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 
-__all__ = ["fork", "ignore_signals"]
+__all__ = ["fork", "ignore_signals", "let_others_look"]
 
 _log = logging.getLogger(__name__)
+
+_PR_SET_DUMPABLE = 4
 
 
 def fork(run: Callable[[], object], name: str) -> int:
@@ -32,3 +35,9 @@ def ignore_signals() -> None:
     """Ctrl-C and a group's SIGTERM are for the server's first process, which lets requests finish."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(ignored, signal.SIG_IGN)
+
+
+def let_others_look(*, yes: bool) -> None:
+    """Whether processes of the same user may read this one's memory and descriptors, and whether it may dump a core."""
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):  # Linux
+        libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(yes), *[ctypes.c_ulong(0)] * 3)

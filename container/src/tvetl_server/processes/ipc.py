@@ -40,7 +40,10 @@ def pack(fields: Sequence[object]) -> bytes:
 
 def unpack(message: bytes) -> list[object]:
     """The fields of a message; tuples have become lists. Raises ValueError where it is no list."""
-    fields = _decode(message.decode("utf-8", "surrogatepass"))
+    try:
+        fields = _decode(message.decode("utf-8", "surrogatepass"))
+    except RecursionError as error:
+        raise ValueError("a message is not so deep") from error
     if not isinstance(fields, list):
         raise ValueError("a message is a list")
     return fields
@@ -54,17 +57,19 @@ def send(connection: socket.socket, message: bytes, descriptors: Sequence[int] =
         connection.sendall(framed[sent:])
 
 
-def receive(connection: socket.socket, *, alone: bool = False) -> tuple[bytes | None, list[int]]:
+def receive(connection: socket.socket, *, alone: bool = False, longest: int = 2**32) -> tuple[bytes | None, list[int]]:
     """The next message and its descriptors; None at the end. No byte of the message after it is read.
 
-    ``alone`` says that no message follows before this one is answered: then one call suffices.
+    ``alone`` says that no message follows before this one is answered: then one call suffices. A message of more than
+    ``longest`` bytes counts as the end.
     """
     data, descriptors, _, _ = socket.recv_fds(connection, _CHUNK if alone else _LENGTH.size, 3)
     if 0 < len(data) < _LENGTH.size:
         data = _exactly(connection, _LENGTH.size, data)
     if len(data) >= _LENGTH.size:
         end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-        data = _exactly(connection, end, data)
+        if end <= longest:
+            data = _exactly(connection, end, data)
         if len(data) == end:
             return data[_LENGTH.size :], descriptors
     for descriptor in descriptors:

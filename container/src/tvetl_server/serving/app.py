@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -77,9 +77,9 @@ def create_app(
     decoders: Decoders,
     metrics: Metrics | None = None,
     ready: Ready | None = None,
-    device: Callable[[], str] | None = None,
+    about: Callable[[], Sequence[str]] = list,
 ) -> Flask:
-    """The WSGI application. All workers share ``metrics``; ``device`` tells the device's status, for /health."""
+    """The WSGI application. All workers share ``metrics``; ``about`` tells lines for /health."""
     app = Flask("tvetl_server", static_folder=None)
     handler = _ObjectHandler(settings, decoders, metrics or Metrics())
     is_ready = ready or Ready(decoders)
@@ -88,7 +88,7 @@ def create_app(
     def health() -> Response:
         if not is_ready():
             return Response("the self-test failed; see the log\n", 503)
-        return Response(f"ok\n{device()}\n" if device else "ok\n", 200)
+        return Response("".join(f"{line}\n" for line in ("ok", *about())), 200)
 
     @app.get("/metrics")
     def show_metrics() -> Response:

@@ -195,7 +195,8 @@ def mounts(table: Path = Path("/proc/self/mountinfo")) -> tuple[Path, ...]:
     return tuple(disk for disk in disks if disk.is_dir())
 
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+#: To reach what is in it, and not to list it.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 #: O_NONBLOCK: opening a FIFO would wait for its writer. It changes nothing for a regular file.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -242,6 +243,11 @@ class Files:
         # The longest first: a mount within a mount is found before the outer one.
         self._roots = sorted({*found, *given}, key=lambda root: len(root.parts), reverse=True)
         self._warned = False
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        """Where files are read."""
+        return self._roots
 
     def open(self, fqn: str) -> tuple[int, int]:
         """A descriptor of the named file, to be closed by the caller, and the file's size in bytes.

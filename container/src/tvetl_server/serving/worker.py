@@ -24,7 +24,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from tvetl_server.metrics import Metrics
+from tvetl_server.metrics import Metrics, hide_from_children
 from tvetl_server.serving.client_connection import (
     PEEK,
     Arrival,
@@ -59,9 +59,14 @@ class ConnectionCounts:
     """
 
     def __init__(self, rows: int) -> None:
-        self._cells = memoryview(mmap.mmap(-1, rows * 4)).cast("i")
+        self._memory = mmap.mmap(-1, rows * 4)
+        self._cells = memoryview(self._memory).cast("i")
         for row in range(rows):
             self.clear(row)
+
+    def hide_from_children(self) -> None:
+        """Decoders must not count. Called in a worker, which alone forks any."""
+        hide_from_children(self._memory)
 
     def clear(self, row: int) -> None:
         """No worker of that row accepts connections."""

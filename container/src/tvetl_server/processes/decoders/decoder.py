@@ -10,21 +10,18 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import IO, NoReturn, Protocol
 
 from tvetl_server import problems
-from tvetl_server.engine import Engine
-from tvetl_server.processes.decoders.messages import GRACE, Process, Refusal, Success, TransformRequest
+from tvetl_server.engine import Engine, spool
+from tvetl_server.processes.decoders.messages import GRACE, FileRequest, Process, Refusal, Success, TransformRequest
 from tvetl_server.processes.ipc import read, receive, send, write
+from tvetl_server.processes.jail import Jail
 
 __all__ = ["Decoder", "Files"]
 
 _log = logging.getLogger(__name__)
-
-#: oom_score_adj: where memory is short the kernel ends a decoder before its parents. This is the highest value, as
-#: Kubernetes gives all processes of a pod with small requests up to 999.
-_OOM_SCORE = 1000
 
 
 class Files(Protocol):
@@ -39,17 +36,18 @@ class Decoder:
 
     engine: Engine
     files: Files
+    jail: Jail
     outbox: int
     """Shared memory for results."""
 
     def serve(self, connection: int) -> NoReturn:
         """Answer the worker's requests until it closes the connection."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for processes that steps may start
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for processes that steps may start, without a jail
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also while native code runs
-        with contextlib.suppress(OSError):  # no such file: not Linux
-            Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
         with socket.socket(fileno=connection) as worker:
+            self.jail.confine_decoder()
+            spool.make_file = partial(_ask_for_file, worker)
             send(worker, Process(os.getpid()).pack())
             while True:
                 message, memory = receive(worker, alone=True)
@@ -91,6 +89,13 @@ class Decoder:
             length, file = os.fstat(result.body.fileno()).st_size, result.body
         seconds = then - start, time.perf_counter() - then
         return Success(length, result.content_type, size, *seconds, result.ways), file
+
+
+def _ask_for_file(worker: socket.socket, least: int) -> IO[bytes] | None:
+    """A file on disk that the worker has made; None where there is no room."""
+    send(worker, FileRequest(least).pack())
+    _, descriptors = receive(worker, alone=True)
+    return os.fdopen(descriptors[0], "w+b") if descriptors else None
 
 
 def _read_and_close(memory: int, length: int) -> bytes:

@@ -13,14 +13,30 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import NoReturn
+
+# Pillow would import these when it needs them. No code can be mapped in the jail, and here it is loaded once for all.
+from PIL import (  # noqa: F401
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageCms,
+    ImageFont,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from tvetl_server.engine import Engine
 from tvetl_server.processes.decoders.decoder import Decoder, Files
 from tvetl_server.processes.decoders.messages import Process
-from tvetl_server.processes.forking import fork, ignore_signals
+from tvetl_server.processes.forking import fork, ignore_signals, let_others_look
 from tvetl_server.processes.ipc import receive, send
+from tvetl_server.processes.jail import Jail
 
 __all__ = ["ForkServer"]
 
@@ -36,19 +52,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 class ForkServer:
     """The worker's connection to its fork server, for any number of threads."""
 
-    def __init__(self, make_engine: Callable[[], Engine], files: Files, not_inherited: Iterable[int]) -> None:
-        """Forks: call it before this process has threads.
+    def __init__(self, make_engine: Callable[[], Engine], files: Files, jail: Jail, kept: Collection[int]) -> None:
+        """Forks: call it before this process has threads, and knows what a decoder must not.
 
-        ``make_engine`` is called in the fork server, once; raises RuntimeError where it fails (the log says why). The
-        descriptors ``not_inherited`` are closed there.
+        ``make_engine`` is called in the fork server, once; raises RuntimeError where it or the jail fails (the log says
+        why). Of this process's descriptors it has those in ``kept`` and the first three.
         """
         self._connection, theirs = socket.socketpair()
         self._lock = threading.Lock()
 
         def run() -> None:
-            for descriptor in (self._connection.fileno(), *not_inherited):
-                os.close(descriptor)
-            _Server(theirs, make_engine(), files).run()
+            _close_all_but([0, 1, 2, theirs.fileno(), *kept])
+            _Server(theirs, make_engine(), files, jail).run()
 
         fork(run, "The fork server")
         theirs.close()
@@ -79,17 +94,21 @@ class ForkServer:
 class _Server:
     """What runs in the process: each message forks a decoder for the descriptors with it, or names one to kill."""
 
-    def __init__(self, worker: socket.socket, engine: Engine, files: Files) -> None:
+    def __init__(self, worker: socket.socket, engine: Engine, files: Files, jail: Jail) -> None:
         self._worker = worker
         self._engine = engine
         self._files = files
+        self._jail = jail
         self._children: set[int] = set()
 
     def run(self) -> NoReturn:
         ignore_signals()
+        signal.set_wakeup_fd(-1)  # was the worker's
         signal.signal(signal.SIGCHLD, self._reap)
+        let_others_look(yes=True)  # the worker sets a decoder's oom_score_adj, and nothing here is secret
         gc.freeze()  # these objects stay in pages that all decoders share
         _keep_freed_memory()
+        self._jail.confine_fork_server()
         self._worker.send(b".")
         while True:
             message, descriptors = receive(self._worker)
@@ -107,7 +126,7 @@ class _Server:
     def _fork(self, connection: int, outbox: int) -> None:
         def run() -> None:
             self._worker.close()
-            Decoder(self._engine, self._files, outbox).serve(connection)
+            Decoder(self._engine, self._files, self._jail, outbox).serve(connection)
 
         try:
             self._children.add(fork(run, "A decoder"))
@@ -125,6 +144,20 @@ class _Server:
         with contextlib.suppress(ChildProcessError):
             while child := os.waitpid(-1, os.WNOHANG)[0]:
                 self._children.discard(child)
+
+
+def _close_all_but(kept: Collection[int]) -> None:
+    """Close what this process has inherited: listeners, the file of the heartbeat, connections to others."""
+    try:
+        found = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    except OSError:  # not Linux
+        found = list(range(os.sysconf("SC_OPEN_MAX")))
+    for descriptor in {*found}.difference(kept):
+        with contextlib.suppress(OSError):  # the one that listed them
+            os.close(descriptor)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def _keep_freed_memory() -> None:

@@ -7,16 +7,24 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from tvetl.spec import Arguments
+from tvetl_server.metrics import WAYS
 from tvetl_server.problems import BY_CODE, Problem
 from tvetl_server.processes.ipc import pack, unpack
 
-__all__ = ["GRACE", "Process", "Refusal", "Success", "TransformRequest", "unpack_reply"]
+__all__ = ["GRACE", "FileRequest", "Process", "Refusal", "Success", "TransformRequest", "unpack_reply"]
+
+T = TypeVar("T")
 
 #: Seconds beyond an object's deadline after which the kernel ends a decoder that has not given up by itself.
 GRACE = 0.5
+
+#: Takes the place of a problem's code.
+_FILE = "file"
+#: The largest of all numbers in a reply: bytes of a shard.
+_MOST = 2**50
 
 _NONE = Arguments()
 #: Arguments whose names Python keeps for itself.
@@ -83,6 +91,17 @@ class TransformRequest:
 
 
 @dataclass
+class FileRequest:
+    """Before the reply: a decoder may make no file, and asks its worker for one. The answer has it with it, or none."""
+
+    least: int
+    """Bytes that must be free on its disk."""
+
+    def pack(self) -> bytes:
+        return pack([_FILE, self.least])
+
+
+@dataclass
 class Success:
     """A result. It is in the decoder's shared memory, or in the open file that comes with the message."""
 
@@ -112,13 +131,35 @@ class Refusal:
         return pack([self.problem.code, self.message])
 
 
-def unpack_reply(message: bytes) -> Success | Refusal:
-    """Raises ValueError where it is neither."""
+def unpack_reply(message: bytes) -> Success | Refusal | FileRequest:
+    """Raises ValueError where it is none of them: a decoder that was taken over may send anything."""
     code, *fields = unpack(message)
     try:
+        if code == _FILE:
+            (least,) = cast("tuple[int]", fields)
+            return FileRequest(_number(least))
         if code:
             (words,) = cast("tuple[str]", fields)
+            if not isinstance(words, str):
+                raise ValueError("no words")
             return Refusal(BY_CODE[cast(str, code)], words)
-        return Success(*cast("tuple[int, str, int, float, float, dict[str, int]]", fields))
-    except (KeyError, TypeError) as error:
+        length, kind, size, read, transformed, ways = cast("tuple[int, str, int, float, float, dict[str, int]]", fields)
+        counted = {way: _number(ways[way]) for way in WAYS if way in ways}
+        numbers = _number(size), _number(read), _number(transformed)
+        return Success(int(_number(length)), _text(kind), *numbers, counted)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError("This is no reply of a decoder.") from error
+
+
+def _number(value: T) -> T:
+    """The number, which goes into sums for metrics; raises ValueError where it would spoil them."""
+    if type(value) not in (int, float) or not 0 <= cast(float, value) <= _MOST:
+        raise ValueError("no number")
+    return value
+
+
+def _text(value: str) -> str:
+    """The text, which may go into a header; raises ValueError where it is none."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise ValueError("no text")
+    return value

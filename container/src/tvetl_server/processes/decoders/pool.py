@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from tvetl.spec import Arguments
 from tvetl_server.engine import Engine
@@ -18,6 +18,7 @@ from tvetl_server.processes.decoders.connection import Admit, DecoderConnection,
 from tvetl_server.processes.decoders.decoder import Files
 from tvetl_server.processes.decoders.forkserver import ForkServer
 from tvetl_server.processes.ipc import Buffer
+from tvetl_server.processes.jail import Jail
 
 __all__ = ["Decoders"]
 
@@ -33,23 +34,27 @@ class Decoders:
         files: Files,
         count: int,
         counts: Metrics,
-        not_inherited: Iterable[int] = (),
+        jail: Jail,
+        kept: Collection[int] = (),
         lost: Callable[[], None] = lambda: None,
+        largest: int = 2**30,
     ) -> None:
         """Forks: call it before this process has threads.
 
         ``make_engine`` is called in the fork server, once; raises RuntimeError where it fails (the log says why).
-        The new processes close the descriptors ``not_inherited``: a listener that they kept would occupy its port
-        beyond the worker's end. ``lost`` is called when the fork server has died: only a new worker can start another.
+        The new processes enter ``jail``, and close all descriptors but those in ``kept``: a listener would occupy its
+        port beyond the worker's end. ``lost`` is called when the fork server has died: only a new worker can start
+        another. A result in memory has at most ``largest`` bytes.
         """
         self._counts = counts
         self._lost = lost
-        self._forkserver = ForkServer(make_engine, files, not_inherited)
+        self._forkserver = ForkServer(make_engine, files, jail, kept)
+        self._largest = largest
         threading.Thread(target=self._watch, name="watch of the fork server", daemon=True).start()
         self._spare = threading.Semaphore(1)
         self._free = _FreeList()
         for _ in range(count):
-            self._free.put(DecoderConnection(self._forkserver.fork))
+            self._free.put(self._new())
 
     def transform(
         self, source: Buffer | str, name: str, arguments: Arguments, deadline: float, admit: Admit = lambda _: None
@@ -76,7 +81,7 @@ class Decoders:
 
         try:
             for _ in range(2):
-                decoder = decoder or DecoderConnection(self._forkserver.fork)
+                decoder = decoder or self._new()
                 try:
                     is_slow = None if has_spare else take_spare
                     return decoder.transform(source, name, arguments, deadline, admit, is_slow)
@@ -100,6 +105,9 @@ class Decoders:
     def self_test(self) -> None:
         """Decode a real image in one of them; raises as :meth:`transform` does."""
         self.transform("", "", Arguments(), time.monotonic() + 60)
+
+    def _new(self) -> DecoderConnection:
+        return DecoderConnection(self._forkserver.fork, self._largest)
 
     def _end(self, decoder: DecoderConnection) -> None:
         decoder.close()

@@ -33,6 +33,11 @@ class Link:
         self._connection: socket.socket | None = None
         self._inbox = self._outbox = -1
 
+    @property
+    def descriptors(self) -> list[int]:
+        """What a process needs of its parent's for this to work."""
+        return [self._register.fileno(), self._supervisor.fileno(), *self._semaphore.descriptors]
+
     def cpu_slot(self) -> contextlib.AbstractContextManager[None]:
         return self._semaphore.hold()
 

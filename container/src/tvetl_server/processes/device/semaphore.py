@@ -25,6 +25,11 @@ class Semaphore:
         os.set_blocking(self._release, False)
         self._open = [self._file, self._released, self._release]
 
+    @property
+    def descriptors(self) -> list[int]:
+        """The open ones."""
+        return list(self._open)
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Wait for a slot, and hold it."""

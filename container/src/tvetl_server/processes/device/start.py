@@ -44,8 +44,8 @@ class DeviceProcess:
         lost later ends this process by SIGTERM.
         """
         self._status = SharedStatus()
-        # Datagrams, so that any number of processes may register at once.
-        self._register, self._registrations = socket.socketpair(type=socket.SOCK_DGRAM)
+        # In whole packets, so that any number of processes may register at once. (A datagram could go elsewhere.)
+        self._register, self._registrations = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self._register.settimeout(timing.POLL)
         self._semaphore = Semaphore(processors)
         first = os.getpid() if stops else None

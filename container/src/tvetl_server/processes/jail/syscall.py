@@ -1,0 +1,26 @@
+"""System calls that Python has no function for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+__all__ = ["prctl", "syscall"]
+
+
+def syscall(number: int, *arguments: int | bytes) -> int:
+    """What the kernel returns; bytes are passed by their address. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    passed = (each if isinstance(each, bytes) else ctypes.c_long(each) for each in arguments)
+    result: int = libc.syscall(ctypes.c_long(number), *passed)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    if libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
