@@ -130,7 +130,8 @@ class Annotations:
 
 
 def _clamped(boxes: Floats, size: Size) -> Floats:
-    return np.minimum(np.maximum(boxes, np.float32(0)), np.array(size * 2, np.float32))
+    # Not by np.maximum, which may give 0.0 of -0.0: torch keeps that.
+    return np.minimum(np.where(boxes < 0, np.float32(0), boxes), np.array(size * 2, np.float32))
 
 
 def _rows(several: Sequence[Sequence[float]] | None, length: int) -> Floats | None:

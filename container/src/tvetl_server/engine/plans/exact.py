@@ -125,7 +125,9 @@ def _moved(annotations: Annotations, drawn: _Drawn) -> Annotations:
         return annotations
     if stage.op == "SanitizeBoundingBoxes":
         return annotations.sanitized(_number(stage, "min_size"), _number(stage, "min_area"))
-    if stage.op in ("RandomResizedCrop", "ClampBoundingBoxes"):  # torchvision clamps also where it crops nothing
+    if stage.op == "ClampBoundingBoxes":  # with null, torchvision leaves them as they are
+        return annotations if stage.params["clamping_mode"] is None else annotations.clamped()
+    if stage.op == "RandomResizedCrop":  # torchvision clamps also where it crops nothing
         annotations = annotations.clamped()
     before = annotations
     for action in actions:
