@@ -91,6 +91,11 @@ OPS: Mapping[str, list[Data]] = {
     "boxes that end at the edges": [{"op": "ClampBoundingBoxes"}, {"op": "RandomHorizontalFlip"}],
     "boxes that end at the edges, after a flip": [{"op": "RandomVerticalFlip"}, {"op": "ClampBoundingBoxes"}],
     "boxes that are left beyond the edges": [{"op": "ClampBoundingBoxes", "clamping_mode": None}],
+    "a crop drawn by the boxes that are left": [
+        {"op": "RandomCrop", "size": 100},
+        {"op": "SanitizeBoundingBoxes", "min_size": 30},
+        {"op": "RandomIoUCrop"},
+    ],
     "RandomZoomOut": [{"op": "RandomZoomOut", "fill": [123, 117, 104], "mask_fill": 0, "side_range": [1, 2]}],
     "ScaleJitter": [{"op": "ScaleJitter", "target_size": [300, 301]}],
     "RandomShortestSize": [{"op": "RandomShortestSize", "min_size": [100, 200, 300], "max_size": 333}],

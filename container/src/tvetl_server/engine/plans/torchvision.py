@@ -176,8 +176,12 @@ def _turned(size: Size, degrees: float) -> Size:
 def _do_alone(prepared: _Prepared, sample: dict[str, Image.Image | torch.Tensor]) -> _Value:
     """A step on a mask whose image is not there: what the image would draw is drawn."""
     assert prepared.transform is not None
-    if prepared.step.op in ("SanitizeBoundingBoxes", "ClampBoundingBoxes"):  # draw nothing, and masks stay
-        return sample
+    if prepared.step.op in ("SanitizeBoundingBoxes", "ClampBoundingBoxes"):
+        # They draw nothing and leave masks. But on the boxes that they leave depends what RandomIoUCrop draws later.
+        if "boxes" not in sample:
+            return sample
+        labels = torch.arange(len(sample["boxes"]))  # without which there is no sample to sanitize
+        return {**sample, "boxes": _moved(prepared, {"boxes": sample["boxes"], "labels": labels})["boxes"]}
     width, height = _size(sample)
     image = tv_tensors.Image(torch.zeros(1).expand(prepared.channels, height, width))  # takes no memory
     if not OPS[prepared.step.op].moves:
