@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,25 @@ def test_without_an_etl_a_sample_is_as_it_is_stored(cluster: Cluster, pets: str,
         assert sample["mask"].dtype == (torch.int32 if at % 2 else torch.uint8)
         assert np.array_equal(sample["boxes"], ANNOTATIONS[NAMES[at]].boxes)
         assert sample["boxes"].canvas_size == (HEIGHT, WIDTH)
+
+
+def test_an_image_and_its_mask_are_read_at_the_same_time(script: Any) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def answer(method: str, path: str, body: object) -> tuple[int, str]:
+        if "/objects/" not in path:
+            return 404, ""
+        both.wait()  # neither is answered before the other is asked for
+        return 200, "P2 1 1 255 7" if "/mask.pgm" in path else "P3 1 1 255 1 2 3"
+
+    script.answer = answer
+    dataset = TransformedImages(
+        Cluster(script.endpoint), "bucket", names=["a.ppm"], masks=lambda name: "mask.pgm", reads=1
+    )
+    sample = dataset[0]
+    assert isinstance(sample, dict)
+    assert sample["image"].flatten().tolist() == [1, 2, 3]
+    assert sample["mask"].tolist() == [[7]]
 
 
 # Streams and batches
