@@ -63,7 +63,11 @@ def test_under_pod_security_restricted_it_starts_and_transforms_bodies(
 def test_it_runs_as_nobody_in_particular_and_can_write_nowhere_but_in_memory(
     start: Start, pod: Callable[..., PodSpec]
 ) -> None:
-    first, *_ = start(pod()).processes()
+    running = start(pod(env={"TVETL_JAIL": "require"}))
+    assert "The jail of decoders: landlock, seccomp, limits" in running.logs()
+    first, *others = running.processes()
+    for process in (first, *others):  # AIStore's address and secret
+        assert b"AIS_" not in Path(f"/proc/{process}/environ").read_bytes()
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{first}/status").read_text().splitlines())
     assert status["Uid"].split() == ["10001"] * 4 and status["Gid"].split() == ["0"] * 4
     assert int(status["CapEff"], 16) == 0 and status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"

@@ -10,8 +10,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from PIL import Image
 
@@ -373,6 +376,29 @@ def type_into_a_terminal():
     return True
 
 
+@way
+def take_addresses_without_end():
+    try:
+        mmap.mmap(-1, 2**37, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, mmap.PROT_READ)  # MAP_NORESERVE
+    except OSError as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
+    return True
+
+
+@way
+def open_a_thousand_files():
+    opened = []
+    try:
+        for _ in range(1000):
+            opened.append(fcntl.fcntl(0, fcntl.F_DUPFD, 0))
+    except OSError as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True
+
+
 # --- the kernel's other doors, with arguments that it refuses by other codes
 
 DOORS = {
@@ -421,6 +447,8 @@ def plan(params, draw, size):
 OPS = [PluginOp("Escape", {}, plan)]
 '''
 
+#: The processes that are attacked.
+KINDS = ("worker", "first", "fork_server", "other_decoder")
 PIPELINE = json.dumps({"steps": [{"op": "escapes.Escape"}], "output": {"format": "png"}})
 
 
@@ -437,6 +465,26 @@ def install(folder: Path, here: dict[str, object]) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
         "ESCAPES": json.dumps(here),
     }
+
+
+def tried(folder: Path, here: dict[str, object], ask: Callable[[bytes], tuple[int, bytes]]) -> dict[str, str]:
+    """Every way of the package in ``folder``, tried by ``ask``, which gives status and body: what became of each."""
+    found = {}
+    for number, name in enumerate(_names(folder, here)):
+        status, body = ask(picture(number))
+        found[name] = outcome_of(body) if status == 200 else f"{status} {json.loads(body)['error']}"
+    return found
+
+
+def numbers(folder: Path, here: dict[str, object], *wanted: str) -> list[int]:
+    """What :func:`picture` takes for these."""
+    return [_names(folder, here).index(name) for name in wanted]
+
+
+def _names(folder: Path, here: dict[str, object]) -> list[str]:
+    with mock.patch.dict(os.environ, ESCAPES=json.dumps(here)):
+        names: list[str] = runpy.run_path(str(folder / "escape_ops.py"))["NAMES"]
+    return names
 
 
 def picture(way: int) -> bytes:

@@ -6,8 +6,9 @@ import io
 import json
 import os
 import re
-import runpy
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ import pytest
 from hostile import escapes
 from hostile.peers import family
 from PIL import Image
-from support.serving import SECRET, Recorder, Server, jailed, start
+from support.serving import PATIENCE, PIPELINE, SECRET, Recorder, Server, environment, jailed, start
 
-from tvetl_server.processes.jail import PARTS
+from tvetl_server.processes.jail import PARTS, calls
 
 pytestmark = pytest.mark.skipif(any(jailed().values()), reason=f"this machine has no whole jail: {jailed()}")
 
@@ -70,44 +71,34 @@ def laid_out(folder: Path, port: int) -> dict[str, object]:
     return {**{name: str(path) for name, path in here.items()}, "port": port}
 
 
-def tried(folder: Path, mode: str) -> tuple[Server, dict[str, str]]:
+def tried(folder: Path, mode: str, module: str = "tvetl_server.wsgi") -> tuple[Server, dict[str, str]]:
     """Try every way out once, with good images in between; what became of each."""
     folder.mkdir()
     with listening() as (port, came):
         here = laid_out(folder, port)
-        os.environ["ESCAPES"] = json.dumps(here)
-        settings = escapes.install(folder / "plugin", here)
-        names = runpy.run_path(str(folder / "plugin" / "escape_ops.py"))["NAMES"]
+        evidence, plugin = folder / "evidence", folder / "plugin"
+        settings = escapes.install(plugin, here)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unix:
             unix.bind(str(here["unix"]))
-            server = start(
-                folder / "log", **settings, TVETL_ROOTS=str(here["root"]), TVETL_JAIL=mode, TVETL_DECODERS="2"
-            )
+            roots = str(here["root"])
+            server = start(folder / "log", module, **settings, TVETL_ROOTS=roots, TVETL_JAIL=mode, TVETL_DECODERS="2")
             worker = family(server)["worker"]
-            found = {}
-            for number, name in enumerate(names):
+            left: set[Path] = set()
+
+            def ask(sent: bytes) -> tuple[int, bytes]:
                 kinds = family(server)
-                (folder / "root" / "processes.json").write_text(
-                    json.dumps(
-                        {
-                            "first": server.process.pid,
-                            "worker": kinds["worker"][0],
-                            "fork_server": kinds["fork server"][0],
-                            "other_decoder": min(kinds["decoder"]),
-                        }
-                    ),
-                    encoding="utf-8",
-                )
-                before = {*(folder / "evidence").iterdir()}
-                reply = server.put(f"/src/{number}.png", escapes.picture(number))
-                if reply.status == 200:
-                    found[name] = escapes.outcome_of(reply.body)
-                else:
-                    found[name] = f"{reply.status} {json.loads(reply.body)['error']}"
-                if {*(folder / "evidence").iterdir()} - before:
-                    found[name] = "out"
+                found = [kinds["worker"][0], server.process.pid, kinds["fork server"][0], min(kinds["decoder"])]
+                told = json.dumps(dict(zip(escapes.KINDS, found, strict=True)))
+                (folder / "root" / "processes.json").write_text(told, encoding="utf-8")
+                reply = server.put("/src/a.png", sent)
                 good = server.put("/src/good.png", picture())
-                assert (good.status, colour(good.body)) == (200, (9, 9, 9)), name
+                assert (good.status, colour(good.body)) == (200, (9, 9, 9))
+                if {*evidence.iterdir()} - left:  # it became another program, say, and gave no answer
+                    left.update(evidence.iterdir())
+                    return 200, out()
+                return reply.status, reply.body
+
+            found = escapes.tried(plugin, here, ask)
             unix.setblocking(False)
             with pytest.raises(BlockingIOError) if mode != "off" else contextmanager(lambda: iter([None]))():
                 unix.recv(10)
@@ -119,6 +110,13 @@ def tried(folder: Path, mode: str) -> tuple[Server, dict[str, str]]:
 def picture() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (4, 4), (9, 9, 9)).save(file, "PNG")
+    return file.getvalue()
+
+
+def out() -> bytes:
+    """The answer of a way that leads out."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -155,6 +153,55 @@ def test_health_metrics_and_the_log_tell_which_parts_hold(run_server: Callable[.
         for part in PARTS:
             assert f'\ntvetl_jail{{part="{part}"}} {holds}\n' in metrics
         assert f"The jail of decoders: {words}" in server.log
+
+
+def test_where_a_part_is_missing_the_others_hold_or_there_is_no_start(run_server: Callable[..., Server]) -> None:
+    """On a kernel that refuses Landlock, for a reason of its own."""
+    server = run_server("hostile.layered", TVETL_JAIL="try")
+    why = "without landlock: Argument list too long"
+    assert f"\njail: seccomp, limits; {why}\n" in server.get("/health").body.decode()
+    assert f"[WARNING] The jail of decoders: seccomp, limits; {why}\n" in server.log
+    metrics = server.get("/metrics").body.decode()
+    assert 'tvetl_jail{part="landlock"} 0\n' in metrics and 'tvetl_jail{part="seccomp"} 1\n' in metrics
+    command = [sys.executable, "-m", "hostile.layered"]
+    env = environment(TVETL_PIPELINE=PIPELINE, TVETL_JAIL="require")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+    assert "requires a jail that does not hold here (landlock: Argument" in done.stderr.splitlines()[-1]
+
+
+def test_seccomp_alone_lets_nothing_out_but_what_can_be_read(tmp_path: Path) -> None:
+    server, found = tried(tmp_path / "seccomp", "try", "hostile.layered")
+    assert server.stop() == 0
+    out = [name for name, outcome in found.items() if outcome == "out"]
+    assert [name for name in out if not name.startswith(("read_", "list_", "open_again", "look_up"))] == []
+
+
+def test_a_folder_for_ops_of_ones_own_may_be_read_and_no_other(tmp_path: Path) -> None:
+    for name, outcome in (("tables", "out"), ("others", "Permission denied")):
+        allowed, folder = tmp_path / name, tmp_path / f"run-{name}"
+        allowed.mkdir()
+        folder.mkdir()
+        here = laid_out(folder, 9) | {"outside": str(tmp_path / "tables" / "table")}
+        (tmp_path / "tables" / "table").write_text("1", encoding="utf-8")
+        settings = escapes.install(folder / "plugin", here)
+        server = start(folder / "log", **settings, TVETL_JAIL="require", TVETL_JAIL_FOLDERS=str(allowed))
+        (number,) = escapes.numbers(folder / "plugin", here, "read_by_path")
+        assert escapes.outcome_of(server.put("/src/a.png", escapes.picture(number)).body) == outcome
+        assert server.stop() == 0
+
+
+def test_the_numbers_of_system_calls_are_the_kernels() -> None:
+    """Debian's linux-libc-dev has both lists."""
+    places = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
+    lists = {processor: Path("/usr/include") / place for processor, place in places.items()}
+    if not all(path.is_file() for path in lists.values()):
+        pytest.skip("needs the kernel's headers (Debian: linux-libc-dev)")
+    for processor, path in lists.items():
+        found = re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)$", path.read_text(encoding="ascii"), re.MULTILINE)
+        numbers = {"newfstatat" if name == "fstatat" else name: int(number) for name, number in found}
+        for rule in [*calls.DECODER, *calls.FORK_SERVER, *calls.ABSENT]:
+            assert rule.number(processor) == numbers.get(rule.name), (processor, rule.name)
 
 
 def test_neither_decoders_nor_their_fork_servers_have_the_secret(

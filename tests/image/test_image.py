@@ -15,8 +15,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from hostile import escapes
 from packaging.requirements import Requirement
 from PIL import Image
+from support.serving import jailed
 
 import tvetl
 from tvetl.spec import Arguments, parse
@@ -83,6 +85,40 @@ def test_it_transforms_with_nothing_to_write_to_as_the_engine_does_here(
         status, body = server.ask("PUT", f"/src/{path.name}", path.read_bytes())
         assert status == 200, body
         assert np.array_equal(pixels(body), pixels(here(PIPELINE, path.read_bytes(), f"src/{path.name}")))
+
+
+@pytest.mark.skipif(any(jailed().values()), reason=f"this machine has no whole jail: {jailed()}")
+def test_nothing_leads_out_of_its_decoders(image: str, start: Callable[..., Any], tmp_path: Path) -> None:
+    """As nobody in particular, with nothing to write to; tests/hostile shows what these ways do without a jail."""
+    folder, root = tmp_path / "plugin", tmp_path / "data"
+    root.mkdir()
+    names = [root / f"inside.bin{more}" for more in ("", ".1", ".2")]
+    for path in names:
+        path.write_bytes(b"inside")
+        path.chmod(0o666)
+    root.chmod(0o777)
+    (root / "link.txt").symlink_to("/etc/passwd")
+    (root / "processes.json").write_text(json.dumps(dict.fromkeys(escapes.KINDS, 1)), encoding="utf-8")
+    # The first process stands for all of them: it has the same user.
+    here = {"root": "/mnt/data", "outside": "/etc/passwd", "inside": "/mnt/data/inside.bin", "evidence": "/dev/shm"}
+    here |= {"processes": "/mnt/data/processes.json", "unix": "/dev/shm/nobody"}
+    settings = escapes.install(folder, {**here, "port": 9})
+    volumes = [f"--volume={folder}:/plugin:ro", f"--volume={root}:/mnt/data"]
+    secret = "http://127.0.0.1:9/v1/etl/_object/x/S3cr3tOfTheWrites"
+    more = {"TVETL_JAIL": "require", "PYTHONPATH": "/plugin", "AIS_TARGET_URL": secret}
+    server = start(image, *volumes, **{**settings, **more})
+    assert b"\njail: landlock, seccomp, limits\n" in server.ask("GET", "/health")[1]
+    found = escapes.tried(folder, {**here, "port": 9}, lambda sent: server.ask("PUT", "/src/a.png", sent))
+    assert [name for name, outcome in found.items() if outcome == "out"] == []
+    assert len(found) > 100 and {path.read_bytes() for path in names} == {b"inside"}
+    assert server.log.count("Booting worker") == 1
+    assert "S3cr3t" not in server.log
+    server = start(image, *volumes, **{**settings, **more, "TVETL_JAIL": "off"})
+    found = escapes.tried(folder, {**here, "port": 9}, lambda sent: server.ask("PUT", "/src/a.png", sent))
+    out = [name for name, outcome in found.items() if outcome == "out"]
+    assert len(out) > 50 and "read_cmdline_of_the_first" in out, "they lead out where nothing forbids it"
+    # What has the secret in its memory, or a descriptor of it, is closed to its own user in any case.
+    assert not {f"read_{what}_of_the_first" for what in ("mem", "environ", "maps", "fd_3")} & {*out}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can lay out files as AIStore's targets do")

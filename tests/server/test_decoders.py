@@ -235,7 +235,22 @@ def test_memory_of_large_objects_is_freed(make: Callable[..., Decoders]) -> None
     some._free.put(decoder)
 
 
-def test_a_reply_that_is_nonsense_counts_as_a_death(make: Callable[..., Decoders]) -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b'["no such code", "x"]',
+        b"[" * 100_000,
+        b'["damaged_image", ["x"]]',
+        b'["", 1099511627776, "image/png", 1, 0.1, 0.1, {}]',  # more than there is
+        b'["", -1, "image/png", 1, 0.1, 0.1, {}]',
+        b'["", 0, "image/png\\r\\nSet-Cookie: a", 1, 0.1, 0.1, {}]',
+        b'["", 0, "image/png", 1, NaN, 0.1, {}]',
+        b'["", 0, "image/png", "1", 0.1, 0.1, {}]',
+        b'["", 0, "image/png", 1, 0.1, 0.1, {"device": -1}]',
+    ],
+)
+def test_a_reply_that_is_nonsense_counts_as_a_death(make: Callable[..., Decoders], reply: bytes) -> None:
+    """Also one by which a decoder that was taken over would spoil a header, a sum, or memory."""
     some = make()
     does(some, b"ab")
     decoder = some._free.get(1)
@@ -243,10 +258,32 @@ def test_a_reply_that_is_nonsense_counts_as_a_death(make: Callable[..., Decoders
     ours, theirs = socket.socketpair()
     decoder._socket.close()
     decoder._socket = ours
-    ipc.send(theirs, b'["no such code", "x"]')
+    ipc.send(theirs, reply)
     some._free.put(decoder)
     assert does(some, b"ab") == b"ba"
     theirs.close()
+
+
+def test_descriptors_that_come_with_nonsense_are_closed(make: Callable[..., Decoders]) -> None:
+    """And what is no file is no result."""
+    some = make()
+    does(some, b"ab")
+    here, there = os.pipe()
+    before = descriptors()
+    for reply in (b"nonsense", b'["", 1, "image/png", 1, 0.1, 0.1, {}]'):
+        decoder = some._free.get(1)
+        assert decoder is not None
+        ours, theirs = socket.socketpair()
+        decoder._socket.close()
+        decoder._socket = ours
+        ipc.send(theirs, reply, [here, there, here])
+        some._free.put(decoder)
+        assert does(some, b"ab") == b"ba"
+        theirs.close()
+    gc.collect()
+    assert not [new for new in descriptors() - before if new[1].startswith("pipe:")]
+    os.close(here)
+    os.close(there)
 
 
 def test_reading_beyond_shared_memory_is_an_error() -> None:

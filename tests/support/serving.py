@@ -127,8 +127,8 @@ def jailed() -> Mapping[str, str]:
     return Jail("try").parts
 
 
-def start(log_file: Path, module: str = "tvetl_server.wsgi", **settings: str) -> Server:
-    """``module`` is what Python runs: one that runs the server's own main()."""
+def start(log_file: Path, module: str = "tvetl_server.wsgi", *, every: float = 0.05, **settings: str) -> Server:
+    """``module`` is what Python runs: one that runs the server's own main(). It is asked ``every`` so many seconds."""
     port = free_port()
     env = environment(**{"TVETL_PIPELINE": PIPELINE, "TVETL_WORKERS": "1", "PORT": str(port), **settings})
     with log_file.open("wb") as log:
@@ -141,7 +141,7 @@ def start(log_file: Path, module: str = "tvetl_server.wsgi", **settings: str) ->
                 return server
         except OSError:
             pass
-        time.sleep(0.05)
+        time.sleep(every)
     server.process.kill()
     raise AssertionError(f"the server did not start: {server.log}")
 
