@@ -90,6 +90,7 @@ OPS: Mapping[str, list[Data]] = {
     "boxes that are left": [{"op": "RandomCrop", "size": 100}, {"op": "SanitizeBoundingBoxes", "min_size": 9}],
     "boxes that end at the edges": [{"op": "ClampBoundingBoxes"}, {"op": "RandomHorizontalFlip"}],
     "boxes that end at the edges, after a flip": [{"op": "RandomVerticalFlip"}, {"op": "ClampBoundingBoxes"}],
+    "a crop at the left, after a flip": [FLIP, {"op": "RandomResizedCrop", "size": 64, "scale": [0.99, 1.0]}],
     "boxes that are left beyond the edges": [{"op": "ClampBoundingBoxes", "clamping_mode": None}],
     "a crop drawn by the boxes that are left": [
         {"op": "RandomCrop", "size": 100},

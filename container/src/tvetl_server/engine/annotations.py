@@ -52,7 +52,7 @@ class Annotations:
     def cropped(self, box: Box) -> Annotations:
         """Keep ``box``, whose left and top may be negative for boxes and keypoints."""
         left, top, right, bottom = box
-        moved = self._shifted(-left, -top, (right - left, bottom - top))
+        moved = self._shifted(-float(left), -float(top), (right - left, bottom - top))  # -0.0, which keeps a -0.0
         return moved if self.mask is None else replace(moved, mask=self.mask[top:bottom, left:right])
 
     def padded(self, border: Sequence[int], fill: float, mode: str) -> Annotations:
@@ -105,7 +105,7 @@ class Annotations:
         valid &= (boxes >= 0).all(axis=1) & (boxes <= np.array(self.size * 2, np.float32)).all(axis=1)
         return replace(self, boxes=boxes[valid], kept=kept[valid])
 
-    def _shifted(self, x: int, y: int, size: Size) -> Annotations:
+    def _shifted(self, x: float, y: float, size: Size) -> Annotations:
         """All but the mask, in an image of ``size``."""
         boxes, keypoints = self.boxes, self.keypoints
         return Annotations(
