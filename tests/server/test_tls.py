@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.measure import tree
 from support.serving import SECRET, Recorder, Reply, Server, environment, recording
 
 from tvetl.local.certificates import authority, signed
@@ -63,8 +64,9 @@ def test_the_authority_is_a_file_a_folder_or_text(
         asked = ["openssl", "x509", "-in", str(ca), "-noout", "-hash"]
         name = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         (tmp_path / "hashed" / f"{name}.0").write_bytes(ca.read_bytes())
-    reply, _ = put_to(target, run_server, image, AIS_CLIENT_CA=given)
+    reply, server = put_to(target, run_server, image, AIS_CLIENT_CA=given)
     assert (reply.status, len(target.puts)) == (204, 1)
+    assert b"\nTLS: certificates are verified by AIS_CLIENT_CA\n" in server.get("/health").body
     assert target.puts[0].target == f"/v1/etl/_object/rec-etl/{SECRET}{ETL_PATH}"
 
 
@@ -116,13 +118,15 @@ def test_a_target_that_asks_for_a_certificate_gets_it_also_from_text(run_server:
     with recording(serving(signed(ca, "asking"), clients=ca)) as target:
         for certificate in ((str(crt), str(key)), (crt.read_text(), key.read_text())):
             settings = dict(zip(("AIS_CRT", "AIS_CRT_KEY"), certificate, strict=True))
-            reply, _ = put_to(target, run_server, image, AIS_CLIENT_CA=str(ca), **settings)
+            reply, server = put_to(target, run_server, image, AIS_CLIENT_CA=str(ca), **settings)
             assert reply.status == 204, reply.body
+            assert b"with a client certificate" in server.get("/health").body
 
 
 def test_unverified_only_where_that_is_asked_for(run_server: Run, target: Recorder, image: bytes) -> None:
-    reply, _ = put_to(target, run_server, image, AIS_SKIP_VERIFY_CRT="yes")
+    reply, server = put_to(target, run_server, image, AIS_SKIP_VERIFY_CRT="yes")
     assert (reply.status, len(target.puts)) == (204, 1)
+    assert b"certificates are NOT verified" in server.get("/health").body
 
 
 def test_a_stage_of_a_pipeline_is_verified_too(run_server: Run, ca: Path, other: Path, image: bytes) -> None:
@@ -170,3 +174,17 @@ def test_what_cannot_work_is_told_at_the_start(ca: Path, other: Path, tmp_path: 
         done = check(**settings)
         assert done.returncode == 2 and said in done.stderr, (settings, done.stderr)
         assert "Traceback" not in done.stderr and "PRIVATE KEY" not in done.stderr
+
+
+def test_without_tls_nothing_is_said_of_it(run_server: Run, recorder: Recorder) -> None:
+    server = run_server(AIS_TARGET_URL=recorder.url, direct_put="true")
+    assert b"TLS" not in server.get("/health").body
+
+
+def test_no_decoder_has_the_key(run_server: Run, ca: Path) -> None:
+    """As of the write secret: an image that takes a decoder over finds it nowhere in its process."""
+    crt, key = signed(ca, "kept")
+    server = run_server(AIS_CLIENT_CA=str(ca), AIS_CRT=crt.read_text(), AIS_CRT_KEY=key.read_text())
+    needle = key.read_text().splitlines()[1].encode()
+    environments = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in tree(server.process.pid)}
+    assert len(environments) >= 4 and not [pid for pid, found in environments.items() if needle in found]

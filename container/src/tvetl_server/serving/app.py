@@ -21,6 +21,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from tvetl.spec import parse_arguments
+from tvetl.tls import Tls
 from tvetl_server import problems
 from tvetl_server.errors import NoSource, OutOfTime, TransformFailed
 from tvetl_server.metrics import CONTENT_TYPE, Metrics
@@ -83,12 +84,14 @@ def create_app(
     app = Flask("tvetl_server", static_folder=None)
     handler = _ObjectHandler(settings, decoders, metrics or Metrics())
     is_ready = ready or Ready(decoders)
+    over_https = settings.target_url is not None and settings.target_url.scheme == "https"
+    secured = [str(settings.tls)] if over_https or settings.tls != Tls() else []
 
     @app.get("/health")
     def health() -> Response:
         if not is_ready():
             return Response("the self-test failed; see the log\n", 503)
-        return Response("".join(f"{line}\n" for line in ("ok", *about())), 200)
+        return Response("".join(f"{line}\n" for line in ("ok", *about(), *secured)), 200)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
