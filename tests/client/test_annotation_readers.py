@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ijson
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,7 +106,9 @@ def test_coco_boxes_of_any_float_are_added_as_torchvision_adds_them(files: Files
 
 
 def test_crowds_are_left_out_or_marked(files: Files) -> None:
-    path = files({"a.json": json.dumps(coco())}) / "a.json"
+    # As some tools write it.
+    text = json.dumps(coco()).replace('"iscrowd": 1', '"iscrowd": 1.0').replace('"iscrowd": 0', '"iscrowd": false')
+    path = files({"a.json": text}) / "a.json"
     assert read_coco(path)["a.jpg"].ignore.tolist() == [False, False]  # type: ignore[union-attr]
     kept = read_coco(str(path), crowd=True)["a.jpg"]
     assert kept.ignore is not None and kept.ignore.tolist() == [False, True, False]
@@ -243,6 +246,19 @@ def test_what_is_no_json_is_told_with_its_place(text: str | bytes, told: str, fi
     assert str(path) in caught.value.message
     assert told in caught.value.message
     assert len(caught.value.message) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("key", ["id", "category_id", "bbox"])
+def test_a_number_too_long_is_told_by_ijsons_parser_in_python_too(
+    key: str, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = ijson.get_backend("python")
+    monkeypatch.setattr(ijson, "basic_parse_coro", python.basic_parse_coro)
+    rows = coco()["annotations"]
+    rows[0][key] = [10**400, 1, 2, 3] if key == "bbox" else 10**30
+    path = files({"a.json": json.dumps(coco(annotations=rows))}) / "a.json"
+    with pytest.raises(UsageError, match=r"\$\.annotations\[0\].*: expected a number of at most 64 bits"):
+        read_coco(path)
 
 
 def test_boxes_without_area_are_dropped_or_kept_where_asked(files: Files) -> None:

@@ -70,6 +70,8 @@ class _Reader:
         except NotJSON as error:
             hint = "Is it COCO's instances or keypoints JSON, and all of it?"
             raise UsageError(f"{self._path}: at {self._place}: it is no JSON: {error}", hint=hint) from error
+        except OverflowError:  # a number of more than 64 bits, which ijson's parser in C does not take for JSON
+            self._refuse("expected a number of at most 64 bits")
         columns, sizes = self._columns()
         columns = checked(columns, sizes, empty, lambda at: f"{self._path}: $.annotations[{at}]")
         if columns.ignore is not None and not crowd:
@@ -171,7 +173,7 @@ class _Reader:
         self._labels.append(self._whole(record, "category_id"))
         if (crowd := record.get("iscrowd", 0)) not in (0, 1):
             self._refuse(f"expected 0 or 1, got {crowd!r}", key="iscrowd")
-        self._crowds.append(crowd)
+        self._crowds.append(bool(crowd))  # 1.0, too
         box = record.get("bbox")
         if not (isinstance(box, list) and len(box) == 4):
             self._refuse(f"expected [x, y, width, height], got {box}", key="bbox")
