@@ -90,8 +90,8 @@ class Rows:
         """Tensors of one shape as one, in memory as of :meth:`take`; of several dtypes as the widest of them."""
         dtype = reduce(torch.promote_types, (each.dtype for each in several))
         stacked = self._take(Layout(tuple(several[0].shape), dtype), len(several))
-        for row, each in zip(stacked, several, strict=True):
-            row.copy_(each)
+        for row, each in zip(stacked.numpy(), several, strict=True):
+            np.copyto(row, each.numpy())  # torch would wake its threads for each, which costs more than the copy
         return stacked
 
     def _take(self, layout: Layout, count: int) -> torch.Tensor:
