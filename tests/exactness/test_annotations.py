@@ -15,6 +15,7 @@ from PIL import Image
 from tvetl.answers import read_sample
 from tvetl.spec import derive_seed, parse, parse_arguments
 from tvetl_server.engine import Engine
+from tvetl_server.errors import TransformFailed
 from tvetl_server.limits import Limits
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
@@ -239,3 +240,15 @@ def test_masks_are_torchvisions(images: list[bytes], op: str, most: int) -> None
         found = asked(engine, png(stored), f"b/masks/{number}.png", asks)["mask"]
         assert np.array_equal(found, expected), name
         assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("number", [2**24 + 1, -(2**24) - 1])
+def test_a_masks_number_that_float32_has_not_is_exact_or_refused(number: int) -> None:
+    mask = io.BytesIO()
+    Image.fromarray(np.full((8, 8), number, np.int32)).save(mask, "TIFF")
+    asks = parse_arguments({"as": "mask", "format": "npy"})
+    exact = Engine(parse({"steps": [{"op": "CenterCrop", "size": 4}]}), Limits())
+    assert (np.load(io.BytesIO(exact.transform(mask.getvalue(), "b/0", asks).body)) == number).all()  # type: ignore[arg-type]
+    by_torch = Engine(parse({"steps": [{"op": "RandomRotation", "degrees": 9}], "seed": 1}), Limits())
+    with pytest.raises(TransformFailed, match="up to 16,777,216"):
+        by_torch.transform(mask.getvalue(), "b/0", asks)

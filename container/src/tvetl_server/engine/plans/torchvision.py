@@ -212,7 +212,7 @@ def _tensors(annotations: Annotations, *, with_labels: bool) -> dict[str, Image.
     canvas = annotations.size[1], annotations.size[0]
     found: dict[str, Image.Image | torch.Tensor] = {}
     if annotations.mask is not None:
-        if annotations.mask.max(initial=0) > _LARGEST:
+        if annotations.mask.max(initial=0) > _LARGEST or annotations.mask.min(initial=0) < -_LARGEST:
             raise TransformFailed(
                 f"torchvision moves a mask's numbers up to {_LARGEST:,}, as they pass through float32."
             )
