@@ -10,7 +10,6 @@ import pytest
 
 from tvetl import jobs
 from tvetl.cluster import Cluster, connection
-from tvetl.datasets import TransformedBatches
 from tvetl.errors import TokenRefused
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
@@ -135,8 +134,9 @@ def test_training_goes_on_with_the_renewed_token(
     secured: LocalCluster, file: Path, late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Targets refuse direct reads here, so each read asks the proxy, with the token that holds then."""
+    batches = pytest.importorskip("tvetl.datasets", exc_type=ImportError).TransformedBatches
     with caplog.at_level("INFO", "tvetl.datasets"):
-        feed = TransformedBatches(Cluster(secured.endpoint), "images", "test-tensors", batch=2, ahead=1)
+        feed = batches(Cluster(secured.endpoint), "images", "test-tensors", batch=2, ahead=1)
         seen: list[str] = []
         for _, names in feed:
             seen += names
@@ -148,9 +148,9 @@ def test_training_goes_on_with_the_renewed_token(
 
 def test_workers_read_with_the_token_that_the_file_has_then(secured: LocalCluster, file: Path) -> None:
     torch_data = pytest.importorskip("torch.utils.data")
-    from tvetl.datasets import TransformedImages
-
-    images = TransformedImages(Cluster(secured.endpoint), "images", "test-tensors")
+    images = pytest.importorskip("tvetl.datasets").TransformedImages(
+        Cluster(secured.endpoint), "images", "test-tensors"
+    )
     loader = torch_data.DataLoader(images, batch_size=2, num_workers=2, prefetch_factor=1)
     for at, _ in enumerate(loader):
         if at == 1:
@@ -162,7 +162,9 @@ def test_training_ends_with_the_reason_where_no_other_token_comes(
     secured: LocalCluster, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "RENEWAL", 0.0)
-    feed = TransformedBatches(Cluster(secured.endpoint), "images", "test-tensors", batch=2, ahead=1, on_error="skip")
+    feed = pytest.importorskip("tvetl.datasets", exc_type=ImportError).TransformedBatches(
+        Cluster(secured.endpoint), "images", "test-tensors", batch=2, ahead=1, on_error="skip"
+    )
     batches = iter(feed)
     next(batches)
     file.write_text(ended(secured))
