@@ -1,16 +1,65 @@
-"""Notations of AIStore's: ranges in the names of objects, Go's durations and escapes. No cluster is asked."""
+"""Notations of AIStore's: names of buckets, ranges in the names of objects, Go's durations and escapes.
+
+No cluster is asked.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from tvetl.errors import UsageError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?\}")
+#: AIStore's own names of providers, by those that its command writes.
+_PROVIDERS = {"s3": "aws", "gs": "gcp", "gcs": "gcp", "az": "azure", "oc": "oci"}
+#: ``ais://@cluster#namespace/name``, where all but the name may be left out.
+_BUCKET = re.compile(r"(?:([a-z0-9]+)://)?(?:(?:@([\w.-]*))?(?:#([\w.-]*))?(?<=[@#\w.-])/)?([^/@#]+)/?")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+@dataclass(frozen=True)
+class BucketName:
+    """A bucket: ``provider`` is ais, aws, gcp, azure, oci or ht, ``cluster`` another AIStore's alias or id, "" here."""
+
+    provider: str
+    cluster: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """The URL, one for each bucket: of ``photos`` it is ais://photos, of ``s3://photos`` aws://photos."""
+        where = (f"@{self.cluster}" if self.cluster else "") + (f"#{self.namespace}" if self.namespace else "")
+        return f"{self.provider}://{where}{'/' if where else ''}{self.name}"
+
+    @property
+    def path(self) -> str:
+        """How AIStore's unique names begin: ais/@#/photos."""
+        return f"{self.provider}/@{self.cluster}#{self.namespace}/{self.name}"
+
+
+def bucket(text: str) -> BucketName:
+    """A bucket of ``photos``, ``s3://photos`` or ``ais://@cluster#namespace/photos``.
+
+    Raises UsageError for a folder in one, which AIStore would take for the whole bucket, and for no name.
+    """
+    found = _BUCKET.fullmatch(text)
+    if not found:
+        hint = "--prefix chooses what is in a folder of a bucket; --prepend puts results into one."
+        raise UsageError(f"{text!r} is not the name of a bucket", hint=hint)
+    provider, cluster, namespace, name = found.groups(default="")
+    return BucketName(_PROVIDERS.get(provider, provider) or "ais", cluster, namespace, name)
+
+
+def object_of(path: str) -> tuple[str, str]:
+    """The bucket and the object of ``s3://photos/train/a.jpg``; no object where there is none."""
+    start = re.match(r"([a-z0-9]+://)?([@#][^/]*/)?", path)
+    at = start.end() if start else 0
+    name, _, rest = path[at:].partition("/")
+    return path[:at] + name, rest
 
 
 def expand(template: str) -> list[str]:

@@ -16,6 +16,7 @@ import requests
 from aistore.sdk import Bucket, Client, Etl
 from aistore.sdk.errors import AISError, InvalidBckProvider
 from aistore.sdk.etl import ETLConfig
+from aistore.sdk.namespace import Namespace
 from aistore.sdk.types import JobSnap
 
 from tvetl import notation, proxies
@@ -50,7 +51,7 @@ _START = 300.0 + registration.GRACE
 class Cluster:
     """An AIStore cluster (or ``tvetl local``) at ``endpoint``, like ``http://192.168.49.2:8080``.
 
-    Connects when first asked for something. Buckets are named ``images`` (provider ais) or by URL, ``s3://images``.
+    Connects when first asked for something. Buckets are named ``images`` (provider ais) or by URL, ``s3://images``, ``ais://@cluster#namespace/images``.
     ``patience`` is how many seconds a read waits for bytes; ``connections`` how many to each node are kept open, so
     that as many threads can read through one Cluster. Not for use across a fork: make another one there.
     """
@@ -157,14 +158,14 @@ class Cluster:
 
     def create_bucket(self, bucket: str) -> None:
         """Make an ais bucket, if it is not there yet; buckets of other providers must exist."""
-        with self._explained():
-            handle = self._bucket(bucket, self._acts)
+        handle = self._bucket(bucket, self._acts)
+        with self._explained(), connection.ignoring(409):  # the SDK's exist_ok knows no namespaces
             if handle.provider.value == "ais":
                 handle.create(exist_ok=True)
 
     def delete_bucket(self, bucket: str) -> None:
         """Delete an ais bucket with all its objects, if it is there."""
-        with self._explained():
+        with self._explained(), connection.ignoring(404):
             self._bucket(bucket, self._acts).delete(missing_ok=True)
 
     def bucket_id(self, bucket: str) -> str:
@@ -355,11 +356,12 @@ class Cluster:
         return Etl(registration.Requests(self._acts.cluster().client, seconds or connection.TIMEOUT[1]), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
-        provider, name = connection.bucket_of(bucket)
+        named = notation.bucket(bucket)
+        space = Namespace(uuid=named.cluster, name=named.namespace) if named.cluster + named.namespace else None
         try:
-            return (client or self._reads).bucket(name, provider=provider)
+            return (client or self._reads).bucket(named.name, provider=named.provider, namespace=space)
         except InvalidBckProvider as error:
-            raise UsageError(f"AIStore knows no provider {provider!r}", hint="ais, s3, gs and others do.") from error
+            raise UsageError(f"{named.provider!r} is no provider", hint="ais, s3, gs, az and oc are.") from error
 
     def _json(self, path: str, body: Mapping[str, Json] | None = None, /, **params: str) -> Json:
         answer: Json = self._reads.cluster().client.request("GET", path, params=params, json=body).json()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from aistore.sdk import Client
+from aistore.sdk.errors import AISError
 from aistore.sdk.retry_config import RetryConfig
 from requests.auth import AuthBase
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
@@ -132,17 +134,14 @@ def _verify_by(session: requests.Session, verify: bool | str) -> None:
     session.merge_environment_settings = merged  # type: ignore[method-assign, assignment]
 
 
-def bucket_of(bucket: str) -> tuple[str, str]:
-    """Provider and name of a bucket: "ais" and "photos" of ``photos`` and ``ais://photos/``.
-
-    Raises UsageError for a folder in one, which AIStore would take for the whole bucket, and for no name.
-    """
-    provider, _, name = bucket.rpartition("://")
-    name = name.removesuffix("/")
-    if not name or "/" in name:
-        hint = "--prefix chooses what is in a folder of a bucket; --prepend puts results into one."
-        raise UsageError(f"{bucket!r} is not the name of a bucket", hint=hint)
-    return provider or "ais", name
+@contextmanager
+def ignoring(status: int) -> Iterator[None]:
+    """AIStore's errors of this status are none."""
+    try:
+        yield
+    except AISError as error:
+        if error.status_code != status:
+            raise
 
 
 def checked_endpoint(endpoint: str) -> str:

@@ -35,6 +35,7 @@ from tvetl.errors import (
     Unavailable,
     UsageError,
 )
+from tvetl.notation import object_of
 from tvetl.proxies import Proxy
 from tvetl.tls import TlsFault, handshake_fault
 
@@ -288,7 +289,7 @@ def last_line(log: str) -> str:
 
 def object_error(name: str, text: str, status: int) -> ObjectError:
     """Read ``ETL error: {"error": code, "message": sentence, ...}``; whatever else it is stays as it is."""
-    name = name.split("://", 1)[-1].partition("/")[2] if "://" in name else name
+    name = object_of(name)[1] if "://" in name else name
     body = text[len(_ETL_ERROR) :] if text.startswith(_ETL_ERROR) else text
     with suppress(ValueError, TypeError, RecursionError):
         said = row(json.loads(body))

@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aistore.sdk.types import JobSnap
+from aistore.sdk.namespace import Namespace
+from aistore.sdk.types import BucketModel, JobSnap
 
 from tvetl.cluster.error_mapping import Json, container_end, row, rows, without_node
 from tvetl.errors import EtlStopped
+from tvetl.notation import BucketName, bucket
 
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
@@ -69,17 +71,13 @@ def summed(snaps: Sequence[JobSnap]) -> Snapshot:
 
 def between(snaps: Sequence[JobSnap], source: str, destination: str) -> bool:
     """Whether the job reads the one bucket and writes the other."""
-    ends = {
-        tuple(bucket and f"{bucket.provider}://{bucket.name}" for bucket in (s.source_bck, s.destination_bck))
-        for s in snaps
-    }
-    return ends == {(_url(source), _url(destination))}
+    ends = {tuple(bucket and _url(bucket) for bucket in (s.source_bck, s.destination_bck)) for s in snaps}
+    return ends == {(str(bucket(source)), str(bucket(destination)))}
 
 
-def _url(bucket: str) -> str:
-    """A bucket by URL, also where it was named alone."""
-    provider, _, name = bucket.rpartition("://")
-    return f"{provider or 'ais'}://{name.rstrip('/')}"
+def _url(told: BucketModel) -> str:
+    space = told.namespace or Namespace()
+    return str(BucketName(told.provider, space.uuid, space.name, told.name))
 
 
 def stopped(name: str, stage: str, runs: Json) -> EtlStopped | None:

@@ -679,11 +679,13 @@ def _pair(item: str, option: str) -> tuple[str, str]:
 
 
 def _object(path: str) -> tuple[str, str]:
-    provider, separator, rest = path.rpartition("://")
-    bucket, slash, name = rest.partition("/")
-    if not bucket or not slash or not name:
+    from tvetl.notation import bucket, object_of
+
+    where, name = object_of(path)
+    if not name:
         raise UsageError(f"{path!r} does not name an object", hint="It looks like images/photo_0.jpg.")
-    return provider + separator + bucket, name
+    bucket(where)
+    return where, name
 
 
 def main() -> None:

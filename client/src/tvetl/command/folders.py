@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tvetl import notation
 from tvetl.command.options import LOCAL, AsJson, Endpoint
 from tvetl.command.terminal import duration, err, plain, print_json, print_line, progress, size_of
 from tvetl.errors import ObjectFailed, UsageError
@@ -110,13 +111,17 @@ def get_folder(
 
 
 def _check_bucket(bucket: str, sources: Sequence[str]) -> None:
-    name = bucket.rpartition("://")[2]
-    if not re.fullmatch(r"[\w.@#-]+/?", name):
+    try:
+        named = notation.bucket(bucket)
+        good = re.fullmatch(r"[\w.-]+", named.name)
+    except UsageError:
+        good = None
+    if not good:
         hint = "The bucket comes behind all files, without a folder: `tvetl put photos my-bucket --prefix train/`."
         if not sources:
             hint = "`tvetl get BUCKET FOLDER --prefix train/` chooses by prefix; `-o FILE` writes one object."
         raise UsageError(f"{bucket!r} is not the name of a bucket", hint=hint)
-    if sources and name == bucket and Path(bucket).is_file():
+    if sources and "://" not in bucket and Path(bucket).is_file():
         hint = f"`tvetl put FOLDER BUCKET`; or ais://{bucket}, if the bucket is called so."
         raise UsageError(f"{bucket!r} is a file here: name the bucket behind the files", hint=hint)
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from types import TracebackType
 from urllib.parse import quote
 
+from tvetl import notation
 from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
@@ -52,11 +53,10 @@ class Fetcher:
 
     def __init__(self, cluster: Cluster, bucket: str, etl: str, *, patience: float, threads: int) -> None:
         self._cluster, self._bucket, self._etl, self._patience = cluster, bucket, etl, patience
-        provider, _, self._name = bucket.rpartition("://")
+        named, self._name = notation.bucket(bucket), notation.bucket(bucket).name
         self._access = cluster.access()
-        #: Other providers' objects and namespaces are left to the SDK; so are nodes behind an HTTP proxy (_send).
-        self._left_to_sdk = provider not in ("", "ais") or not self._name.isprintable()
-        self._left_to_sdk |= any(mark in self._name for mark in "/@#")
+        #: Other clusters' buckets are left to the SDK: an alias tells no place. So are nodes behind a proxy (_send).
+        self._left_to_sdk = bool(named.cluster) or not self._name.isprintable()
         self._tls: ssl.SSLContext | None = None
         self._refused = False
         self._nodes: dict[str, Node] = {}
@@ -94,7 +94,7 @@ class Fetcher:
     def homes(self, names: Sequence[str]) -> list[int]:
         """Which target each object lies on, for :class:`Fetch`: cheaper for many names at once."""
         self._have_map()
-        return places(self._name, names, self._digests) if self._targets else [0] * len(names)
+        return places(self._bucket, names, self._digests) if self._targets else [0] * len(names)
 
     def start(self, fetch: Fetch) -> None:
         """Begin to read an object."""

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from tvetl import notation
+
 #: AIStore's digest of names is xxhash64 with this seed.
 _SEED = 1103515245
 # splitmix64's constants.
@@ -19,8 +21,8 @@ _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E
 
 
 def unique_name(bucket: str, name: str) -> str:
-    """AIStore's name of an object of an ais bucket in the whole cluster."""
-    return f"ais/@#/{bucket}/{name}"
+    """AIStore's name of an object in the whole cluster. Raises UsageError for no name of a bucket."""
+    return f"{notation.bucket(bucket).path}/{name}"
 
 
 def digest(name: str) -> int:
@@ -29,11 +31,12 @@ def digest(name: str) -> int:
 
 
 def places(bucket: str, names: Sequence[str], digests: Sequence[int]) -> list[int]:
-    """For each object of an ais bucket the index of its target, given the digests of all targets' ids.
+    """For each object of a bucket the index of its target, given the digests of all targets' ids.
 
     Raises ValueError where there are no targets.
     """
-    objects = np.array([digest(unique_name(bucket, name)) for name in names], np.uint64)
+    path = notation.bucket(bucket).path
+    objects = np.array([digest(f"{path}/{name}") for name in names], np.uint64)
     best: list[int] = _xoshiro256(objects[:, None] ^ np.array(digests, np.uint64)).argmax(axis=1).tolist()
     return best
 

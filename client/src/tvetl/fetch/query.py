@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from tvetl import notation
 from tvetl.cluster import Json
 from tvetl.spec.seed import arrival, drawn_as
 
@@ -40,7 +41,9 @@ class Query:
         return self._query if arguments is self._arguments else self._query_of(arguments)
 
     def _query_of(self, arguments: Mapping[str, Json]) -> str:
-        query = "?provider=ais" + (f"&etl_name={quote(self._etl)}" if self._etl else "")
+        named = notation.bucket(self._bucket)
+        space = f"&namespace={quote(f'@#{named.namespace}')}" if named.namespace else ""
+        query = f"?provider={named.provider}{space}" + (f"&etl_name={quote(self._etl)}" if self._etl else "")
         if self._etl and arguments:
             query += f"&etl_args={_quoted(msgspec.json.encode(arguments).decode())}"
         return query

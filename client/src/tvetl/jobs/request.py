@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tvetl import notation
 from tvetl.errors import UsageError
 
 
@@ -84,6 +85,5 @@ class Request:
 
 
 def url(bucket: str) -> str:
-    """A bucket by URL, also where it was named alone."""
-    provider, _, name = bucket.rpartition("://")
-    return f"{provider or 'ais'}://{name.rstrip('/')}"
+    """A bucket by its one URL, also where it was named alone, or by another name of its provider."""
+    return str(notation.bucket(bucket))

@@ -87,7 +87,7 @@ class Api:
         return HttpResponse(headers={"Ais-Cluster-Uptime": up, "Ais-Node-Uptime": up})
 
     def _redirect(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(rest)
+        bucket, name = _bucket_and_object(request, rest)
         self._store.bucket(bucket)
         status = 301 if request.method == "GET" else 307
         query = (request.raw_query + "&" if request.raw_query else "") + f"pid={self._proxy.id}&utm={time.time_ns():x}"
@@ -100,7 +100,7 @@ class Api:
         value = action.value or Value()
         if not rest.strip("/"):
             return HttpResponse.json([bck(name) for name in self._store.buckets()])
-        bucket = _bucket_of(rest)
+        bucket = _bucket_of(request, rest)
         self._store.bucket(bucket)
         if action.action != "list":
             raise _unknown(action.action)
@@ -139,35 +139,37 @@ class Api:
     def _bucket_head(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
         if "bsumm_remote" in request.query:
             raise _unsupported("count objects for the summary of a bucket")
-        bucket = _bucket_of(rest)
+        bucket = _bucket_of(request, rest)
         created = str(self._store.bucket(bucket).stat().st_ctime_ns)
         bid = str(self._store.identity(bucket))
-        props = msgspec.json.encode(BUCKET_PROPS | {"bid": bid, "created": created}).decode()
+        given = {"bid": bid, "created": created, "provider": str(bck(bucket)["provider"])}
+        props = msgspec.json.encode(BUCKET_PROPS | given).decode()
         return HttpResponse(headers={"Ais-Bucket-Props": props})
 
     def _bucket_post(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket = _bucket_of(rest)
+        bucket = _bucket_of(request, rest)
         action = request.message(Action)
         value = action.value or Value()
         if action.action == "create-bck":
             self._store.create(bucket)
             return HttpResponse()
         self._store.bucket(bucket)
-        detail = f"ais://{bucket}"
+        detail = object_names.shown(bucket)
         found: Iterable[str]
         if action.action in ("copy-bck", "etl-bck"):
             to = object_names.from_uname(request.query.get("bck_to", ""))[0]
             found = (entry.name for entry in self._store.entries(bucket, value.prefix))
             detail += f"/{value.prefix}" if value.prefix else ""
         elif action.action in ("copy-listrange", "etl-listrange"):
-            to = value.tobck.name if value.tobck else bucket
+            at = value.tobck
+            to = object_names.bucket_key(at.provider, at.space, at.name) if at else bucket
             found = self._listed(bucket, value)
         else:
             raise _unknown(action.action)
         return HttpResponse.text(self._copying.start(action.action, bucket, to, value, found, detail).id)
 
     def _bucket_delete(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket = _bucket_of(rest)
+        bucket = _bucket_of(request, rest)
         action = request.message(Action)
         self._store.bucket(bucket)
         if action.action == "destroy-bck":
@@ -283,7 +285,7 @@ class Api:
     # -- objects ----------------------------------------------------------------------------------------------------
 
     def _object_get(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(rest)
+        bucket, name = _bucket_and_object(request, rest)
         query = request.query
         if query.get("archpath"):
             raise _unsupported("read members of archives")
@@ -308,14 +310,15 @@ class Api:
         return [self._etls.running(name, node) for name in names if name]
 
     def _object_head(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(rest)
+        bucket, name = _bucket_and_object(request, rest)
         stat, file = self._store.open(bucket, name, f"{node.label}: ")
         file.close()
         about, root = _about(stat), str(self._store.root)
         about |= {"Ais-Location": f"{node.label}:mp[{root}]", "Ais-Mirror-Copies": "1"}
         headers = {"Ais-Present": "true"}
         if "props" not in request.query:
-            named = {"Ais-Bucket-Name": bucket, "Ais-Bucket-Provider": "ais", "Ais-Name": name}
+            at = bck(bucket)
+            named = {"Ais-Bucket-Name": str(at["name"]), "Ais-Bucket-Provider": str(at["provider"]), "Ais-Name": name}
             return HttpResponse(headers=headers | about | named | {"Ais-Mirror-Paths": f"[{root}]"}, length=stat.size)
         about["Ais-Mirror-Paths"] = root
         begins = {
@@ -325,7 +328,7 @@ class Api:
         return HttpResponse(headers=headers, length=stat.size)
 
     def _object_put(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(rest)
+        bucket, name = _bucket_and_object(request, rest)
         query = request.query
         if "object_to" in query:
             etls = self._running_etls(node, query)
@@ -339,12 +342,12 @@ class Api:
         return HttpResponse(headers=_about(self._store.put(bucket, name, request)))
 
     def _object_delete(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(rest)
+        bucket, name = _bucket_and_object(request, rest)
         try:
             self._store.delete(bucket, name)
         except ApiError as error:
             if error.tcode == "ErrNotFound":
-                raise ApiError(404, f"ais://{bucket}/{name} doesn't exist") from None
+                raise ApiError(404, f"{object_names.shown(bucket)}/{name} doesn't exist") from None
             raise
         return HttpResponse()
 
@@ -371,13 +374,13 @@ def _unknown(action: str) -> ApiError:
     return _unsupported(f'know the action "{action}"')
 
 
-def _bucket_of(rest: str) -> str:
-    return object_names.check_bucket(unquote(rest.partition("/")[0]))
+def _bucket_of(request: HttpRequest, rest: str) -> str:
+    name = unquote(rest.partition("/")[0])
+    return object_names.bucket_key(request.query.get("provider") or "ais", request.query.get("namespace", ""), name)
 
 
-def _bucket_and_object(rest: str) -> tuple[str, str]:
-    bucket, _, name = rest.partition("/")
-    return object_names.check_bucket(unquote(bucket)), unquote(name, errors="surrogateescape")
+def _bucket_and_object(request: HttpRequest, rest: str) -> tuple[str, str]:
+    return _bucket_of(request, rest), unquote(rest.partition("/")[2], errors="surrogateescape")
 
 
 def _span(header: str | None, size: int) -> range | None:

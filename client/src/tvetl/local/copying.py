@@ -39,7 +39,9 @@ class Copying:
             except ApiError as error:
                 job.failed(target, name, error, value.coer, value.dry_run)
 
-        summary = f"{'etl' if etls else 'cp'} {detail}=>ais://{to}" + (f"/{value.prepend}" if value.prepend else "")
+        summary = f"{'etl' if etls else 'cp'} {detail}=>{object_names.shown(to)}" + (
+            f"/{value.prepend}" if value.prepend else ""
+        )
         where = bucket if kind.endswith("listrange") else to
         return self._xactions.start(
             kind, found, work, detail=summary, bucket=where, source=bucket, destination=to, workers=value.workers

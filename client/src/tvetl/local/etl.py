@@ -17,8 +17,10 @@ from typing import BinaryIO, cast
 
 from tvetl.local.go_urls import go_request_target
 from tvetl.local.http import BLOCK, ApiError, Body, HttpResponse, NodeServer, disk_error, read_head
+from tvetl.local.object_names import shown
 from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
+from tvetl.notation import bucket as bucket_name
 from tvetl.notation import path_escape
 
 _TRIES = 10  # how often a target tries a refused or reset connection, and a transient 503 (recorded)
@@ -269,12 +271,12 @@ class Etls:
         onward = [f"http://127.0.0.1:{stage.pods[target.id].port}" for stage in stages]
         onward += [destination] if destination else []
         headers = {"User-Agent": "Go-http-client/1.1"} | ({"Ais-Node-Url": ",".join(onward)} if onward else {})
-        url = go_request_target(f"/{bucket}/{name}", query)
+        url = go_request_target(f"/{bucket_name(bucket).name}/{name}", query)
         pod = etl.pods[target.id]
         try:
             answer = self._push_until_answered(etl, pod, url, headers, stat.path if latest else None)
         except FileNotFoundError:
-            raise ApiError(404, f"{target.label}: ais://{bucket}/{name} does not exist", "ErrNotFound") from None
+            raise ApiError(404, f"{target.label}: {shown(bucket)}/{name} does not exist", "ErrNotFound") from None
         with etl.lock:
             etl.objects += 1
             etl.in_bytes += stat.size

@@ -19,9 +19,20 @@ BUCKET_PROPS: dict[str, object] = msgspec.json.decode(
 )
 
 
+class Namespace(msgspec.Struct):
+    uuid: str = ""
+    name: str = ""
+
+
 class Bck(msgspec.Struct):
     name: str = ""
     provider: str = "ais"
+    namespace: Namespace | None = None
+
+    @property
+    def space(self) -> str:
+        """``@cluster#namespace``."""
+        return f"@{self.namespace.uuid}#{self.namespace.name}" if self.namespace else ""
 
 
 _SPELT = {"latest": "latest-ver", "workers": "num-workers", "job": "ID", "kind": "Kind", "etl": "id"}

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from tvetl.errors import UsageError
 from tvetl.local.http import ApiError
-from tvetl.notation import iterate
+from tvetl.notation import bucket, iterate
 
 _BUCKET = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
 _ETL = re.compile(r"[a-z0-9-]*")
@@ -30,6 +30,28 @@ def check_bucket(name: str) -> str:
     if not _BUCKET.fullmatch(name) or ".." in name:
         raise ApiError(400, f'bucket name "{name}" is invalid: may only contain letters, numbers, dashes (-), _ and .')
     return name
+
+
+def bucket_key(provider: str, namespace: str, name: str) -> str:
+    """What a bucket is called here, or 400: its name, or where it is not an ais bucket of this cluster its URL."""
+    try:
+        found = bucket(f"{provider}://{namespace}{'/' if namespace else ''}{check_bucket(name)}")
+    except UsageError as error:
+        raise ApiError(400, f'bucket namespace "{namespace}" is invalid') from error
+    return found.name if found.path == f"ais/@#/{name}" else str(found)
+
+
+def shown(key: str) -> str:
+    """The bucket's URL."""
+    return key if "://" in key else f"ais://{key}"
+
+
+def folder_of(key: str) -> str:
+    """The bucket's folder below the root: its name, ``aws@#/<name>`` or ``ais@cluster#namespace/<name>``."""
+    if "://" not in key:
+        return check_bucket(key)
+    found = bucket(key)
+    return f"{found.provider}@{found.cluster}#{found.namespace}/{check_bucket(found.name)}"
 
 
 def check_etl(name: str) -> str | None:
@@ -90,8 +112,9 @@ def renamed(name: str, ext: dict[str, str] | None, prepend: str) -> str:
 
 def from_uname(text: str) -> tuple[str, str]:
     """Bucket and object of a unique name; a bucket's ends in a slash and gives an empty object."""
-    provider, _, rest = text.partition("/@#/")
-    bucket, slash, name = rest.partition("/")
-    if provider != "ais" or not slash:
+    provider, _, rest = text.partition("/")
+    namespace, _, rest = rest.partition("/")
+    name_of, slash, name = rest.partition("/")
+    if not slash or not namespace.startswith("@"):
         raise ApiError(400, f'invalid object name "{text}": expected ais/@#/<bucket>/<object>')
-    return check_bucket(bucket), name
+    return bucket_key(provider, namespace, name_of), name

@@ -20,6 +20,7 @@ from tvetl.local.certificates import authority, signed
 from tvetl.local.etl import Etls
 from tvetl.local.guard import Guard
 from tvetl.local.http import HttpRequest, HttpResponse, NodeServer
+from tvetl.local.remote import RemoteStore
 from tvetl.local.store import OURS, Store
 from tvetl.local.xactions import Xactions
 
@@ -33,19 +34,21 @@ class LocalCluster:
     authentication or request signing is configured.
 
     With ``tls`` all nodes speak https, with certificates of an authority made anew: its file is ``ca``. With ``authn``
-    the proxy asks for a token of :meth:`token`, and targets serve nobody directly.
+    the proxy asks for a token of :meth:`token`, and targets serve nobody directly. ``remote`` is the endpoint of the
+    cluster whose ais buckets stand for those of other providers and clusters (:mod:`tvetl.local.remote`).
     """
 
     def __init__(
         self, root: Path, *, targets: int = 1, port: int = 0, allow: Mapping[str, Sequence[str]] | None = None,
         server: Sequence[str] | None = None, log: Callable[[str], None] = lambda line: None, direct: bool = True,
-        tls: bool = False, authn: bool = False,
+        tls: bool = False, authn: bool = False, remote: str = "",
     ) -> None:  # fmt: skip
         if targets < 1:
             raise TvetlError("a cluster needs at least one target")
         self.root = root
         self._targets_count, self._port = targets, port
         self._allow, self._log = dict(allow or {}), log
+        self._remote = remote
         self._guard = Guard(direct=direct, authn=authn)
         self._tls: ssl.SSLContext | None = None
         #: The authority's file, with ``tls``.
@@ -61,7 +64,7 @@ class LocalCluster:
     def start(self) -> None:
         """Listen. Raises TvetlError where the folder or the port is taken."""
         try:
-            self._store = store = Store(self.root)
+            self._store = store = RemoteStore(self.root, self._remote) if self._remote else Store(self.root)
             if self.ca:
                 self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 self._tls.load_cert_chain(*signed(authority(self.ca.parent), "node"))

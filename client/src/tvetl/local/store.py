@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol
 import xxhash
 
 from tvetl.local.http import BLOCK, ApiError
-from tvetl.local.object_names import check_bucket, from_file, to_file
+from tvetl.local.object_names import folder_of, from_file, shown, to_file
 
 #: Our folder in the root, for unfinished files and the logs of transformers. No bucket can have this name.
 OURS = ".tvetl"
@@ -88,11 +88,15 @@ class Store:
 
     def buckets(self) -> list[str]:
         self._still_there()
-        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+        return sorted(
+            p.name
+            for p in self.root.iterdir()
+            if p.is_dir() and not p.is_symlink() and p.name[0] != "." and "@" not in p.name
+        )
 
     def has(self, bucket: str) -> bool:
         with suppress(FileNotFoundError, NotADirectoryError):
-            return S_ISDIR(os.lstat(f"{self.root}/{check_bucket(bucket)}").st_mode)
+            return S_ISDIR(os.lstat(f"{self.root}/{folder_of(bucket)}").st_mode)
         return False
 
     def bucket(self, bucket: str) -> Path:
@@ -102,17 +106,19 @@ class Store:
     def _below(self, bucket: str, *parts: str) -> Path:
         if not self.has(bucket):
             self._still_there()
-            raise ApiError(404, f'bucket "ais://{bucket}" does not exist', "ErrBckNotFound")
-        return self.root.joinpath(bucket, *parts)
+            raise ApiError(404, f'bucket "{shown(bucket)}" does not exist', "ErrBckNotFound")
+        return self.root.joinpath(folder_of(bucket), *parts)
 
     def create(self, bucket: str) -> None:
         self._still_there()
         try:
-            (self.root / check_bucket(bucket)).mkdir()
+            folder = self.root / folder_of(bucket)
+            folder.parent.mkdir(exist_ok=True)
+            folder.mkdir()
         except FileExistsError:
-            raise ApiError(409, f'bucket "ais://{bucket}" already exists', "ErrBucketAlreadyExists") from None
+            raise ApiError(409, f'bucket "{shown(bucket)}" already exists', "ErrBucketAlreadyExists") from None
         with suppress(AttributeError, OSError):  # a system or a disk without such attributes
-            os.setxattr(self.root / bucket, _IDENTITY, str(time.time_ns()).encode())
+            os.setxattr(folder, _IDENTITY, str(time.time_ns()).encode())
 
     def identity(self, bucket: str) -> int:
         """A number that a later bucket of the same name does not have; folders made by hand have their name's."""
@@ -158,7 +164,7 @@ class Store:
         except PermissionError:  # not the same as a missing object
             raise
         except OSError:
-            raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
+            raise ApiError(404, f"{node}{shown(bucket)}/{name} does not exist", "ErrNotFound") from None
         return Stat(path, found.st_size, found.st_mtime_ns, self._versions.get(path, 1))
 
     def open(self, bucket: str, name: str, node: str = "") -> tuple[Stat, BinaryIO]:
@@ -170,7 +176,7 @@ class Store:
         try:
             file = stat.path.open("rb")
         except FileNotFoundError:  # deleted between the two looks
-            raise ApiError(404, f"{node}ais://{bucket}/{name} does not exist", "ErrNotFound") from None
+            raise ApiError(404, f"{node}{shown(bucket)}/{name} does not exist", "ErrNotFound") from None
         found = os.fstat(file.fileno())
         checksum = self.checksum(stat.path, file)
         return replace(stat, size=found.st_size, time=found.st_mtime_ns, checksum=checksum), file
@@ -225,9 +231,9 @@ class Store:
             stat.path.unlink(missing_ok=True)
             self._versions.pop(stat.path, None)
             self._checksums.pop(stat.path, None)
-            for parent in stat.path.relative_to(self.root / bucket).parents[:-1]:
+            for parent in stat.path.relative_to(self.root / folder_of(bucket)).parents[:-1]:
                 try:
-                    (self.root / bucket / parent).rmdir()
+                    (self.root / folder_of(bucket) / parent).rmdir()
                 except OSError:
                     break
         return stat.size

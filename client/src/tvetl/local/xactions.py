@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tvetl.local.http import ApiError, NodeServer, disk_error
+from tvetl.local.object_names import shown
+from tvetl.notation import bucket
 
 WORKERS = 4  # objects of a job at once for each target, where it does not say; a transformer has two workers by default
 _ERRORS_KEPT = 128  # errors of single objects for each target (recorded)
@@ -71,7 +73,7 @@ class Xaction:
         with self.lock:
             if len(snap.objects) < _ERRORS_KEPT:
                 message = error.message if found else "object not found"
-                snap.objects.append({"obj_name": f"ais://{self.source}/{name}", "msg": message, "ecode": code})
+                snap.objects.append({"obj_name": f"{shown(self.source)}/{name}", "msg": message, "ecode": code})
             if found and go_on:
                 snap.failed += 1
                 snap.first_error = snap.first_error or error.message
@@ -205,7 +207,11 @@ def new_id() -> str:
 
 def bck(name: str) -> dict[str, object]:
     """A bucket in JSON."""
-    return {"name": name, "provider": "ais" if name else "", "namespace": {"uuid": "", "name": ""}}
+    if not name:
+        return {"name": "", "provider": "", "namespace": {"uuid": "", "name": ""}}
+    found = bucket(name)
+    space = {"uuid": found.cluster, "name": found.namespace}
+    return {"name": found.name, "provider": found.provider, "namespace": space}
 
 
 def _time(ns: int) -> str:

@@ -33,8 +33,8 @@ def derive_seed(seed: int, epoch: int, view: int, name: str) -> int:
 
 
 def drawn_as(bucket: str, name: str) -> str:
-    """``<bucket>/<object>``, on which an object's draws depend: of ``s3://images`` the bucket is ``images``."""
-    return f"{bucket.rpartition('://')[2].rstrip('/')}/{name}"
+    """``<bucket>/<object>``, on which an object's draws depend: the bucket's name alone, as AIStore tells an ETL."""
+    return f"{bucket.rstrip('/').rpartition('/')[2]}/{name}"
 
 
 def addressable(name: str) -> bool:
