@@ -192,7 +192,7 @@ def test_what_torchvision_does_not_say_is_refused(op: str) -> None:
 
 def test_a_colour_that_no_mask_has_is_refused() -> None:
     steps = [{"op": "RandomZoomOut", "fill": [1, 2, 3]}]
-    with pytest.raises(ArgumentsError, match="RandomZoomOut fills with a colour.* mask_fill"):
+    with pytest.raises(ArgumentsError, match=r"RandomZoomOut fills with a colour.* mask_fill"):
         ask(engine(steps), MASK, as_="mask")
     ask(engine([{**steps[0], "mask_fill": 0}]), MASK, as_="mask")
 
@@ -247,6 +247,23 @@ def test_boxes_that_are_gone_take_their_labels_along() -> None:
         ask(of, shard(**{"1.png": IMAGE}), "b/s.tar")
 
 
+def test_a_mask_fits_its_image_where_the_draws_depend_on_the_boxes() -> None:
+    pytest.importorskip("torchvision")
+    of = engine([{"op": "RandomIoUCrop"}, {"op": "RandomHorizontalFlip"}, {"op": "PILToTensor"}])
+    boxes = {"boxes": [[3, 3, 20, 30], [20, 10, 40, 30]]}
+    for key in range(8):
+        members = {f"{key}.mask.png": MASK, f"{key}.png": IMAGE, f"{key}.boxes.json": boxes}
+        found = unpacked(ask(of, shard(**members), "b/s.tar"))
+        image = np.load(io.BytesIO(found[f"{key}.npy"]))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(found[f"{key}.mask.png"]))), numbers(image))
+
+
+def test_a_mask_that_a_pipeline_cannot_move_is_named() -> None:
+    members = shard(**{"1.png": IMAGE, "1.mask.png": MASK})
+    with pytest.raises(BadArguments, match=r"In '1\.mask\.png', which is a mask by .*mask_members.* Pad fills"):
+        ask(engine([{"op": "Pad", "padding": 1, "fill": [1, 2, 3]}]), members, "b/s.tar")
+
+
 def test_a_pipeline_says_which_members_are_masks() -> None:
     of = engine(mask_members=["png"], box_members=[])
     found = unpacked(ask(of, shard(**{"1.jpg": encoded(PIXELS, "JPEG"), "1.png": MASK, "1.boxes.json": []}), "b/s.tar"))
@@ -266,6 +283,7 @@ def test_a_pipeline_says_which_members_are_masks() -> None:
         ({"1.boxes.json": {"boxes": []}}, r"'1\.boxes\.json' .* 0 images"),
         ({"1.boxes.json": {"boxes": []}, "1.a.png": IMAGE, "1.b.png": IMAGE}, "2 images"),
         ({"1.boxes.json": [[0, 0, 1, 1]], "1.png": IMAGE}, r"no JSON object with \"boxes\""),
+        ({"1.boxes.json": {"boxes": None}, "1.png": IMAGE}, r"no JSON object with \"boxes\", a list"),
         ({"1.boxes.json": b"{", "1.png": IMAGE}, "not valid"),
         ({"1.boxes.json": b'{"boxes": [[0, 0, NaN, 1]]}', "1.png": IMAGE}, "NaN"),
         ({"1.boxes.json": {"boxes": [[5, 0, 1, 1]]}, "1.png": IMAGE}, r"In '1\.boxes\.json': \$\.boxes\[0\]"),
@@ -275,6 +293,12 @@ def test_a_pipeline_says_which_members_are_masks() -> None:
 def test_a_sample_that_does_not_fit_fails_its_shard_by_name(members: dict[str, Any], said: str) -> None:
     with pytest.raises(BadAnnotations, match=said):
         ask(engine(), shard(**members), "b/s.tar")
+
+
+def test_two_members_with_boxes_of_one_sample_are_refused() -> None:
+    members = shard(**{"1.png": IMAGE, "1.boxes.json": {"boxes": []}, "1.heads.json": {"boxes": []}})
+    with pytest.raises(BadAnnotations, match=r"boxes twice, in '1\.boxes\.json' and '1\.heads\.json'"):
+        ask(engine(box_members=["boxes.json", "heads.json"]), members, "b/s.tar")
 
 
 def test_boxes_in_arguments_are_of_no_shard() -> None:

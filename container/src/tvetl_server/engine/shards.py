@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
@@ -20,6 +20,7 @@ from tvetl_server.engine.pixels import Size
 from tvetl_server.engine.spool import Spool
 from tvetl_server.errors import (
     BadAnnotations,
+    BadArguments,
     DamagedImage,
     ObjectError,
     TooManyBytes,
@@ -33,6 +34,8 @@ _BLOCK = 512
 _HEAD = 512
 #: Bytes of a member with boxes.
 _BOXES = 2**20
+#: For messages.
+_A: Mapping[Kind, str] = {"image": "an image", "mask": "a mask by the pipeline's mask_members or role"}
 #: Members of one sample whose headers are held, a kilobyte each.
 _TOGETHER = 1000
 
@@ -161,7 +164,9 @@ class _Sample:
         self._limits = limits
         self._transform = transform
         self._images = [member for member in members if member.kind == "image"]
-        self._boxes = next((member for member in members if member.kind == "boxes"), None)
+        self._boxes = [member for member in members if member.kind == "boxes"]
+        #: The JSON object in the member with boxes, and the boxes and keypoints of it, once it is read.
+        self._given: tuple[dict[str, object], Arguments] | None = None
         #: By its name: each image or mask before, in pixels.
         self._sizes: dict[str, tuple[Kind, Size]] = {}
         #: The image and its boxes, which are made together, until each is asked for.
@@ -173,11 +178,14 @@ class _Sample:
             with _damage():
                 file = self._source.extractfile(member.info) if member.info.isfile() else None
             return _Careful(file) if file else None
-        if self._boxes and member.kind != "mask":
-            if not self._made:
-                self._make(self._boxes)
-            return self._made.pop(id(member))
-        return self._transformed(member, None).body
+        if not self._boxes:
+            return self._transformed(member, None).body
+        _, annotated = self._given = self._given or self._annotated()
+        if member.kind == "mask":  # what its image draws may depend on the boxes
+            return self._transformed(member, annotated).body
+        if not self._made:
+            self._make()
+        return self._made.pop(id(member))
 
     def check_sizes(self) -> None:
         """Raises BadAnnotations where a mask was not as large as the one image of its sample."""
@@ -190,22 +198,30 @@ class _Sample:
                     f"{width_height.format(of)} (width x height)."
                 )
 
-    def _make(self, boxes: Member) -> None:
+    def _annotated(self) -> tuple[dict[str, object], Arguments]:
+        """What the member with boxes holds. Raises BadAnnotations."""
+        boxes, *others = self._boxes
         name = boxes.info.name
+        if others:
+            raise BadAnnotations(f"The sample {boxes.key!r} has boxes twice, in {name!r} and {others[0].info.name!r}.")
         if len(self._images) != 1:
             raise BadAnnotations(
                 f"{name!r} has the boxes of one image, but its sample {boxes.key!r} has {len(self._images)} images."
             )
         data = _json(name, self._read(boxes, _BOXES))
         try:
-            annotated = parse_arguments({each: data[each] for each in ("boxes", "keypoints") if each in data})
+            return data, parse_arguments({each: data[each] for each in ("boxes", "keypoints") if each in data})
         except ArgumentsError as error:
             raise BadAnnotations(f"In {name!r}: {error}.") from error
+
+    def _make(self) -> None:
+        assert self._given
+        data, annotated = self._given
         made = self._transformed(self._images[0], annotated)
         assert made.annotations is not None
         self._made = {
             id(self._images[0]): made.body,
-            id(boxes): json.dumps(_moved(data, made.annotations)).encode(),
+            id(self._boxes[0]): json.dumps(_moved(data, made.annotations)).encode(),
         }
 
     def _transformed(self, member: Member, annotated: Arguments | None) -> Transformed:
@@ -214,6 +230,8 @@ class _Sample:
             made = self._transform(content, member.key, is_mask=member.kind == "mask", annotated=annotated)
         except ObjectError as error:
             raise type(error)(f"In {member.info.name!r}: {error}") from error
+        except ArgumentsError as error:  # of what this member is, as the pipeline says
+            raise BadArguments(f"In {member.info.name!r}, which is {_A[member.kind]}: {error}.") from error
         self._sizes[member.info.name] = member.kind, made.size
         return made
 
@@ -232,7 +250,7 @@ def _json(name: str, content: bytes) -> dict[str, object]:
         data = load_json(content.decode(), _BOXES)
     except (BadText, UnicodeDecodeError) as error:
         raise BadAnnotations(f"{name!r} is not valid: {first_line(error)}.") from error
-    if not isinstance(data, dict) or "boxes" not in data:
+    if not isinstance(data, dict) or not isinstance(data.get("boxes"), list):
         raise BadAnnotations(f'{name!r} is no JSON object with "boxes", a list of [x1, y1, x2, y2].')
     return data
 

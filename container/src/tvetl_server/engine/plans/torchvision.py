@@ -180,7 +180,7 @@ def _do_alone(prepared: _Prepared, sample: dict[str, Image.Image | torch.Tensor]
         # They draw nothing and leave masks. But on the boxes that they leave depends what RandomIoUCrop draws later.
         if "boxes" not in sample:
             return sample
-        labels = torch.arange(len(sample["boxes"]))  # without which there is no sample to sanitize
+        labels = torch.arange(np.asarray(sample["boxes"]).shape[0])  # without which there is no sample to sanitize
         return {**sample, "boxes": _moved(prepared, {"boxes": sample["boxes"], "labels": labels})["boxes"]}
     width, height = _size(sample)
     image = tv_tensors.Image(torch.zeros(1).expand(prepared.channels, height, width))  # takes no memory
