@@ -152,7 +152,7 @@ def test_images_of_one_sample_are_drawn_alike_and_others_apart() -> None:
         ("npy", "1.npy 1.cls 1.jpg", "1.npy 1.cls 1.jpg.npy"),
         ("npy", "1.jpg 1.NPY", "1.jpg.npy 1.NPY"),
         ("npy", "1.jpg 1.png 2.jpg", "1.jpg.npy 1.png.npy 2.npy"),
-        ("npy", "1.jpg 1.mask.png 1.jpg.json", "1.npy 1.mask.npy 1.jpg.json"),
+        ("npy", "1.jpg 1.left.png 1.jpg.json", "1.npy 1.left.npy 1.jpg.json"),
         ("jpeg", "1.jpg 1.png", "1.jpg 1.png.jpg"),
         ("jpeg", "1.JPEG 1.jpg 1.png", "1.JPEG 1.jpg 1.png.jpg"),
         ("png", "1.webp 1.gif 1.png", "1.webp.png 1.gif.png 1.png"),
@@ -347,7 +347,7 @@ def test_a_result_goes_to_a_disk_with_room_and_is_refused_without(
     many = packed((f"{number}.jpg", file.getvalue()) for number in range(20))
     with pytest.raises(TooManyBytes, match="result has more than 400000 bytes"):
         engine(Limits(max_shard_bytes=400_000), format="npy").transform(many, "s/x.tar", Arguments())
-    monkeypatch.setattr(spool, "_disk", lambda least: None)
+    monkeypatch.setattr(spool, "make_file", lambda least: None)
     assert transformed(data, Arguments()) == in_memory
     small = engine(Limits(max_bytes=300_000))
     with pytest.raises(TooManyBytes, match="named by TMPDIR"):
