@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hostile import escapes
 from hostile.peers import family
+from hostile.promises import processes
 from PIL import Image
 from support.serving import PATIENCE, PIPELINE, SECRET, Recorder, Server, environment, jailed, start
 
@@ -228,6 +229,23 @@ def test_neither_decoders_nor_their_fork_servers_have_the_secret(
                 # Its input, the worker's socket, and a decoder's memory for results.
                 more = ["/memfd:tvetl (deleted)"] if kind == "decoder" else ["anon_inode:[landlock-ruleset]"]
                 assert sorted(opened) == sorted(["/dev/null", "socket", *more]), kind
+
+
+def test_only_workers_know_the_secret_also_where_there_is_a_device(
+    run_server: Callable[..., Server], recorder: Recorder, image: bytes
+) -> None:
+    server = run_server(
+        "device.launch", AIS_TARGET_URL=recorder.url, direct_put="true", TVETL_DEVICE="host", TVETL_WORKERS="2"
+    )
+    assert server.put("/src/a.jpg", image).status == 200
+    workers = {int(process) for process in re.findall(r"Booting worker with pid: (\d+)", server.log)}
+    assert {process for process in processes(server) if holds(process, SECRET.encode())} == workers
+    reach = {
+        process
+        for process in processes(server)
+        if any("tvetl-kept" in str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir())
+    }
+    assert reach == {server.process.pid, *workers}
 
 
 def holds(process: int, word: bytes) -> bool:

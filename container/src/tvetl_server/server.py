@@ -135,6 +135,7 @@ def _serve(settings: Settings, pipeline: Pipeline, plugins: Mapping[str, PluginO
         row=2 * settings.workers,
         needed=settings.without_device != "cpu",
         stops=settings.without_device == "stop",
+        closed=() if kept is None else (kept,),
     )
     try:
         server(metrics, device).run()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.metrics import Metrics
@@ -16,7 +17,7 @@ from tvetl_server.processes.device.process import BatchServer, Runner
 from tvetl_server.processes.device.semaphore import Semaphore
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.device.supervisor import Supervisor
-from tvetl_server.processes.forking import fork
+from tvetl_server.processes.forking import fork, let_others_look
 from tvetl_server.processes.ipc import receive
 
 __all__ = ["DeviceProcess"]
@@ -35,17 +36,19 @@ class DeviceProcess:
         row: int,
         needed: bool,
         stops: bool,
+        closed: Collection[int] = (),
     ) -> None:
         """Forks, and waits until the device is up: call it before this process has threads.
 
         ``make`` is called in the device's process, and may raise DeviceError. ``batch`` images go together; where the
         device fails, ``processors`` decoders at a time use the CPU. ``row`` of ``counts`` is for the device. Raises
         DeviceError where a ``needed`` device is not there; else ``state`` says why. Where ``stops``, a device that is
-        lost later ends this process by SIGTERM.
+        lost later ends this process by SIGTERM. Both processes close the descriptors in ``closed``.
         """
         self._status = SharedStatus()
-        # In whole packets, so that any number of processes may register at once. (A datagram could go elsewhere.)
-        self._register, self._registrations = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        # In whole packets, so that any number of processes may register at once. A datagram could go elsewhere, too.
+        kind = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+        self._register, self._registrations = socket.socketpair(type=kind)
         self._register.settimeout(timing.POLL)
         self._semaphore = Semaphore(processors)
         first = os.getpid() if stops else None
@@ -53,7 +56,9 @@ class DeviceProcess:
         self._connection, theirs = socket.socketpair()
 
         def run() -> None:
-            self._connection.close()
+            for descriptor in (self._connection.detach(), *closed):
+                os.close(descriptor)
+            let_others_look(yes=True)
             counts.use_row(row)
             Supervisor(theirs, server, counts, self._status, needed, stops).run()
 

@@ -49,7 +49,10 @@ def rules(files: Iterable[Path], folders: Iterable[Path]) -> int:
 
 
 def _allow(ruleset: int, rights: int, place: Path) -> None:
-    folder = os.open(place, os.O_PATH | os.O_CLOEXEC)
+    try:
+        folder = os.open(place, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # gone, or closed to this user: there is nothing to allow
+        return
     try:
         syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, folder), 0)
     finally:
