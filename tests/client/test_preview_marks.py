@@ -257,6 +257,10 @@ def test_what_cannot_be_drawn_is_told(
         preview(cluster, masked, "images/cat.jpg", cropping, boxes=[BOXES[0], [0, 0, 9, 1e9]])
     with pytest.raises(UsageError, match="takes every object for a mask"):
         preview(cluster, masked, "trimaps/cat.png", registered(CROPS, "png", role="mask"))
+    sanitized = registered([*CROPS, {"op": "SanitizeBoundingBoxes"}], "png")
+    with pytest.raises(UsageError, match="SanitizeBoundingBoxes acts on boxes") as caught:
+        preview(cluster, masked, "images/cat.jpg", sanitized)
+    assert "--boxes" in caught.value.hint
 
 
 @needs_torch

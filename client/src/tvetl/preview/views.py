@@ -24,6 +24,7 @@ from tvetl.preview.marks import Marks
 from tvetl.preview.moved import Moved, digest
 from tvetl.preview.sheet import Source, View, views_sheet
 from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, parse, templates
+from tvetl.spec.arguments import needs_boxes
 from tvetl.spec.limits import VIEWS
 from tvetl.spec.opening import open_rgb
 from tvetl.spec.seed import drawn_as
@@ -101,6 +102,9 @@ def preview(
         raise UsageError(
             f"the ETL {etl!r} takes every object for a mask, which is not shown without its image", hint=hint
         )
+    if boxes is None and (op := needs_boxes(pipeline, is_mask=False)):
+        hint = "Name the file or folder that has the object's: --boxes."
+        raise UsageError(f"the ETL's {op} acts on boxes, and there are none", hint=hint)
     base = seed if seed is not None else pipeline.seed if pipeline.seed is not None else 0
     asked = None if boxes is None else tuple(tuple(float(edge) for edge in box) for box in boxes)
     if labels and len(labels) != len(asked or ()):
