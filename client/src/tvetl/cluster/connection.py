@@ -76,7 +76,7 @@ def connect(endpoint: str, access: Access, attempts: int, patience: float, conne
         session.auth = _Bearer(access.bearer)
     if access.verify is not True:  # else requests would let REQUESTS_CA_BUNDLE win
         _verify_by(session, access.verify)
-    if endpoint.startswith("https:"):
+    if endpoint.startswith("https:") and (access.verify is not True or access.certificate):
         access.tls()  # else an unusable file is told later and worse, and half a pair of AIS_CRT not at all
     return client
 
