@@ -86,6 +86,7 @@ def test_a_healthy_aistore_is_healthy_and_the_sdks_way_of_registering_is_told(ai
         ("GET /v1/health", (404, "nginx"), "reachable", "fail", "is no AIStore"),
         ("GET /v1/etl", (501, {"message": "cannot use ETL in a build without ETL support"}), "etl", "fail", "v5.0-etl"),
         ("GET /v1/etl", (401, {"message": "token required"}), "etl", "fail", "administrators"),
+        ("GET /v1/etl", (400, {"message": "the operation requires Kubernetes"}), "etl", "fail", "tvetl local"),
         ("GET /v1/daemon?what=smap", (200, {"tmap": {}}), "targets", "fail", "no targets"),
         ("PUT /v1/etl", (400, {"message": "runtime.image must be specified"}), "form", "warn", "runtime form alone"),
         ("PUT /v1/etl", (400, {"message": "runtime.image must be specified"}), "image", "warn", "Push the image"),
@@ -106,7 +107,6 @@ def test_each_trouble_is_found_and_has_its_remedy(
     ("node", "check", "level", "words"),
     [
         ({"ais_version": "5.1.0"}, "version", "warn", "AIStore 5.1.0"),
-        ({"deployment": "dev"}, "etl", "fail", "without Kubernetes"),
         ({"capacity": {"pct_max": 91}}, "disks", "warn", "91 % full"),
         ({"capacity": {"pct_max": 96}}, "disks", "fail", "no more is stored"),
         ({"capacity": {"pct_max": 10, "cs_err": "disk fault"}}, "disks", "warn", "disk fault"),

@@ -48,13 +48,13 @@ def file(secured: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return path
 
 
-def ended(secured: LocalCluster) -> str:
-    return secured.token(seconds=1, delay=-60)
+def ended(secured: LocalCluster, ago: float = 60) -> str:
+    return secured.token(seconds=1, delay=-1 - ago)
 
 
-def renewed_soon(secured: LocalCluster, file: Path) -> None:
-    """Let the token end now, and have another a moment later."""
-    file.write_text(ended(secured))
+def renewed_soon(secured: LocalCluster, file: Path, ago: float = 60) -> None:
+    """Let the token be one that has ended, and have another a moment later."""
+    file.write_text(ended(secured, ago))
     later = threading.Timer(0.5, lambda: file.write_text(f'{{"token": "{secured.token()}"}}'))
     later.daemon = True
     later.start()
@@ -72,12 +72,20 @@ def test_every_request_takes_the_token_that_the_file_has_then(secured: LocalClus
     assert cluster.get("large", "zeros") == bytes(3_000_000)
 
 
+def test_who_begins_after_its_end_waits_for_a_token_that_has_just_ended(secured: LocalCluster, file: Path) -> None:
+    """As the workers of a new epoch do, which no token has served yet."""
+    renewed_soon(secured, file, ago=0)
+    assert len(Cluster(secured.endpoint).objects("images")) == 12
+
+
+@pytest.mark.parametrize("wrong", ["long ago", "of another cluster", "not yet"])
 def test_a_file_without_a_token_that_ever_worked_is_not_waited_for(
-    secured: LocalCluster, file: Path, monkeypatch: pytest.MonkeyPatch
+    secured: LocalCluster, file: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text(ended(secured))
+    tokens = {"long ago": ended(secured, 7200), "of another cluster": "a.b.c", "not yet": secured.token(delay=99)}
+    file.write_text(tokens[wrong])
     monkeypatch.setattr(connection, "RENEWAL", 3600.0)
-    with pytest.raises(TokenRefused, match="token expired"):
+    with pytest.raises(TokenRefused, match="the cluster refuses the token"):
         Cluster(secured.endpoint).etls()
 
 

@@ -161,7 +161,7 @@ class Cluster:
         handle = self._bucket(bucket, self._acts)
         with self._explained(), connection.ignoring(409):  # the SDK's exist_ok knows no namespaces
             if handle.provider.value == "ais":
-                handle.create(exist_ok=True)
+                connection.make(handle)
 
     def delete_bucket(self, bucket: str) -> None:
         """Delete an ais bucket with all its objects, if it is there."""

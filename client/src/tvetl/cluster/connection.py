@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from aistore.sdk import Client
+from aistore.sdk.bucket import Bucket
 from aistore.sdk.errors import AISError
 from aistore.sdk.retry_config import RetryConfig
 from requests.auth import AuthBase
@@ -31,6 +33,8 @@ RENEWAL = 30.0
 #: Seconds before what the network lost is asked again.
 PAUSE = 0.2
 _log = logging.getLogger("tvetl.cluster")
+#: A redirect repeats the query, with thousands of key points in it; Python takes 64 kB, and a Go server 1 MB.
+http.client._MAXLINE = max(http.client._MAXLINE, 1 << 21)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def connect(endpoint: str, access: Access, attempts: int, patience: float, conne
 class _Bearer(AuthBase):
     """Sends the token as it is now; one that was renewed meanwhile is tried before a 401 is anybody's error.
 
-    A token file that worked is waited for where it is late.
+    A token file is waited for where it is late: where it worked, or its token has just ended.
     """
 
     def __init__(self, token: Token) -> None:
@@ -104,7 +108,8 @@ class _Bearer(AuthBase):
             return answer
         if self._token.source != TOKEN_FILE or not sent:
             return answer
-        deadline = time.monotonic() + (RENEWAL if self._token.worked else 0)
+        late = self._token.worked or 0 <= time.time() - (self._token.ends() or 0) < RENEWAL
+        deadline = time.monotonic() + (RENEWAL if late else 0)
         told = False
         while (now := f"Bearer {self._token.current()}") == sent:
             if time.monotonic() >= deadline:
@@ -132,6 +137,18 @@ def _verify_by(session: requests.Session, verify: bool | str) -> None:
         return {**merge(*given), "verify": verify}
 
     session.merge_environment_settings = merged  # type: ignore[method-assign, assignment]
+
+
+def make(bucket: Bucket) -> None:
+    """Make a bucket, or find it: one may have all rights to it, and none to make any. Raises AISError."""
+    try:
+        bucket.create(exist_ok=True)
+    except AISError as error:
+        if error.status_code == 403:
+            with suppress(AISError):
+                bucket.head()
+                return
+        raise
 
 
 @contextmanager

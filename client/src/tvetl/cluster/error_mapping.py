@@ -126,6 +126,10 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
     if status in _NOT_NOW:
         hint = "It may be starting, or have too much to do: try again. `tvetl doctor` looks closer."
         return Unavailable(message if str(status) in message else f"{message} (HTTP {status})", hint=hint)
+    if status == 431:  # Go's server, before AIStore sees it
+        hint = "An object's arguments may have a million characters: send fewer boxes or key points."
+        message = "the request is longer than AIStore takes"
+        return ObjectFailed(message, code="bad_arguments", status=status, hint=hint)
     if not its_own:
         return not_aistore(endpoint, f"HTTP {status}, {message}")
     if status == 404:
@@ -140,6 +144,10 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
     told = message if str(status) in message else f"{message} (HTTP {status})"
     if _UNSENDABLE.match(message):
         return ObjectFailed(told, code="bad_name", status=status, hint=_RENAME)
+    if message == "direct target access denied":
+        return ClusterError(told, hint="AIS_ENDPOINT or --endpoint must name the gateway, and this is a target.")
+    if "requires Kubernetes" in message:
+        return ClusterError(told, hint="AIStore starts ETLs as pods. `tvetl local` needs no Kubernetes.")
     if "access denied (allowed" in message:  # not for want of a token
         return ClusterError(told, hint="The bucket's access attributes forbid it: `ais bucket props show` has them.")
     kind = ClusterError if status in _HINTS else ClusterFault
