@@ -88,6 +88,8 @@ def test_a_healthy_aistore_is_healthy_and_the_sdks_way_of_registering_is_told(ai
         ("GET /v1/etl", (401, {"message": "token required"}), "etl", "fail", "administrators"),
         ("GET /v1/etl", (400, {"message": "the operation requires Kubernetes"}), "etl", "fail", "tvetl local"),
         ("GET /v1/daemon?what=smap", (200, {"tmap": {}}), "targets", "fail", "no targets"),
+        ("GET /v1/daemon?what=smap", (403, {"message": "user `ann` may not"}), "token", "warn", "SHOW-CLUSTER"),
+        ("GET /v1/daemon?what=smap", (401, {"message": "token expired"}), "token", "fail", "auth login"),
         ("PUT /v1/etl", (400, {"message": "runtime.image must be specified"}), "form", "warn", "runtime form alone"),
         ("PUT /v1/etl", (400, {"message": "runtime.image must be specified"}), "image", "warn", "Push the image"),
         ("PUT /v1/etl", (403, {"message": "no"}), "form", "warn", "administrator"),

@@ -43,6 +43,7 @@ _NO_PART = re.compile(r"off|none|.*; without .*")
 _STAND_IN = "tvetl-local"
 #: Seconds that two clocks may differ, and that a token should hold at least.
 _APART, _SOON = 60, 600
+_FEW_RIGHTS = "Without the right SHOW-CLUSTER no more is told here. Whoever may read a bucket can do so all the same."
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,8 @@ class _Examination:
 
     def _no_aistore(self, what: str) -> Finding:
         if proxy := proxies.before(self.endpoint):
-            return Finding(
-                "reachable", "fail", f"no AIStore answers for {self.endpoint} through {proxy}: {what}", proxy.hint
-            )
+            words = f"no AIStore answers for {self.endpoint} through {proxy}: {what}"
+            return Finding("reachable", "fail", words, proxy.hint)
         hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
         return Finding("reachable", "fail", f"what answers at {self.endpoint} is no AIStore: {what}", hint)
 
@@ -171,6 +171,8 @@ class _Examination:
         if status not in (401, 403):
             return None
         told = self._told(status, body)
+        if status == 403:
+            return Finding("token", "warn", told.message, _FEW_RIGHTS)
         return Finding("token", "fail", told.message, told.hint + self.access.bearer.apart(told.message))
 
     def _told(self, status: int, body: Json) -> TvetlError:
@@ -205,9 +207,7 @@ class _Examination:
             hint = "Bring all to one version."
             return Finding("version", "warn", f"the targets differ: {', '.join(versions)}", hint)
         if _number(versions[0]) != (5, 0):
-            hint = (
-                "tvetl was tried with AIStore 5.0; the end-to-end tests (`make e2e`) tell whether this one works too."
-            )
+            hint = "tvetl was tried with AIStore 5.0; the end-to-end tests, `make e2e`, tell whether this works too."
             return Finding("version", "warn", f"AIStore {versions[0]}", hint)
         return Finding("version", "ok", f"AIStore {versions[0]}")
 
@@ -224,7 +224,7 @@ class _Examination:
         if refused := self._refused(status, body):
             hint = "ETLs are for administrators where AIStore authenticates; an ETL that runs can be read through."
             words = f"the token has no right to ETLs: {refused.message}"
-            return replace(refused, check="etl", message=words, hint=hint)
+            return replace(refused, check="etl", level="fail", message=words, hint=hint)
         return Finding("etl", "fail", f"ETLs cannot be listed: {_message(body)} (HTTP {status})")
 
     def _targets(self, targets: Mapping[str, str], state: Mapping[str, dict[str, Json] | None]) -> Finding:
