@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from tvetl import jobs
 from tvetl.cluster import Cluster, connection
 from tvetl.errors import TokenRefused
 from tvetl.local import LocalCluster
+from tvetl.local.guard import Guard
+from tvetl.local.http import ApiError, HttpRequest, NodeServer
 from tvetl.pod import PodSpec
 from tvetl.spec import Pipeline
 
@@ -179,3 +182,27 @@ def test_training_ends_with_the_reason_where_no_other_token_comes(
     with pytest.raises(TokenRefused, match="token expired"):
         for _ in batches:
             pass
+
+
+def test_what_a_token_may_not_write_is_told_once_a_file(
+    secured: LocalCluster,
+    file: Path,
+    tvetl: Callable[..., subprocess.CompletedProcess[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over https the SDK has words of its own for it."""
+    asked, files = Guard.check, tmp_path / "files"
+    files.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (files / name).write_bytes(b"a")
+
+    def check(guard: Guard, node: NodeServer, request: HttpRequest) -> None:
+        asked(guard, node, request)
+        if request.method == "PUT" and node.kind == "p":
+            raise ApiError(403, "user `ann` has insufficient permissions")
+
+    monkeypatch.setattr(Guard, "check", check)
+    done = tvetl("put", str(files), "images", "--endpoint", secured.endpoint)
+    assert done.returncode == 4 and (done.stdout + done.stderr).count(b"insufficient permissions") == 2
+    assert b"redirect" not in done.stderr

@@ -65,6 +65,8 @@ def speak(*, as_json: bool) -> None:
     _Speech.json = as_json
     warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
     logging.basicConfig(handlers=[_Notes()], level=logging.WARNING, force=True)
+    # It warns of what becomes an error here, file by file, and quotes whole queries.
+    logging.getLogger("aistore.sdk.request_client").setLevel(logging.ERROR)
 
 
 class _Notes(logging.Handler):
