@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
+from tvetl.cluster.folders import find_files, put_files
 from tvetl.command.cli import app
 from tvetl.errors import NotFound, Unavailable, UsageError
 from tvetl.local import LocalCluster
@@ -157,6 +158,21 @@ def test_what_the_backend_says_is_told(
             ):
                 with pytest.raises(Unavailable, match="the backend failed: nobody answers"):
                     read()
+
+
+def test_names_that_aistore_would_change_do_not_go_to_another_cluster(
+    cluster: Cluster, backend: LocalCluster, tmp_path: Path
+) -> None:
+    """A real one stored q?x.jpg as q, pct%41.jpg as pctA.jpg, and said that all was well."""
+    Cluster(backend.endpoint).create_bucket("named")
+    for name in ("a.jpg", "q?x.jpg", "pct%41.jpg", "ü#.jpg", "50% off.jpg"):
+        (tmp_path / name).write_bytes(b"a")
+    found = find_files([tmp_path], any_name=True)
+    report = put_files(cluster, found, "ais://@remote/named")
+    assert (report.copied, {error.code for error in report.failed}, len(report.failed)) == (1, {"bad_name"}, 4)
+    assert cluster.objects("ais://@remote/named") == ["a.jpg"]
+    cluster.create_bucket("named")
+    assert put_files(cluster, found, "named").copied == 5
 
 
 def test_a_provider_that_is_none_is_told(cluster: Cluster) -> None:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tvetl import notation
 from tvetl.cluster.client import Cluster
 from tvetl.cluster.local_files import FileError, Found, LocalFile, find_files, parents, shown
 from tvetl.cluster.transport import Interrupted, Transport
 from tvetl.errors import NotFound, NotReachable, TvetlError, UsageError
+from tvetl.spec.seed import arrival
 
 __all__ = [
     "CopyProgress", "CopyReport", "FileError", "Found", "LocalFile", "find_files", "find_objects", "get_files",
@@ -101,7 +103,11 @@ def put_files(
             raise
         there = {}
 
+    elsewhere = notation.bucket(bucket).cluster
+
     def put(transport: Transport, file: LocalFile) -> Outcome:
+        if elsewhere and arrival(file.name) != "whole":
+            raise _Renamed(f"AIStore would name it otherwise in {elsewhere!r}, for its #, ? or %: rename it")
         if there_is := there.get(file.name):
             size, checksum = there_is
             same = _same(transport, file, size, checksum, content=content, overwrite=overwrite)
@@ -240,6 +246,10 @@ def _differs(what: str) -> Outcome:
     raise _Differs(f"{what}: --overwrite replaces it")
 
 
+class _Renamed(TvetlError):
+    """AIStore hands the name on unescaped, and the other cluster takes what is left of it."""
+
+
 class _Differs(TvetlError):
     """Another content is there."""
 
@@ -331,6 +341,6 @@ def _each(
 def _file_error(file: LocalFile, error: Exception) -> FileError:
     if isinstance(error, OSError):
         return FileError(shown(file.path), file.name, "unreadable", f"it cannot be read: {error.strerror or error}")
-    kinds = ((_Differs, "differs"), (NotFound, "not_found"), (Interrupted, "interrupted"))
+    kinds = ((_Differs, "differs"), (_Renamed, "bad_name"), (NotFound, "not_found"), (Interrupted, "interrupted"))
     code = next((code for kind, code in kinds if isinstance(error, kind)), "failed")
     return FileError(shown(file.path), file.name, code, str(error))
