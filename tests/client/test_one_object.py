@@ -72,7 +72,7 @@ BAD = {
     "objects.npy": VALUES.replace(b"|u1", b"|O8"),
     "short.safetensors": safetensors('{"t": {"dtype": "U8", "shape": [3, 9], "data_offsets": [0, 27]}}'),
     "huge.safetensors": safetensors(f'{{"t": {{"dtype": "U8", "shape": [{10**30}], "data_offsets": [0, 1]}}}}', b"1"),
-    "other.safetensors": safetensors('{"t": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}', b"12345678"),
+    "other.safetensors": safetensors('{"t": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}', b"12345678"),
     "cut.tar": b"a.jpg".ljust(257, b"\0") + b"ustar\0" + b"00".ljust(249, b"\0"),
 }
 
