@@ -84,6 +84,7 @@ def test_a_healthy_aistore_is_healthy_and_the_sdks_way_of_registering_is_told(ai
     [
         ("GET /v1/health", (503, ""), "reachable", "fail", "starting"),
         ("GET /v1/health", (404, "nginx"), "reachable", "fail", "is no AIStore"),
+        ("GET /v1/daemon?what=smap", (503, ""), "reachable", "fail", "starting"),
         ("GET /v1/etl", (501, {"message": "cannot use ETL in a build without ETL support"}), "etl", "fail", "v5.0-etl"),
         ("GET /v1/etl", (401, {"message": "token required"}), "etl", "fail", "administrators"),
         ("GET /v1/etl", (400, {"message": "the operation requires Kubernetes"}), "etl", "fail", "tvetl local"),

@@ -85,7 +85,7 @@ class _Examination:
         cluster_map = _mapping(body)
         refused = self._refused(status, body)
         if not refused and "tmap" not in cluster_map:
-            yield self._no_aistore("it has no cluster map")
+            yield self._no_aistore(status, "it has no cluster map")
             return
         yield reachable
         yield from self._tls()
@@ -121,15 +121,15 @@ class _Examination:
             return Finding("reachable", "fail", _message(body), str(_mapping(body).get("hint", "")))
         if isinstance(told := self._told(status, body), NotReachable) and "https" in told.message:
             return Finding("reachable", "fail", told.message, told.hint)
-        if status == 503 and not proxies.before(self.endpoint):
-            hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
-            return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
-        return self._no_aistore(f"HTTP {status} to /v1/health")
+        return self._no_aistore(status, f"HTTP {status} to /v1/health")
 
-    def _no_aistore(self, what: str) -> Finding:
+    def _no_aistore(self, status: int, what: str) -> Finding:
         if proxy := proxies.before(self.endpoint):
             words = f"no AIStore answers for {self.endpoint} through {proxy}: {what}"
             return Finding("reachable", "fail", words, proxy.hint)
+        if status == 503:
+            hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
+            return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
         hint = "`tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
         return Finding("reachable", "fail", f"what answers at {self.endpoint} is no AIStore: {what}", hint)
 
