@@ -9,11 +9,14 @@ AIS_SKIP_VERIFY are as the SDK has them.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import re
 import ssl
+import stat
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,16 +27,18 @@ from pathlib import Path
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from tvetl.errors import UsageError
-from tvetl.tls import Tls
+from tvetl.tls import Tls, is_text
 
 TOKEN, TOKEN_FILE = "AIS_AUTHN_TOKEN", "AIS_AUTHN_TOKEN_FILE"
 #: In the order in which requests looks at them.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _TRUE = ("1", "t", "true", "y", "yes", "on")
-#: What a header may have; more would be told in an error of requests', token and all.
-_SENDABLE = re.compile(r"[\x21-\x7e]+")
+#: RFC 6750's token. What no header may have would be told in an error of requests', token and all.
+_SENDABLE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+#: Bytes of a token's file; servers take no head of a request as long.
+_LONGEST = 1 << 16
 #: A JWT, where somebody quotes one that is not ours any more.
-_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
 class Token:
@@ -55,20 +60,19 @@ class Token:
             found = self._file.stat()
             seen = found.st_mtime_ns, found.st_size, found.st_ino
             if seen != self._seen:
-                text = self._file.read_text(encoding="utf-8")
-                with suppress(ValueError, LookupError, TypeError):  # `ais auth login` writes JSON
-                    text = str(json.loads(text)["token"])
-                self._token, self._seen = self._checked(text), seen
-        except (OSError, UnicodeError, UsageError) as error:
+                if not stat.S_ISREG(found.st_mode) and not self._file.is_dir():
+                    raise OSError(errno.EINVAL, "it is no file")  # a pipe would be waited for, and gives it once
+                self._token, self._seen = _in_file(self._file), seen
+        except (OSError, ValueError) as error:
             if not self._token:  # else it is being written
-                why = error.strerror if isinstance(error, OSError) else "it holds no token"
+                why = (isinstance(error, OSError) and error.strerror) or "it holds no token"
                 hint = "`ais auth login -f FILE` writes one."
-                raise UsageError(f"{TOKEN_FILE}: {self._file} cannot be read: {why}", hint=hint) from error
+                raise UsageError(f"{TOKEN_FILE}: {self._file} cannot be read: {why}", hint=hint) from None
         return self._token
 
     def ends(self) -> float | None:
         """When it ends by its own word, in seconds since 1970; None where it does not say."""
-        with suppress(ValueError, LookupError, TypeError, UsageError):
+        with suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError, UsageError):
             payload = self.current().split(".")[1]
             return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
         return None
@@ -82,7 +86,12 @@ class Token:
 
     def hidden(self, text: str) -> str:
         """The text without it, and without others: some servers quote what they were asked."""
-        return _JWT.sub("***", text.replace(self._token, "***") if self._token else text)
+        return JWT.sub("***", text.replace(self._token, "***") if self._token else text)
+
+    def unquoted(self, error: Exception) -> Exception | None:
+        """The error as a cause, which tracebacks show; None for one that quotes a token, as AIStore does."""
+        shown = "".join(traceback.format_exception(error))
+        return error if self.hidden(shown) == shown else None
 
     @staticmethod
     def _checked(text: str) -> str:
@@ -91,6 +100,20 @@ class Token:
             hint = "It is the JWT alone, without Bearer or quotation marks."
             raise UsageError(f"{TOKEN} is no token: it has blanks or other characters that none has", hint=hint)
         return token
+
+
+def _in_file(path: Path) -> str:
+    """The token in a file, alone or in JSON as `ais auth login` writes it. Raises OSError; ValueError without one."""
+    with path.open("rb") as file:
+        text = file.read(_LONGEST + 1).decode()
+    if text.lstrip().startswith("{"):
+        try:
+            text = json.loads(text)["token"]
+        except (LookupError, RecursionError):
+            text = ""
+    if not isinstance(text, str) or len(text) > _LONGEST or not _SENDABLE.fullmatch(text.strip()):
+        raise ValueError
+    return text.strip()
 
 
 @dataclass(frozen=True)
@@ -125,10 +148,13 @@ class Access:
         """A context for https nodes. Raises UsageError where a certificate cannot be used."""
         ca = str(DEFAULT_CA_BUNDLE_PATH) if self.verify is True else str(self.verify or "")
         crt, key = self.certificate or ("", "")
+        hint = f"AIS_CLIENT_CA (else {' or '.join(_BUNDLES)}), AIS_CRT and AIS_CRT_KEY name such files."
+        for name, value in ((self.trust, ca), ("AIS_CRT", crt), ("AIS_CRT_KEY", key)):
+            if is_text(value):  # requests would look for a file of that name, and say which
+                raise UsageError(f"{name}: got text, expected a file", hint=f"{hint} The server alone takes text.")
         try:
             return Tls(ca, crt, key, verify=bool(self.verify)).context()
         except ValueError as error:
-            hint = f"AIS_CLIENT_CA (else {' or '.join(_BUNDLES)}), AIS_CRT and AIS_CRT_KEY name such files."
             raise UsageError(str(error).replace("AIS_CLIENT_CA", self.trust), hint=hint) from error
 
 

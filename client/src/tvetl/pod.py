@@ -17,6 +17,7 @@ import yaml
 from tvetl import __version__
 from tvetl.errors import UsageError
 from tvetl.spec import Pipeline, canonical, parse
+from tvetl.tls import is_text
 
 DEFAULT_IMAGE = f"tvetl-server:{__version__}"
 #: As `make build VARIANT=cuda` calls it: torch with CUDA in it, and TVETL_DEVICE=cuda set.
@@ -181,7 +182,7 @@ class PodSpec:
     def __post_init__(self) -> None:
         check_name(self.name)
         for name, value in self.env.items():
-            if _SECRET.search(value):
+            if _SECRET.search(value) or (name == "AIS_CRT_KEY" and is_text(value)):
                 hint = f"Keep a key in a Secret, `--env-from {name}=secret/NAME/KEY`. The server needs no token."
                 raise UsageError(f"{name} has a secret, which whoever may list ETLs would read", hint=hint)
         if twice := self.env.keys() & self.env_from.keys():

@@ -8,6 +8,7 @@ environment is not looked at.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-__all__ = ["Tls", "TlsFault", "handshake_fault"]
+__all__ = ["Tls", "TlsFault", "handshake_fault", "is_text"]
 
 _PEM = "-----BEGIN "
+#: A key without PEM's lines, as nobody calls a file.
+_BASE64 = re.compile(r"[A-Za-z0-9+/=]{100,}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Tls:
 
     def _load_authorities(self, context: ssl.SSLContext) -> None:
         try:
-            if self.ca.startswith(_PEM):
+            if is_text(self.ca):
                 context.load_verify_locations(cadata=self.ca)
             elif Path(self.ca).is_dir():
                 context.load_verify_locations(capath=self.ca)
@@ -73,7 +76,7 @@ class Tls:
     def _load_certificate(self, context: ssl.SSLContext) -> None:
         given = {"AIS_CRT": self.certificate, "AIS_CRT_KEY": self.key}
         for name, value in given.items():
-            if value and not value.startswith(_PEM):
+            if value and not is_text(value):
                 try:
                     Path(value).read_bytes()
                 except (OSError, ValueError) as error:
@@ -106,7 +109,7 @@ def _no_password() -> str:
 @contextmanager
 def _file(value: str) -> Iterator[str]:
     """The name of a file with it: OpenSSL reads certificate and key from files alone. A text lies in memory."""
-    if not value.startswith(_PEM):
+    if not is_text(value):
         yield value
         return
     with os.fdopen(os.memfd_create("pem"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile() as file:
@@ -120,8 +123,13 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
+def is_text(value: str) -> bool:
+    """Whether a variable is the text of a certificate or key, for better or worse, and not a file's name."""
+    return _PEM in value or "\n" in value or bool(_BASE64.fullmatch(value))
+
+
 def _shown(value: str) -> str:
-    return "text" if value.startswith(_PEM) else repr(value)
+    return "text" if is_text(value) else repr(value)
 
 
 @dataclass(frozen=True)

@@ -379,12 +379,12 @@ class Cluster:
             told = self._refused(error)
             if etl and etl in told.message and isinstance(told, NotFound):
                 told = self.stopped(etl) or told
-            raise told from error
+            raise told from self._access.bearer.unquoted(error)
         except (requests.RequestException, TimeoutError, *GARBLED) as error:
-            raise unanswered(self.endpoint, error) from error
+            raise unanswered(self.endpoint, error) from self._access.bearer.unquoted(error)
         except OSError as error:
             if no_file := no_such_file(error):
-                raise no_file from error
+                raise no_file from None
             raise
 
     def _refused(self, error: AISError) -> TvetlError:

@@ -77,7 +77,7 @@ def connect(endpoint: str, access: Access, attempts: int, patience: float, conne
     )
     session = client.cluster().client.session_manager.session
     if access.bearer.source:
-        session.auth = _Bearer(access.bearer)
+        session.auth = _Bearer(access.bearer, endpoint)
     if access.verify is not True:  # else requests would let REQUESTS_CA_BUNDLE win
         _verify_by(session, access.verify)
     if endpoint.startswith("https:") and (access.verify is not True or access.certificate):
@@ -88,13 +88,17 @@ def connect(endpoint: str, access: Access, attempts: int, patience: float, conne
 class _Bearer(AuthBase):
     """Sends the token as it is now; one that was renewed meanwhile is tried before a 401 is anybody's error.
 
-    A token file is waited for where it is late: where it worked, or its token has just ended.
+    A token file is waited for where it is late: where it worked, or its token has just ended. Whom the endpoint
+    redirects us to gets none, as `requests` has it; the SDK sends bodies there itself, token and all.
     """
 
-    def __init__(self, token: Token) -> None:
-        self._token = token
+    def __init__(self, token: Token, endpoint: str) -> None:
+        self._token, self._origin = token, _origin(endpoint)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if _origin(request.url or "") != self._origin:
+            request.headers.pop("Authorization", None)
+            return request
         request.headers["Authorization"] = f"Bearer {self._token.current()}"
         tell = getattr(request.body, "tell", None)
         start = tell() if tell else None
@@ -161,15 +165,21 @@ def ignoring(status: int) -> Iterator[None]:
             raise
 
 
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 def checked_endpoint(endpoint: str) -> str:
-    """The endpoint without a slash at its end. Raises UsageError where it is none."""
+    """The endpoint, its scheme in lower case, without a slash at its end. Raises UsageError where it is none."""
     try:
         parts = urlsplit(endpoint)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = good and not (parts.query or parts.fragment)
     except ValueError:
         good = False
     if "@" in endpoint:  # not repeated, as it may be a password
         raise UsageError("an endpoint has no user and no password in it", hint="AIS_AUTHN_TOKEN has AIStore's token.")
     if not good:
         raise UsageError(f"{endpoint!r} is not an endpoint", hint="It looks like http://192.168.49.2:8080.")
-    return endpoint.rstrip("/")
+    return f"{parts.scheme}{endpoint[len(parts.scheme) :]}".rstrip("/")

@@ -21,6 +21,7 @@ from msgspec import MsgspecError
 from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
 
 from tvetl import proxies
+from tvetl.access import JWT
 from tvetl.errors import (
     BrokenOff,
     ClusterError,
@@ -37,7 +38,7 @@ from tvetl.errors import (
 )
 from tvetl.notation import object_of
 from tvetl.proxies import Proxy
-from tvetl.tls import TlsFault, handshake_fault
+from tvetl.tls import TlsFault, handshake_fault, is_text
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -140,7 +141,7 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
             lambda said: f"the cluster refuses the token: {said[1] or 'invalid token'}", message
         )
         hint = next(hint for words, hint in _TOKEN_HINTS if words in message)
-        return TokenRefused(f"{message} (HTTP {status})", hint=hint)
+        return TokenRefused(message if str(status) in message else f"{message} (HTTP {status})", hint=hint)
     told = message if str(status) in message else f"{message} (HTTP {status})"
     if _UNSENDABLE.match(message):
         return ObjectFailed(told, code="bad_name", status=status, hint=_RENAME)
@@ -211,7 +212,9 @@ def _no_tls(at: str, causes: Sequence[BaseException], said: str, proxy: Proxy | 
 def no_such_file(error: OSError) -> UsageError | None:
     """For a certificate's file that is not there, which `requests` looks for; None for another error."""
     hint = "AIS_CLIENT_CA (else REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
-    return UsageError(str(error), hint=hint) if " TLS " in str(error) else None
+    what, _, path = str(error).partition(": ")
+    told = f"{what}: it is text" if is_text(path) else str(error)  # which may be a key
+    return UsageError(told, hint=hint) if " TLS " in what else None
 
 
 def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
@@ -331,7 +334,7 @@ def rows(value: Json) -> list[Mapping[str, Json]]:
 def _excerpt(text: str) -> str:
     """What some other server says, in a line: its page's title, or how it begins."""
     title = re.search(r"<title[^>]*>(.*?)</title>", text[:_LONGEST], re.DOTALL | re.IGNORECASE)
-    line = " ".join((title[1] if title else text[:_LONGEST]).split())
+    line = " ".join(JWT.sub("***", title[1] if title else text[:_LONGEST]).split())
     return repr(line[:100] + ("..." if len(line) > 100 else ""))
 
 

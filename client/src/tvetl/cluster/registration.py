@@ -94,7 +94,7 @@ def trusting(pod: PodSpec, endpoint: str, access: Access | None = None) -> PodSp
     if not ca or not endpoint.startswith("https:") or CA_VARIABLE in pod.given:
         return pod
     access.tls()
-    text = Path(ca).read_text(encoding="utf-8") if Path(ca).is_file() else ""
+    text = Path(ca).read_text(encoding="utf-8", errors="replace") if Path(ca).is_file() else ""
     found = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
     held = "\n".join(found)
     if not found or len(held) > _LONGEST_VARIABLE:

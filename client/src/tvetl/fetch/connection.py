@@ -50,7 +50,7 @@ class SdkAnswer:
 class Node:
     """A proxy or target: its address, how it is asked, and the connections to it that are idle."""
 
-    def __init__(self, url: str, access: Access) -> None:
+    def __init__(self, url: str, access: Access, endpoint: str) -> None:
         parts = urlsplit(url)
         self.name = parts.hostname or ""
         self.tls = parts.scheme == "https"
@@ -63,13 +63,17 @@ class Node:
         self._addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]] = []
         common = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: {access.user_agent}\r\nAccept: */*\r\n"
         self._common, self._access = common, access
+        self._downgraded = endpoint.startswith("https:") and not self.tls
         #: What follows a path where a redirect addresses the node: no token.
         self.redirected = f"{common}\r\n".encode()
 
     @property
     def ours(self) -> bytes:
-        """What follows a path where we address the node: with the token, as it is now. Raises UsageError."""
-        token = self._access.token
+        """What follows a path where we address the node: with the token, as it is now. Raises UsageError.
+
+        In plain http there is none for a node of a cluster that we reach by https.
+        """
+        token = "" if self._downgraded else self._access.token
         return f"{self._common}Authorization: Bearer {token}\r\n\r\n".encode() if token else self.redirected
 
     def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:

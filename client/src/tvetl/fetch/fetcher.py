@@ -175,7 +175,7 @@ class Fetcher:
 
     def _node(self, url: str) -> Node:
         if url not in self._nodes:
-            node = Node(url, self._access)
+            node = Node(url, self._access, self._cluster.endpoint)
             if node.proxy and not any(known.proxy for known in self._nodes.values()):
                 _log.warning("the SDK reads through %s, which is slower: %s", node.proxy, node.proxy.hint)
             self._nodes[url] = node
