@@ -138,7 +138,12 @@ def test_a_reference_that_is_none_is_refused(text: str) -> None:
 
 def test_a_key_or_a_token_in_clear_is_refused_and_not_repeated(pipeline: Callable[..., Pipeline]) -> None:
     key = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQ\n-----END EC PRIVATE KEY-----"
-    for name, value in (("AIS_CRT_KEY", key), ("ANY", f"x{key}"), ("AIS_AUTHN_TOKEN", "eyJhbGciOi.eyJzdWIi.c2ln")):
+    for name, value in (
+        ("AIS_CRT_KEY", key),
+        ("ANY", f"x{key}"),
+        ("AIS_AUTHN_TOKEN", "opaque"),
+        ("B", "eyJh.eyJz.c2ln"),
+    ):
         with pytest.raises(UsageError, match=f"{name} has a secret") as refused:
             PodSpec("test-etl", pipeline(), env={name: value})
         assert f"--env-from {name}=secret/" in refused.value.hint

@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tvetl.access import Token, read_access
 from tvetl.cluster import Cluster
 from tvetl.cluster.connection import checked_endpoint
 from tvetl.cluster.error_mapping import no_such_file
 from tvetl.cluster.registration import trusting
+from tvetl.command.cli import app
 from tvetl.errors import TokenRefused, TvetlError, UsageError
 from tvetl.fetch.fetcher import Fetcher
 from tvetl.local import LocalCluster
@@ -254,6 +256,10 @@ def test_a_key_given_as_text_is_not_shown(
     with pytest.raises(UsageError, match="AIS_CRT_KEY has a secret") as in_clear:
         PodSpec("test-etl", pipeline(), env={"AIS_CRT_KEY": key})
     assert secret not in shown(in_clear.value)
+    asked = ["register", "test-etl", "pipeline.yaml", "--env", f"AIS_CRT_KEY={key}", "--env", "TVETL_A=b=c"]
+    asked += ["--env", "AIS_AUTHN_TOKEN=opaque", "--show-config"]
+    told = CliRunner().invoke(app, asked).output
+    assert secret not in told and "['AIS_CRT_KEY=***', 'TVETL_A=b=c', 'AIS_AUTHN_TOKEN=***']" in told
     assert secret not in repr(Tls(key=key)) + str(read_access().bearer)
 
 

@@ -102,6 +102,11 @@ class Resources:
         return {kind: amounts for kind, amounts in given.items() if amounts}
 
 
+def has_secret(name: str, value: str) -> bool:
+    """Whether a variable has a private key or a token in clear."""
+    return bool(_SECRET.search(value)) or name == "AIS_AUTHN_TOKEN" or (name == "AIS_CRT_KEY" and is_text(value))
+
+
 @dataclass(frozen=True)
 class Reference:
     """A variable's value that Kubernetes fills in: a ``key`` of a Secret or ConfigMap in AIStore's namespace."""
@@ -182,7 +187,7 @@ class PodSpec:
     def __post_init__(self) -> None:
         check_name(self.name)
         for name, value in self.env.items():
-            if _SECRET.search(value) or (name == "AIS_CRT_KEY" and is_text(value)):
+            if has_secret(name, value):
                 hint = f"Keep a key in a Secret, `--env-from {name}=secret/NAME/KEY`. The server needs no token."
                 raise UsageError(f"{name} has a secret, which whoever may list ETLs would read", hint=hint)
         if twice := self.env.keys() & self.env_from.keys():

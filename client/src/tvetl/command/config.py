@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from tvetl.command.terminal import note, print_error, print_json, print_table, speak
 from tvetl.errors import TvetlError, UsageError
+from tvetl.pod import has_secret
 
 FILE = "tvetl.yaml"
 _FLAG = "--show-config"
@@ -165,6 +166,9 @@ def _rows(ctx: typer.Context) -> list[Row]:
     rows = []
     for option, parameter in _options(ctx.command).items():  # type: ignore[arg-type]
         value = ctx.params.get(parameter)
+        if option == "env":  # what register refuses is not shown either
+            pairs = [each.partition("=") for each in value or ()]
+            value = [f"{name}=***" if has_secret(name, text) else f"{name}{_}{text}" for name, _, text in pairs]
         shown = "" if value is None else re.sub(r"//[^/\s]*@", "//***@", str(value))  # without a password
         rows.append((name, f"--{option}", shown, _origin(ctx, name, parameter)))
     return rows
