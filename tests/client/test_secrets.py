@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import os
+import pickle
 import socket
 import ssl
 import threading
@@ -172,13 +174,46 @@ def test_a_scheme_in_capitals_is_the_same(scheme: str) -> None:
             checked_endpoint(no_path)
 
 
-# What errors show
-
-
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     with LocalCluster(tmp_path_factory.mktemp("guarded"), authn=True) as running:
         yield running
+
+
+@pytest.mark.parametrize("method", ["", "fork", "spawn"])
+def test_training_keeps_to_the_access_of_its_cluster(
+    guarded: LocalCluster, photographs: list[Path], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment may be another cluster's by then, whose token is nothing for this one."""
+    torch_data = pytest.importorskip("torch.utils.data")
+    monkeypatch.setenv("AIS_AUTHN_TOKEN", guarded.token())
+    cluster = Cluster(guarded.endpoint)
+    cluster.create_bucket("images")
+    cluster.put("images", "one.jpg", photographs[-1].read_bytes())
+    images = pytest.importorskip("tvetl.datasets").TransformedImages(cluster, "images", pil=True)
+    monkeypatch.setenv("AIS_AUTHN_TOKEN", "the.others")
+    workers = {"num_workers": 1, "multiprocessing_context": method} if method else {}
+    for feed in (images, copy.deepcopy(images)):
+        assert len(list(torch_data.DataLoader(feed, batch_size=None, **workers))) == 1
+        if method == "spawn":
+            break
+
+
+def test_a_pickle_has_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("g.h.i")
+    monkeypatch.setenv("AIS_AUTHN_TOKEN", "a.b.c")
+    of_variable = read_access()
+    monkeypatch.setenv("AIS_AUTHN_TOKEN", "d.e.f")
+    of_file = read_access({"AIS_AUTHN_TOKEN_FILE": str(file)})
+    assert of_file.token == "g.h.i"
+    for access, then in ((of_variable, "d.e.f"), (of_file, "g.h.i")):
+        pickled = pickle.dumps(access)
+        assert access.token.encode() not in pickled
+        assert pickle.loads(pickled).token == then  # noqa: S301
+
+
+# What errors show
 
 
 def test_a_traceback_does_not_show_the_token_that_aistore_quotes(

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -87,6 +88,19 @@ class Token:
     def hidden(self, text: str) -> str:
         """The text without it, and without others: some servers quote what they were asked."""
         return JWT.sub("***", text.replace(self._token, "***") if self._token else text)
+
+    def __deepcopy__(self, memo: object) -> Token:
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        """A process that is being started gets the token; other pickles, which may lie in files, do not have it."""
+        held = "" if self._file or get_spawning_popen() is None else self._token
+        return {**self.__dict__, "_token": held, "_seen": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        if self.source == TOKEN and not self._token:
+            self._token = self._checked(os.environ.get(TOKEN, ""))  # noqa: TID251 - as read_access
 
     def unquoted(self, error: Exception) -> Exception | None:
         """The error as a cause, which tracebacks show; None for one that quotes a token, as AIStore does."""

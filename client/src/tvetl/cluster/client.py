@@ -22,7 +22,7 @@ from aistore.sdk.types import JobSnap
 from tvetl import notation, proxies
 from tvetl.access import Access, read_access
 from tvetl.cluster import connection, listing, registration
-from tvetl.cluster.connection import Target
+from tvetl.cluster.connection import TIMEOUT, Target
 from tvetl.cluster.error_mapping import (
     GARBLED,
     Json,
@@ -53,15 +53,18 @@ class Cluster:
 
     Connects when first asked for something. Buckets are named ``images`` (provider ais) or by URL, ``s3://images``, ``ais://@cluster#namespace/images``.
     ``patience`` is how many seconds a read waits for bytes; ``connections`` how many to each node are kept open, so
-    that as many threads can read through one Cluster. Not for use across a fork: make another one there.
+    that as many threads can read through one Cluster. Not for use across a fork: make another one there. ``access`` is
+    that of another Cluster to the same, else the environment says it, now.
     """
 
-    def __init__(self, endpoint: str, *, patience: float = connection.TIMEOUT[1], connections: int = 10) -> None:
+    def __init__(
+        self, endpoint: str, *, patience: float = TIMEOUT[1], connections: int = 10, access: Access | None = None
+    ) -> None:
         self.endpoint = connection.checked_endpoint(endpoint)
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
-        self._access = read_access()
+        self._access = access or read_access()
         self._reads = connection.connect(self.endpoint, self._access, 3, patience, connections)
-        self._acts = connection.connect(self.endpoint, self._access, 1, connection.TIMEOUT[1])
+        self._acts = connection.connect(self.endpoint, self._access, 1, TIMEOUT[1])
 
     def close(self) -> None:
         """End the connections that are kept open; asked for something again, it connects again."""
@@ -353,7 +356,7 @@ class Cluster:
 
     def _etl(self, name: str, seconds: float = 0) -> Etl:
         check_name(name)
-        return Etl(registration.Requests(self._acts.cluster().client, seconds or connection.TIMEOUT[1]), name)
+        return Etl(registration.Requests(self._acts.cluster().client, seconds or TIMEOUT[1]), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
         named = notation.bucket(bucket)
@@ -364,8 +367,7 @@ class Cluster:
             raise UsageError(f"{named.provider!r} is no provider", hint="ais, s3, gs, az and oc are.") from error
 
     def _json(self, path: str, body: Mapping[str, Json] | None = None, /, **params: str) -> Json:
-        answer: Json = self._reads.cluster().client.request("GET", path, params=params, json=body).json()
-        return answer
+        return self._reads.cluster().client.request("GET", path, params=params, json=body).json()  # type: ignore[no-any-return]
 
     @contextmanager
     def _explained(self, etl: str = "") -> Iterator[None]:
@@ -383,9 +385,7 @@ class Cluster:
         except (requests.RequestException, TimeoutError, *GARBLED) as error:
             raise unanswered(self.endpoint, error) from self._access.bearer.unquoted(error)
         except OSError as error:
-            if no_file := no_such_file(error):
-                raise no_file from None
-            raise
+            raise (no_such_file(error) or error) from None
 
     def _refused(self, error: AISError) -> TvetlError:
         missing = error.status_code == 404 and getattr(error.req, "method", "") == "HEAD"  # AIStore has no words then

@@ -110,7 +110,7 @@ class Reader:
         #: (C, 256): what of each byte of a channel becomes, where pixels are read; else None.
         self.table = divided.table if divided else None
         self._arguments = self._asked(seed, views)
-        self._endpoint = cluster.endpoint
+        self._endpoint, self._access = cluster.endpoint, cluster.access()
         self._patience = (cluster.object_seconds(etl) if etl else 45.0) + _GRACE
         self._here: tuple[int, list[Fetcher]] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -184,7 +184,8 @@ class Reader:
         try:
             fetcher = idle.pop()
         except IndexError:
-            cluster = Cluster(self._endpoint, patience=self._patience, connections=self.reads)
+            patience = self._patience
+            cluster = Cluster(self._endpoint, patience=patience, connections=self.reads, access=self._access)
             fetcher = Fetcher(cluster, self.bucket, self.etl, patience=self._patience, threads=self.reads)
         try:
             asked = {**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments
@@ -221,7 +222,7 @@ class Reader:
 
     def all_are_there(self) -> None:
         """Raises NotFound where it is the bucket or the ETL that is gone, and not an object."""
-        cluster = Cluster(self._endpoint)
+        cluster = Cluster(self._endpoint, access=self._access)
         try:
             if self.etl:
                 cluster.show(self.etl)
