@@ -362,6 +362,9 @@ def test_what_a_stage_answers_injects_nothing(world: World) -> None:
     world.target.otherwise = status(507, f"\x1b[2J{PREFIX}\r\nsecond line\0 {SECRET * 3}".encode(), once=True)
     message = json.loads(world.put(f"http://{world.target.host}{OBJECT}").body)["message"]
     assert message.isprintable() and "second line" in message and SECRET not in message
+    half = len(SECRET) // 2
+    world.target.otherwise = status(507, b" " * (4096 - half) + SECRET.encode(), once=True)
+    assert SECRET[:half] not in world.put(f"http://{world.target.host}{OBJECT}").body.decode(), "where a body is cut"
     assert "\x1b" not in world.server.log
 
 

@@ -182,9 +182,9 @@ class Delivery:
 
     def _without_secret(self, body: bytes) -> str:
         """The start of another node's error, as one line. AIStore quotes the URL in some of its errors."""
+        if self._target is not None:  # before the cut, which might leave a part of it
+            body = body.replace(self._target.secret.encode(), b"...")
         words = body[:_QUOTED].decode("utf-8", "replace")
-        if self._target is not None:
-            words = words.replace(self._target.secret, "...")
         # No control sequence for a terminal that shows the log.
         return " ".join("".join(char if char.isprintable() else " " for char in words).split())[:200]
 
