@@ -32,13 +32,14 @@ class Response:
     """
 
     __slots__ = (
-        "_begun", "_buffer", "_chunked", "_head", "_into", "_line", "_pos", "_prefix", "_trailer", "_usual", "_view",
-        "closes", "done", "left", "status",
+        "_begun", "_begun_head", "_buffer", "_chunked", "_head", "_into", "_line", "_pos", "_prefix", "_trailer",
+        "_usual", "_view", "closes", "done", "left", "status",
     )  # fmt: skip
 
     def __init__(self, into: memoryview | None = None, prefix: bytes = b"", usual: int = 1 << 16) -> None:
         self._into, self._prefix, self._usual = into, prefix, usual
         self._head = self._line = b""
+        self._begun_head = bytearray()
         self._chunked = self._trailer = False
         #: Bytes of the prefix that were seen.
         self._begun = 0
@@ -100,13 +101,18 @@ class Response:
 
     def _read_head(self, data: bytes) -> bytes:
         """Read the status line and headers; what follows them."""
-        head = self._head + data if self._head else data
-        end = head.find(b"\r\n\r\n")
+        seen = len(self._begun_head)
+        if seen:  # searched and copied once, however few bytes come at a time
+            self._begun_head += data
+            data = b""
+        end = (self._begun_head if seen else data).find(b"\r\n\r\n", max(0, seen - 3))
         if end < 0:
-            if len(head) > _HEAD_LIMIT:
+            self._begun_head += data
+            if len(self._begun_head) > _HEAD_LIMIT:
                 raise Malformed("headers without end")
-            self._head = head
             return b""
+        head = bytes(self._begun_head) if seen else data
+        self._begun_head.clear()
         if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit():
             raise Malformed("this is no HTTP/1.1")
         self.status = int(head[9:12])
