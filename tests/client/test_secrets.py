@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 from typer.testing import CliRunner
 
 from tvetl.access import Token, read_access
@@ -154,6 +155,16 @@ def test_where_a_put_is_redirected_gets_the_body_and_no_token(
     Cluster(endpoint).put("images", "one", b"bytes")
     assert here == ["Bearer a.b.c"]
     assert there == [""]
+
+
+@pytest.mark.parametrize(
+    "host", ["Node", "node:0443", "n\u00f6de.example", "[::1]:8080", "[FE80::1%25eth0]:8080", "127.0.0.1:443"]
+)
+def test_the_endpoint_gets_the_token_however_it_is_written(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIS_AUTHN_TOKEN", "a.b.c")
+    session = Cluster(f"https://{host}")._reads.cluster().client.session_manager.session
+    asked = session.prepare_request(requests.Request("GET", f"https://{host}/v1/etl"))
+    assert asked.headers["Authorization"] == "Bearer a.b.c"
 
 
 def test_a_target_in_plain_http_gets_no_token_of_a_cluster_with_tls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,8 @@ class _Bearer(AuthBase):
 
     def __init__(self, token: Token, endpoint: str) -> None:
         self._token, self._origin = token, _origin(endpoint)
+        with suppress(requests.RequestException):  # else it cannot be asked either
+            self._origin = _origin(requests.Request("GET", endpoint).prepare().url or "")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if _origin(request.url or "") != self._origin:
