@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from tvetl.cluster import Cluster
+from tvetl.command import terminal
 from tvetl.local import LocalCluster
 from tvetl.pod import PodSpec
 from tvetl.spec import Pipeline, parse
@@ -25,6 +28,19 @@ def _pipeline(size: int = 32, format: str = "jpeg", seed: int | None = None) -> 
     if format == "npy":
         steps += [{"op": "ToTensor"}, {"op": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}]
     return parse({"version": 1, "steps": steps, "output": {"format": format}, "seed": seed})
+
+
+@pytest.fixture(autouse=True)
+def _unspoken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the command runs in this process it takes logs and warnings for itself; other tests have theirs."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(terminal._Speech, "json", False)
+    sdk = logging.getLogger("aistore.sdk.request_client")
+    level = sdk.level
+    yield
+    sdk.setLevel(level)
+    for handler in [each for each in logging.root.handlers if isinstance(each, terminal._Notes)]:
+        logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -274,7 +274,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200), self.send_header("Content-Length", "0"), self.end_headers()
     def do_PUT(self):
         pathlib.Path(sys.argv[1]).touch()
-        time.sleep(0.2)
+        time.sleep(1)
         self.send_response(200), self.send_header("Content-Length", "1"), self.end_headers(), self.wfile.write(b"x")
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
@@ -289,7 +289,7 @@ def test_an_interrupted_transform_stops_its_job_or_leaves_it(
     with LocalCluster(tmp_path / "root", allow=slow) as running:
         cluster = Cluster(running.endpoint)
         cluster.create_bucket("many")
-        for at in range(600):  # half a minute of work for the one target, were it not interrupted
+        for at in range(600):  # minutes of work for the one target, were it not interrupted
             cluster.put("many", f"{at:03}", b"x")
         cluster.register(PodSpec("test-slow", pipeline(), "slow:1", start_timeout=60))
         program = [sys.executable, "-c", "from tvetl.command.cli import main; main()", "transform", "many", "out"]
