@@ -169,7 +169,7 @@ def test_temporary_files_go_where_a_pod_can_write(tool: Any, image: str) -> None
 
 def test_nothing_is_compiled_at_its_start(tool: Any, image: str) -> None:
     """Nothing can be written at run time, so what is not compiled in the image would be compiled at each start."""
-    done = tool.run(image, "-v", "-c", "import tvetl_server.wsgi, gunicorn.workers.gthread", options=[PYTHON])
+    done = tool.run(image, "-v", "-c", "import tvetl_server.server, gunicorn.workers.gthread", options=[PYTHON])
     compiled = re.findall(r"# code object from '?(/[^']*)", done.stderr)
     assert len(compiled) > 300
     assert [path for path in compiled if not path.endswith(".pyc")] == []
