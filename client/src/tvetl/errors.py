@@ -76,6 +76,10 @@ class TokenRefused(ClusterError):
     """The cluster asks for a token, and got none, or none that holds (HTTP 401)."""
 
 
+class NotAllowed(ClusterError):
+    """The token may not do this (HTTP 403)."""
+
+
 class NotFound(ClusterError):
     """No such ETL, bucket or object."""
 

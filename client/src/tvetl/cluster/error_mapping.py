@@ -27,6 +27,7 @@ from tvetl.errors import (
     ClusterError,
     ClusterFault,
     NotAIStore,
+    NotAllowed,
     NotFound,
     NotReachable,
     ObjectFailed,
@@ -60,6 +61,7 @@ _POD_STATUS = re.compile(r',pod_status="((?:[^"\\]|\\.)*)"')
 _TERMINATED = re.compile(r"state: Terminated, reason: (.*?), message: (.*), exitCode: (-?\d+)$", re.DOTALL)
 #: AIStore of an ETL, where a name alone is one; of buckets and objects it gives the URL.
 _NO_ETL = re.compile(r"^(etl job )?[a-z0-9-]+ (does not exist|not found)")
+_KINDS = {403: NotAllowed, 507: ClusterError}
 _HINTS = {
     403: "AIS_AUTHN_TOKEN must hold a token that may do this.",
     507: "Make space on the cluster's disks; the same again then goes on.",
@@ -151,8 +153,14 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
         return ClusterError(told, hint="AIStore starts ETLs as pods. `tvetl local` needs no Kubernetes.")
     if "access denied (allowed" in message:  # not for want of a token
         return ClusterError(told, hint="The bucket's access attributes forbid it: `ais bucket props show` has them.")
-    kind = ClusterError if status in _HINTS else ClusterFault
+    kind = _KINDS.get(status, ClusterFault)
     return kind(told, hint=_HINTS.get(status, "`tvetl doctor` looks closer." if status >= 500 else ""))
+
+
+def hidden(told: NotAllowed) -> NotAllowed:
+    """The same of looking at an ETL, which AIStore's AuthN grants to nobody but administrators."""
+    hint = "Say the pipeline it was registered with: --pipeline FILE, or Cluster(..., pipelines={NAME: PIPELINE})."
+    return NotAllowed(f"only administrators may look at ETLs on this cluster: {told.message}", hint=hint)
 
 
 def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:

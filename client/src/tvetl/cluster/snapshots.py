@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aistore.sdk.namespace import Namespace
 from aistore.sdk.types import BucketModel, JobSnap
 
 from tvetl.cluster.error_mapping import Json, container_end, row, rows, without_node
-from tvetl.errors import EtlStopped
+from tvetl.errors import EtlStopped, UsageError
 from tvetl.notation import BucketName, bucket
+from tvetl.pod import PIPELINE_VARIABLE, Container, check_name
+from tvetl.spec import Pipeline, canonical
 
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
@@ -55,6 +57,18 @@ class Snapshot:
     idle: bool
     ended: bool
     aborted: str
+
+
+def given(pipelines: Mapping[str, object]) -> dict[str, Container]:
+    """What is known of ETLs whose pipelines a user says: that alone. Raises UsageError for what is no pipeline."""
+    found = {}
+    for name, pipeline in pipelines.items():
+        check_name(name)
+        if not isinstance(pipeline, Pipeline):
+            hint = "Read it by tvetl.spec.parse(text)."
+            raise UsageError(f"the pipeline of {name!r} is {type(pipeline).__name__}: expected a Pipeline", hint=hint)
+        found[name] = Container("", (), {PIPELINE_VARIABLE: canonical(pipeline)})
+    return found
 
 
 def summed(snaps: Sequence[JobSnap]) -> Snapshot:

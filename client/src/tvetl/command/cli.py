@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tvetl.command import config, folders
-from tvetl.command.options import LOCAL, AsJson, Endpoint
+from tvetl.command.options import LOCAL, AsJson, Endpoint, EtlPipeline
 from tvetl.command.terminal import (
     note,
     print_conformance,
@@ -250,6 +250,7 @@ def get(
     folder: Annotated[Path | None, typer.Argument(help="For a bucket's objects, as files.", show_default=False)] = None,
     endpoint: Endpoint = LOCAL,
     etl: EtlOption = "",
+    pipeline: EtlPipeline = "",
     args: Annotated[str, typer.Option("--args", help='Arguments of this read, {"seed": 7, "epoch": 1}.')] = "",
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is here.")] = "-",
     prefix: Annotated[str, typer.Option(help="Into a folder: only objects whose names begin so.")] = "",
@@ -264,9 +265,9 @@ def get(
     from tvetl.spec import parse_arguments
 
     if folder:
-        if etl or args or output != "-":
+        if etl or pipeline or args or output != "-":
             hint = f"`tvetl transform {path} RESULTS --etl NAME`, and then `tvetl get RESULTS {folder}`."
-            raise UsageError("--etl, --args and --output are for one object, and not for a folder", hint=hint)
+            raise UsageError("--etl, --pipeline, --args and --output are for one object, not for a folder", hint=hint)
         folders.get_folder(
             endpoint, path, folder, prefix, threads,
             overwrite=overwrite, content=content, dry_run=dry_run, as_json=as_json,
@@ -281,7 +282,7 @@ def get(
         raise UsageError("an image does not belong on a terminal, or into JSON", hint="Name a file with --output.")
     bucket, name = _object(path)
     try:
-        data = _cluster(endpoint).get(bucket, name, etl, json.loads(args) if args else None)
+        data = _cluster(endpoint, etl, pipeline).get(bucket, name, etl, json.loads(args) if args else None)
     except ObjectFailed as error:
         message = f"{name}: {error.message} ({error.code})"
         raise ObjectFailed(message, code=error.code, status=error.status, hint=error.hint) from error
@@ -305,6 +306,7 @@ def transform(
     destination: Annotated[str, typer.Argument(help="The bucket to write.", show_default=False)],
     etl: Annotated[str, typer.Option("--etl", help="The ETL to use.", show_default=False, autocompletion=_etl_names)],
     endpoint: Endpoint = LOCAL,
+    pipeline: EtlPipeline = "",
     prefix: Annotated[str, typer.Option(help="Only objects whose names begin so.")] = "",
     template: Annotated[str, typer.Option(help="Only a range: 'photo_{0..100}.jpg'.")] = "",
     name: Annotated[list[str] | None, typer.Option(help="Only this object; may be repeated.")] = None,
@@ -339,7 +341,7 @@ def transform(
     if sum(map(bool, (prefix, template, name, list_file, retry))) > 1:
         raise UsageError("--prefix, --template, --name, --list and --retry exclude one another")
     names = name or (_names(list_file) if list_file else None) or (jobs.failed_names(Path(retry)) if retry else None)
-    cluster = _cluster(endpoint)
+    cluster = _cluster(endpoint, etl, pipeline)
     request = jobs.Request(
         source,
         destination,
@@ -397,6 +399,7 @@ def preview(
         str, typer.Option("--etl", help="The ETL to look at.", show_default=False, autocompletion=_etl_names)
     ],
     endpoint: Endpoint = LOCAL,
+    pipeline: EtlPipeline = "",
     views: Annotated[int, typer.Option(help="How many draws.", min=1, max=64)] = 8,
     seed: Annotated[int | None, typer.Option(help="Of the draws; else the pipeline's, else 0.")] = None,
     epoch: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
@@ -413,7 +416,7 @@ def preview(
     bucket, name = _object(path)
     found, labels = _boxes_of(name, boxes) if boxes else (None, [])
     made = look(
-        _cluster(endpoint), bucket, name, etl,
+        _cluster(endpoint, etl, pipeline), bucket, name, etl,
         views=views, seed=seed, epoch=epoch, boxes=found, labels=labels, masks=masks,
     )  # fmt: skip
     made.save(output)
@@ -428,6 +431,8 @@ def preview(
     print_line(f"{output}: {len(made.views)} views, seed {made.source.seed}, epoch {epoch}")
     if any(view.equal is None for view in made.views):
         note("no crop boxes: torch is not installed here")
+    if unequal := sum(view.equal is False for view in made.views):
+        note(f"{unequal} views are not what torchvision makes of this pipeline: is it the ETL's?")
 
 
 def _boxes_of(name: str, path: Path) -> tuple[list[list[float]], list[str]]:
@@ -636,10 +641,12 @@ def local(
     serve(root, port=port, targets=targets, allow=allowed, log=log, tls=tls, token=end)
 
 
-def _cluster(endpoint: str) -> Cluster:
+def _cluster(endpoint: str, etl: str = "", pipeline: str = "") -> Cluster:
     from tvetl.cluster import Cluster
 
-    return Cluster(endpoint)
+    if pipeline and not etl:
+        raise UsageError("--pipeline is that of an ETL", hint="Name it with --etl.")
+    return Cluster(endpoint, pipelines={etl: _pipeline(pipeline)}) if pipeline else Cluster(endpoint)
 
 
 def _read(path: str) -> str:

@@ -222,7 +222,7 @@ class _Examination:
             hint = "Take an image built with AIStore's `etl` tag: aistorage/aisnode:v5.0-etl, not v5.0."
             return Finding("etl", "fail", "this AIStore was built without ETL", hint)
         if refused := self._refused(status, body):
-            hint = "ETLs are for administrators where AIStore authenticates; an ETL that runs can be read through."
+            hint = "ETLs are for administrators where AIStore authenticates; others say an ETL's pipeline, --pipeline."
             words = f"the token has no right to ETLs: {refused.message}"
             return replace(refused, check="etl", level="fail", message=words, hint=hint)
         return Finding("etl", "fail", f"ETLs cannot be listed: {_message(body)} (HTTP {status})")

@@ -12,3 +12,6 @@ Endpoint = Annotated[
     str, typer.Option("--endpoint", "-e", envvar="AIS_ENDPOINT", help="The cluster.", show_envvar=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EtlPipeline = Annotated[
+    str, typer.Option("--pipeline", metavar="FILE", help="The ETL's pipeline, for who may not look at ETLs.")
+]

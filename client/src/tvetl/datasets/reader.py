@@ -9,7 +9,7 @@ import re
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
@@ -21,7 +21,7 @@ from tvetl.cluster import Cluster, Json, Names
 from tvetl.datasets.decoding import decode, pixels_of, undecodable
 from tvetl.datasets.flight import Attempt, Body, Flight, Make, OnError
 from tvetl.datasets.lookup import look_up
-from tvetl.errors import BrokenOff, ClusterFault, ObjectFailed, TvetlError, UsageError
+from tvetl.errors import BrokenOff, ClusterFault, NotAllowed, NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch, Fetcher
 from tvetl.notation import iterate
 from tvetl.spec import Pipeline
@@ -49,7 +49,10 @@ _BLOCK = 256
 _OLDER = "The ETL's image is older than this client: register it anew, with `--replace`."
 #: The arguments that an older image does not know.
 _NEWER = re.compile("unknown key '(pixels|table|like|as|boxes|keypoints)'")
-_ANEW = "Make the dataset again: its values are looked up by the pipeline that the ETL had before."
+_ANEW = (
+    "Make the dataset again: its values are looked up by the pipeline that the ETL had before, or that "
+    "Cluster(..., pipelines=...) says wrongly."
+)
 _log = logging.getLogger("tvetl.datasets")
 
 
@@ -220,13 +223,20 @@ class Reader:
         named.__cause__ = error
         return named
 
-    def all_are_there(self) -> None:
-        """Raises NotFound where it is the bucket or the ETL that is gone, and not an object."""
+    def all_are_there(self, error: TvetlError) -> None:
+        """Raises NotFound where it is the bucket or the ETL that is gone, and not an object.
+
+        Where only administrators may look at ETLs, ``error`` is believed, which tells of one that is gone.
+        """
         cluster = Cluster(self._endpoint, access=self._access)
         try:
-            if self.etl:
-                cluster.show(self.etl)
             cluster.bucket_id(self.bucket)
+            if self.etl:
+                with suppress(NotAllowed):
+                    cluster.show(self.etl)
+                    return
+                if isinstance(error, NotFound) and self.etl in error.message:
+                    raise error
         finally:
             cluster.close()
 

@@ -19,6 +19,7 @@ import numpy as np
 from tvetl.cluster import Cluster, ObjectError, Snapshot
 from tvetl.errors import (
     ClusterError,
+    NotAllowed,
     NotFound,
     NotReachable,
     ObjectFailed,
@@ -221,7 +222,7 @@ def _known_errors(cluster: Cluster, job: Job, sizes: Mapping[str, int]) -> dict[
     wanted = {re.sub("/+", "/", name): name for name in sizes}
     try:
         errors = [error for each in job.ids for error in cluster.errors(job.request.etl, each)]
-    except NotFound:  # the ETL is gone, and with it the job
+    except (NotFound, NotAllowed):  # the ETL is gone, and with it the job; or only administrators may look
         return {}
     named = ((wanted.get(re.sub("/+", "/", error.object)), error) for error in errors)
     return {name: replace(error, object=name, size=sizes[name]) for name, error in named if name}

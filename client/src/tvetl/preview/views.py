@@ -27,7 +27,7 @@ from tvetl.spec import IMAGE_FORMATS, Pipeline, canonical, parse, templates
 from tvetl.spec.arguments import needs_boxes
 from tvetl.spec.limits import VIEWS
 from tvetl.spec.opening import open_rgb
-from tvetl.spec.seed import drawn_as
+from tvetl.spec.seed import arrival, drawn_as
 
 if TYPE_CHECKING:
     from tvetl.preview.replay import Replayed
@@ -165,6 +165,8 @@ def _view(cluster: Cluster, source: Source, view: int, data: bytes, mask: Array 
 def _by_etl(cluster: Cluster, source: Source, view: int, *, masks: bool = True) -> Moved:
     """The view as the ETL makes it, in a lossless format, with what became of boxes and mask."""
     drawn: dict[str, Json] = {"seed": source.seed, "epoch": source.epoch, "view": view}
+    if arrival(source.object) == "changed":
+        drawn["like"] = source.like
     boxes: dict[str, Json] = {} if source.boxes is None else {"boxes": [[*box] for box in source.boxes]}
     mask = None
     if masks and source.mask:
