@@ -65,11 +65,15 @@ def _duplicate(key: object) -> BadText:
     return _Forbidden(f"the key {show(key)} comes twice in one object")
 
 
+_STRINGS_AND_BRACKETS = re.compile(r'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{\]}]')
+
+
 def _check_nesting_of_json(text: str) -> None:
     """Before the parser, which recurses, sees it."""
     depth = 0
     # A string without an end goes on to the end of the text: so each character is looked at once.
-    for bracket in re.findall(r'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{\]}]', text):
+    for found in _STRINGS_AND_BRACKETS.finditer(text):
+        bracket = found[0]
         depth += 1 if bracket in "[{" else -1 if bracket in "]}" else 0
         if depth > limits.NESTING:
             raise _too_deep()
