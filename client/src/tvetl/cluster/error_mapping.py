@@ -159,7 +159,10 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
 
 def hidden(told: NotAllowed) -> NotAllowed:
     """The same of looking at an ETL, which AIStore's AuthN grants to nobody but administrators."""
-    hint = "Say the pipeline it was registered with: --pipeline FILE, or Cluster(..., pipelines={NAME: PIPELINE})."
+    hint = (
+        "Say the pipeline it was registered with: --pipeline FILE, or Cluster(..., pipelines={NAME: PIPELINE}). "
+        "Else AIS_AUTHN_TOKEN must hold an administrator's token."
+    )
     return NotAllowed(f"only administrators may look at ETLs on this cluster: {told.message}", hint=hint)
 
 
