@@ -22,7 +22,7 @@ from aistore.sdk.types import JobSnap
 from tvetl import notation, proxies
 from tvetl.access import Access, read_access
 from tvetl.cluster import connection, listing, registration
-from tvetl.cluster.connection import TIMEOUT, Target
+from tvetl.cluster.connection import Target
 from tvetl.cluster.error_mapping import (
     GARBLED,
     Json,
@@ -66,14 +66,14 @@ class Cluster:
     """
 
     def __init__(
-        self, endpoint: str, *, patience: float = TIMEOUT[1], connections: int = 10, access: Access | None = None,
-        pipelines: Mapping[str, Pipeline] | None = None,
+        self, endpoint: str, *, patience: float = connection.TIMEOUT[1], connections: int = 10,
+        access: Access | None = None, pipelines: Mapping[str, Pipeline] | None = None,
     ) -> None:  # fmt: skip
         self.endpoint = connection.checked_endpoint(endpoint)
         # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
         self._access = access or read_access()
         self._reads = connection.connect(self.endpoint, self._access, 3, patience, connections)
-        self._acts = connection.connect(self.endpoint, self._access, 1, TIMEOUT[1])
+        self._acts = connection.connect(self.endpoint, self._access, 1, connection.TIMEOUT[1])
         self._given = given(pipelines or {})
 
     def close(self) -> None:
@@ -347,7 +347,7 @@ class Cluster:
 
     def _etl(self, name: str, seconds: float = 0) -> Etl:
         check_name(name)
-        return Etl(registration.Requests(self._acts.cluster().client, seconds or TIMEOUT[1]), name)
+        return Etl(registration.Requests(self._acts.cluster().client, seconds or connection.TIMEOUT[1]), name)
 
     def _bucket(self, bucket: str, client: Client = None) -> Bucket:
         named = notation.bucket(bucket)
