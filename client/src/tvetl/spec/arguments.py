@@ -35,7 +35,7 @@ _COUNTER = integer(0, limits.COUNTER)
 _SIDE = integer(1, limits.COUNTER)
 
 #: What one of each is.
-_ROWS = {"boxes": "x1, y1, x2, y2", "keypoints": "x, y"}
+_ROWS = {"boxes": ("x1", "y1", "x2", "y2"), "keypoints": ("x", "y")}
 
 #: Every argument; null is "as the pipeline says", as if it were not given, and so is false.
 ARGUMENTS: Mapping[str, Param] = {

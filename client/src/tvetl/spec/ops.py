@@ -7,6 +7,7 @@ The tests compare each row with the signature of torchvision's class.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -317,6 +318,7 @@ def is_plugin(name: str) -> bool:
     return bool(re.match(PLUGIN_PATTERN, name)) and not name.endswith("\n")  # which "$" lets pass
 
 
+@functools.lru_cache(maxsize=256)
 def row(name: str) -> Op:
     """The op's row. Of a plugin op only what holds for each: it takes a PIL image and gives one of as many channels."""
     return Op(name, _PIL, {}, moves=None) if is_plugin(name) else OPS[name]

@@ -70,6 +70,8 @@ _STRINGS_AND_BRACKETS = re.compile(r'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{\]}]')
 
 def _check_nesting_of_json(text: str) -> None:
     """Before the parser, which recurses, sees it."""
+    if text.count("[") + text.count("{") <= limits.NESTING:
+        return
     depth = 0
     # A string without an end goes on to the end of the text: so each character is looked at once.
     for found in _STRINGS_AND_BRACKETS.finditer(text):

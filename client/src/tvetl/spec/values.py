@@ -220,8 +220,8 @@ def several(item: Kind, least: int, most: int) -> Kind:
     return Kind(f"a list of {least}..{most} ({item.expected})", schema, accept, (list, tuple))
 
 
-def rows(names: str, most: int) -> Kind:
-    """A list of at most ``most`` lists, one value for each of the comma-separated names.
+def rows(names: Sequence[str], most: int) -> Kind:
+    """A list of at most ``most`` lists, one value for each of the names.
 
     The lists are taken as they are: :func:`read_row` reads each, so that a wrong one is named by its place.
     """
@@ -231,24 +231,21 @@ def rows(names: str, most: int) -> Kind:
         assert isinstance(value, (list, tuple))
         return tuple(value)
 
-    length = names.count(",") + 1
+    length = len(names)
     row = {"type": "array", "minItems": length, "maxItems": length, "items": {"type": "number", "minimum": 0}}
     schema = {"type": "array", "maxItems": most, "items": row}
-    return Kind(f"a list of 0..{most} lists [{names}]", schema, accept, (list, tuple))
+    return Kind(f"a list of 0..{most} lists [{', '.join(names)}]", schema, accept, (list, tuple))
 
 
-_NUMBERS = (int, float)
-
-
-def read_row(value: object, names: str) -> tuple[float, ...]:
-    """Finite numbers from 0 on, one for each of the comma-separated names; raises Refused."""
-    if isinstance(value, (list, tuple)) and len(value) == names.count(",") + 1:
+def read_row(value: object, names: Sequence[str]) -> tuple[float, ...]:
+    """Finite numbers from 0 on, one for each of the names; raises Refused."""
+    if isinstance(value, (list, tuple)) and len(value) == len(names):
         for each in value:
-            if type(each) not in _NUMBERS or not 0 <= each < math.inf:
+            if (type(each) is not float and type(each) is not int) or not 0 <= each < math.inf:
                 break
         else:
             return tuple(map(float, value))
-    raise Refused(f"expected [{names}] in pixels of the image, from 0 on, got {show(value)}")
+    raise Refused(f"expected [{', '.join(names)}] in pixels of the image, from 0 on, got {show(value)}")
 
 
 def either(*kinds: Kind) -> Kind:

@@ -40,13 +40,11 @@ class Annotations:
         cls, size: Size, boxes: Sequence[Sequence[float]] | None, keypoints: Sequence[Sequence[float]] | None
     ) -> Annotations:
         """Those of an image of this size. Raises BadAnnotations where one lies outside."""
-        for name, several in (("boxes", boxes), ("keypoints", keypoints)):
-            _check_inside(name, several or (), size)
         return cls(
             size,
-            boxes=_rows(boxes, 4),
+            boxes=_inside("boxes", boxes, 4, size),
             kept=None if boxes is None else np.arange(len(boxes)),
-            keypoints=_rows(keypoints, 2),
+            keypoints=_inside("keypoints", keypoints, 2, size),
         )
 
     def cropped(self, box: Box) -> Annotations:
@@ -134,18 +132,19 @@ def _clamped(boxes: Floats, size: Size) -> Floats:
     return np.minimum(np.where(boxes < 0, np.float32(0), boxes), np.array(size * 2, np.float32))
 
 
-def _rows(several: Sequence[Sequence[float]] | None, length: int) -> Floats | None:
-    return None if several is None else np.array(several, np.float32).reshape(-1, length)
-
-
-def _check_inside(name: str, several: Sequence[Sequence[float]], size: Size) -> None:
-    width, height = size[0] + _BEYOND, size[1] + _BEYOND
-    for place, each in enumerate(several):
-        if max(each[::2]) > width or max(each[1::2]) > height:
-            found = ", ".join(f"{value:g}" for value in each)
-            raise BadAnnotations(
-                f"$.{name}[{place}]: [{found}] is not in the image, which is {size[0]} x {size[1]} pixels."
-            )
+def _inside(name: str, several: Sequence[Sequence[float]] | None, length: int, size: Size) -> Floats | None:
+    """Rows of ``length`` coordinates. Raises BadAnnotations with the place of the first that lies outside."""
+    if several is None:
+        return None
+    rows = np.array(several, np.float32).reshape(-1, length)
+    outside = rows > np.array([size[0] + _BEYOND, size[1] + _BEYOND] * (length // 2), np.float32)
+    if outside.any():
+        place = int(outside.any(axis=1).argmax())
+        found = ", ".join(f"{value:g}" for value in several[place])
+        raise BadAnnotations(
+            f"$.{name}[{place}]: [{found}] is not in the image, which is {size[0]} x {size[1]} pixels."
+        )
+    return rows
 
 
 def _padded(mask: Mask, border: Sequence[int], fill: float, mode: str) -> Mask:
