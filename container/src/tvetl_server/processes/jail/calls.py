@@ -1,7 +1,7 @@
 """Which system calls a decoder and a fork server may make, and their numbers.
 
-The tables were recorded, not guessed: by ``strace -ff`` of the tests, all that decoders and fork servers called once
-they were in the jail (docs/reliability.md has the command). Whatever is not here fails with EPERM. To add a call, see
+The tables were recorded by ``strace -ff`` of tests, from when decoders and fork servers were in the jail, and completed
+where other tests failed (docs/reliability.md says which). Whatever is not here fails with EPERM. To add a call, see
 it fail in a test, and think about what it opens.
 """
 
