@@ -230,6 +230,7 @@ def test_every_op_of_the_table_is_compared() -> None:
 #: Draws of each photograph; and of ops that take torchvision ten milliseconds and more, twice for each comparison.
 SEEDS, SEEDS_OF_SLOW = 20, 4
 SLOW = {
+    "RandomErasing",
     *("AugMix", "ColorJitter", "GaussianBlur", "RandomApply", "RandomChoice", "RandomPhotometricDistort"),
     *("RandomResize", "RandomRotation", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
 }
