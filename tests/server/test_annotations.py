@@ -195,6 +195,7 @@ def test_a_colour_that_no_mask_has_is_refused() -> None:
     with pytest.raises(ArgumentsError, match=r"RandomZoomOut fills with a colour.* mask_fill"):
         ask(engine(steps), MASK, as_="mask")
     ask(engine([{**steps[0], "mask_fill": 0}]), MASK, as_="mask")
+    ask(engine(steps), IMAGE, boxes=[[0, 0, 5, 5]])  # boxes are filled with nothing
 
 
 # --- shards ---------------------------------------------------------------------------------------------------------

@@ -151,7 +151,8 @@ def _acted(annotations: Annotations, action: ops.Action, stage: Step) -> Annotat
         border, fill, mode = action.arguments
         assert isinstance(border, tuple)
         own = stage.params.get("mask_fill")
-        return annotations.padded([int(str(each)) for each in border], _fill(fill if own is None else own), str(mode))
+        of_mask = 0.0 if annotations.mask is None else _fill(fill if own is None else own)
+        return annotations.padded([int(str(each)) for each in border], of_mask, str(mode))
     if action.name == "horizontal_flip":
         return annotations.mirrored()
     return annotations.upside_down() if action.name == "vertical_flip" else annotations
