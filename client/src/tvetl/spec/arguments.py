@@ -237,8 +237,10 @@ def _mask_output(output: Output, arguments: Arguments, problems: Problems) -> Ou
     if wanted not in MASK_FORMATS:
         problems.add("$.format", f"expected one of {', '.join(MASK_FORMATS)} for a mask")
         return output
-    if wanted != "png" or output.format == "png":
-        return output if wanted == output.format == "png" else plain_output(wanted)
+    if wanted != "png":
+        return plain_output(wanted)
+    if output.format == "png":
+        return output
     # Level 6, Pillow's default, makes a mask a fourth smaller, and takes half as long again for decoding and encoding.
     return replace(plain_output("png"), options={**plain_output("png").options, "compress_level": 1})
 

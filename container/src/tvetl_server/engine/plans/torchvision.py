@@ -150,12 +150,15 @@ class _TorchDraw:
 
 def _size_after(step: Step, size: Size) -> Size:
     """The size that the step will draw, known before anything is made of it; draws nothing."""
+    turns = step.op == "RandomRotation" and step.params["expand"]
+    if not turns and (step.inner or not can_draw(step)):
+        return size
     state = torch.get_rng_state()
     try:
-        if step.op == "RandomRotation" and step.params["expand"]:
+        if turns:
             assert isinstance(step.params["degrees"], tuple)
             return _turned(size, _TorchDraw().uniform(*(float(str(each)) for each in step.params["degrees"])))
-        return DRAWERS[step.op](step.params, _TorchDraw(), size)[1] if can_draw(step) and not step.inner else size
+        return DRAWERS[step.op](step.params, _TorchDraw(), size)[1]
     finally:
         torch.set_rng_state(state)
 
