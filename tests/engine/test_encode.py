@@ -56,3 +56,13 @@ def test_what_was_done_to_an_image_is_in_its_file() -> None:
 def test_what_is_too_large_for_the_format_is_said() -> None:
     with pytest.raises(TransformFailed, match="65501 x 1 pixels"):
         encode(image_on(np.zeros((1, 65501, 4), np.uint8)), output())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "int32"])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1, 1), (2, 3, 4, 5), (4, 6)])
+def test_npy_is_what_numpy_saves(dtype: str, shape: tuple[int, ...]) -> None:
+    tensor = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    np.save(file := io.BytesIO(), tensor)
+    npy = parse({"steps": [{"op": "ToTensor"}], "output": {"format": "npy"}}).output
+    for order in ("C", "F"):
+        assert encode(np.asarray(tensor, order=order), npy) == file.getvalue()

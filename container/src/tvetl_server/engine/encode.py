@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,8 +39,15 @@ def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
 
 
 def _npy(tensor: Array) -> bytes:
+    """What np.save writes, which would copy the tensor three times."""
+    return b"".join((_npy_header(tensor.shape, tensor.dtype), tensor.data))
+
+
+@lru_cache(maxsize=64)
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, tensor, allow_pickle=False)
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, fields)
     return buffer.getvalue()
 
 
