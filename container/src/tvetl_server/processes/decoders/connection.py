@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,9 +72,11 @@ class DecoderConnection:
         try:
             with theirs:
                 connect(theirs.fileno(), self.outbox)
-            self._socket.settimeout(_FORK)
+            self._limit(socket.SO_SNDTIMEO, _FORK)
+            self._limit(socket.SO_RCVTIMEO, _FORK)
             message, _ = receive(self._socket, alone=True)
             self.process = Process.unpack(message or b"").id
+            self._limit(socket.SO_RCVTIMEO, SLOW)
             with contextlib.suppress(OSError):  # no such file: not Linux
                 Path(f"/proc/{self.process}/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
         except (OSError, ValueError, RuntimeError) as error:
@@ -91,22 +94,17 @@ class DecoderConnection:
     ) -> DecoderResult:
         """``is_slow`` is called where the reply takes more than SLOW seconds. Raises DecoderDied, or Refused."""
         given, memory = (source, ()) if isinstance(source, str) else (source.length, (source.descriptor,))
-        timeout = max(0.0, deadline - time.monotonic()) + 4 * GRACE
         try:
-            self._socket.settimeout(SLOW if is_slow else timeout)
             send(self._socket, TransformRequest(name, given, arguments, deadline).pack(), memory)
             try:
                 reply, file = self._receive()
-            except TimeoutError:
-                if not is_slow:
-                    raise
-                is_slow()
-                self._socket.settimeout(timeout)
-                reply, file = self._receive()
+            except BlockingIOError:  # after SLOW
+                if is_slow:
+                    is_slow()
+                reply, file = self._receive_until(deadline)
             if isinstance(reply, FileRequest):
-                self._socket.settimeout(timeout)
                 self._lend_file(reply.least)
-                reply, file = self._receive()
+                reply, file = self._receive_until(deadline)
         except (OSError, ValueError) as error:
             raise DecoderDied from error
         if isinstance(reply, Refusal):
@@ -121,11 +119,12 @@ class DecoderConnection:
         return DecoderResult(**vars(reply), body=file or take(self.outbox, reply.length))
 
     def _receive(self) -> tuple[Success | Refusal | FileRequest, FileBody | None]:
-        """The next message, and the file with a result where one came. Raises OSError or ValueError."""
+        """The next message, and the file with a result where one came.
+
+        Raises OSError or ValueError, and BlockingIOError where no message comes in time.
+        """
         message, descriptors = receive(self._socket, alone=True, longest=_LONGEST)
-        with contextlib.ExitStack() as stack:
-            for descriptor in descriptors:
-                stack.callback(os.close, descriptor)
+        try:
             reply = unpack_reply(message or b"")
             if not isinstance(reply, Success):
                 return reply, None
@@ -134,6 +133,21 @@ class DecoderConnection:
             if not stat.S_ISREG(status.st_mode) or reply.length > room:
                 raise ValueError("There is no such result.")
             return reply, FileBody(os.dup(descriptors[0]), reply.length) if descriptors else None
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _receive_until(self, deadline: float) -> tuple[Success | Refusal | FileRequest, FileBody | None]:
+        """The same for a decoder that may take until its deadline."""
+        self._limit(socket.SO_RCVTIMEO, max(0.0, deadline - time.monotonic()) + 4 * GRACE)
+        try:
+            return self._receive()
+        finally:
+            self._limit(socket.SO_RCVTIMEO, SLOW)
+
+    def _limit(self, option: int, seconds: float) -> None:
+        """Let the kernel bound each send or receive. Python's own time-outs cost two more system calls for each."""
+        self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
 
     def _lend_file(self, least: int) -> None:
         """Give it a file on disk, as it may make none. Raises OSError."""
