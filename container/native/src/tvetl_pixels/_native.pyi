@@ -14,6 +14,15 @@ def decode(data: Buffer, size: tuple[int, int], scale: int, box: Box, out: Buffe
     Raises TypeError, ValueError, MemoryError.
     """
 
+def encode(head: Buffer, pixels: Buffer, /) -> bytes | None:
+    """A baseline JPEG, to the byte what libjpeg-turbo makes of ``pixels`` for Pillow.
+
+    ``head`` is all that such a file has before its codes; ``pixels`` is uint8 of (H, W, 4), of which the fourth counts
+    for nothing, or (H, W), C-contiguous, of the size that the head says. None without AVX2, for less than 32 pixels a
+    row, and where the head's tables have no code for something that may come, or chroma is halved down alone.
+    Raises TypeError, ValueError, MemoryError.
+    """
+
 def look_up(source: Buffer, table: Buffer, target: Buffer, /) -> None:
     """``table[v]`` for each byte v of ``source``, into ``target``.
 

@@ -78,10 +78,6 @@ WITH_AVX2 INLINE void interleave(__m128i r, __m128i g, __m128i b, uint8_t *to, i
 #undef THREE
 }
 
-WITH_AVX2 INLINE __m128i to_bytes(__m256i values) {
-    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi16(values, values), 0xd8));
-}
-
 /* `convert` for sixteen pixels. */
 WITH_AVX2 INLINE void convert_16(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *to, int step) {
     const __m256i middle = _mm256_set1_epi16(128), one = _mm256_set1_epi16(1), half = _mm256_set1_epi32(ONE / 2);

@@ -20,6 +20,9 @@ typedef struct {
     int16_t nowhere[16]; /* what is written to coefficient 64 */
 } Pair;
 
+/* Of a coefficient's place in rows of eight, that in one half of a pair. */
+#define IN_A_PAIR(place) place / 8 * 16 + place % 8
+
 /* Sums of |coefficients| in columns c and c + 4 up to which no 16 bits overflow: a pass makes at most sqrt(2) * 4 of a
  * column, and adds two of them before it multiplies. Those of pixels stay below 4,100, before an encoder rounds them. */
 enum { MAX_SUM = 5790 };
@@ -62,7 +65,7 @@ INLINE Four multiplied(const int16_t *numbers, const int16_t *factors) {
 }
 
 /* 64 samples of each block, from coefficients times `quantization`; 1, and nothing in `to`, where 16 bits would overflow. */
-static int inverse_dct_plain(const Pair *pair, const Pair *quantization, uint8_t *to, size_t pitch) {
+static inline int inverse_dct_plain(const Pair *pair, const Pair *quantization, uint8_t *to, size_t pitch) {
     for (int which = 0; which < 2; which++) {
         Four left[8], right[8], above[8], below[8], sum = {0};
         for (int y = 0; y < 8; y++) {
@@ -145,7 +148,7 @@ WITH_AVX2 INLINE void transpose_avx2(__m256i rows[8]) {
     }
 }
 
-WITH_AVX2 static int inverse_dct_avx2(const Pair *pair, const Pair *quantization, uint8_t *to, size_t pitch) {
+WITH_AVX2 static inline int inverse_dct_avx2(const Pair *pair, const Pair *quantization, uint8_t *to, size_t pitch) {
     __m256i rows[8], sum = _mm256_setzero_si256(), lost = _mm256_setzero_si256();
     for (int y = 0; y < 8; y++) {
         __m256i numbers = _mm256_load_si256((const __m256i *)pair->rows[y]);

@@ -84,7 +84,6 @@ INLINE const uint8_t *upsampled(const Plane *plane, int y, int left) {
 /* --- the region ---------------------------------------------------------------------------------------------------- */
 
 /* Of the k-th coefficient in zigzag order, its place in one half of a pair; the last one is what nobody reads. */
-#define IN_A_PAIR(place) place / 8 * 16 + place % 8
 static const uint8_t PLACES[65] = {IN_ZIGZAG(IN_A_PAIR), offsetof(Pair, nowhere) / sizeof(int16_t)};
 
 /* A block's coefficients but the DC, into one half of a pair; 0 where the codes are no block. */

@@ -66,4 +66,14 @@ struct Rows {
 int exact_file(File *file, const Box *box, Rows *rows);
 int reduced_file(File *file, int scale, const Box *box, Rows *rows);
 
+/* All that a file has before its codes. */
+typedef struct {
+    const uint8_t *data;
+    size_t length;
+} JpegHead;
+
+/* The encoder: a whole file of `size` bytes of pixels, which the caller frees. 1: done; 0: not for us; -1: no memory;
+ * -2: this is no head, or not of these pixels. */
+int jpeg_encode(const JpegHead *head, const uint8_t *pixels, size_t size, uint8_t **jpeg, size_t *length);
+
 #endif

@@ -279,6 +279,25 @@ static PyObject *resize(PyObject *module, PyObject *args) {
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
+static PyObject *encode(PyObject *module, PyObject *args) {
+    Py_buffer head, pixels;
+    uint8_t *jpeg = NULL;
+    size_t length = 0;
+    int done;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*y*:encode", &head, &pixels)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    done = jpeg_encode(&(JpegHead){head.buf, (size_t)head.len}, pixels.buf, (size_t)pixels.len, &jpeg, &length);
+    Py_END_ALLOW_THREADS;
+    PyBuffer_Release(&head);
+    PyBuffer_Release(&pixels);
+    if (done == -2) return PyErr_Format(PyExc_ValueError, "no head of a JPEG, or not of these pixels");
+    if (done < 0) return PyErr_NoMemory();
+    PyObject *result = done ? PyBytes_FromStringAndSize((const char *)jpeg, (Py_ssize_t)length) : Py_NewRef(Py_None);
+    free(jpeg);
+    return result;
+}
+
 static PyObject *use_avx2(PyObject *module, PyObject *wanted) {
     int on = PyObject_IsTrue(wanted);
     (void)module;
@@ -313,6 +332,7 @@ static PyObject *look_up_entries(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef methods[] = {
+    {"encode", encode, METH_VARARGS, "See _native.pyi."},
     {"resize", resize, METH_VARARGS, "See _native.pyi."},
     {"decode", decode, METH_VARARGS, "See _native.pyi."},
     {"look_up", look_up_entries, METH_VARARGS, "See _native.pyi."},

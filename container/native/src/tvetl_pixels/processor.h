@@ -16,6 +16,10 @@
 #define WITH_AVX2 __attribute__((target("avx2,bmi,bmi2,tune=skylake")))
 /* Pairs of 16-bit numbers, as _mm256_madd_epi16 takes them. */
 #define SHORTS(a, b) _mm256_set1_epi32((int)((uint32_t)(uint16_t)(a) | (uint32_t)(uint16_t)(b) << 16))
+/* Sixteen numbers of 16 bits, clamped to bytes. */
+WITH_AVX2 INLINE __m128i to_bytes(__m256i values) {
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi16(values, values), 0xd8));
+}
 #else
 #define HAVE_AVX2 0
 #endif

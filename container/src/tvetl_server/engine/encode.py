@@ -1,21 +1,26 @@
-"""Pixels or tensors to bytes: image files as Pillow writes them, tensors as numpy, safetensors or plain memory."""
+"""Pixels or tensors to bytes: image files as Pillow writes them, tensors as numpy, safetensors or plain memory.
+
+Baseline JPEGs of pixels that lie in an array are written by the C part where it can: the same bytes in less time.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 from safetensors.numpy import save as save_tensors
 
 from tvetl.spec import Output, Value
 from tvetl.spec.table import as_output
 from tvetl_server.engine.annotations import Annotations
-from tvetl_server.engine.pixels import Array, Encoded, Mask, Outcome, Size
+from tvetl_server.engine.native import native
+from tvetl_server.engine.pixels import Array, ArrayImage, Encoded, Mask, Outcome, Size
 from tvetl_server.errors import TooManyPixels, TransformFailed, first_line
 
 
@@ -25,6 +30,8 @@ def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
         try:
             # null stands for Pillow's own default.
             given = {name: value for name, value in options.items() if value is not None}
+            if kind == "JPEG" and (data := _jpeg_by_c(image, given)):
+                return data
             image.save(buffer, kind, **given)
         except MemoryError as error:
             raise TooManyPixels("There is not enough memory to write the result.") from error
@@ -36,6 +43,35 @@ def _image(kind: str) -> Callable[[Image.Image, Mapping[str, Value]], bytes]:
         return buffer.getvalue()
 
     return save
+
+
+def _jpeg_by_c(image: Image.Image, options: Mapping[str, Value]) -> bytes | None:
+    """What ``image.save`` would write as JPEG; None where the C part cannot, or Pillow refuses. Raises MemoryError."""
+    if native is None or not _IS_TURBO_3 or not isinstance(image, ArrayImage):
+        return None
+    if image.info or max(image.size) > _LARGEST_JPEG:
+        return None
+    pixels = image.array()
+    if pixels is None or image.mode not in ("RGB", "L") or options["progressive"] or options["optimize"]:
+        return None
+    before, behind = _jpeg_head(image.mode, tuple(options.items()))
+    data: bytes | None = native.encode(before + struct.pack(">HH", image.height, image.width) + behind, pixels)
+    return data
+
+
+@lru_cache(maxsize=256)
+def _jpeg_head(mode: str, options: tuple[tuple[str, Value], ...]) -> tuple[bytes, bytes]:
+    """What Pillow writes with these options before the height and width, and between them and the first code."""
+    buffer = io.BytesIO()
+    Image.new(mode, (8, 8)).save(buffer, "JPEG", **dict(options))
+    data = buffer.getvalue()
+    frame, marker, at = 0, 0, 2
+    while marker != 0xDA:  # start of scan
+        marker, length = struct.unpack_from(">xBH", data, at)
+        if marker == 0xC0:  # start of frame
+            frame = at + 5
+        at += 2 + length
+    return data[:frame], data[frame + 4 : at]
 
 
 def _npy(tensor: Array) -> bytes:
@@ -58,6 +94,10 @@ _TENSORS: Mapping[str, Callable[[Array], bytes]] = {
     "raw": lambda tensor: tensor.tobytes(),
 }
 _LARGEST_16 = 2**16 - 1
+#: Whose arithmetic the C part has.
+_IS_TURBO_3 = (features.version_feature("libjpeg_turbo") or "").startswith("3.")
+#: Pixels a side of Pillow's JPEGs (libjpeg's JPEG_MAX_DIMENSION).
+_LARGEST_JPEG = 65500
 _MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 

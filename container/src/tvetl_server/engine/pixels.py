@@ -42,15 +42,27 @@ class Coded(NamedTuple):
     """In pixels of the smaller image."""
 
 
-def image_on(pixels: Array) -> Image.Image:
-    """An L or RGB image on this very memory: uint8 of (H, W), or of (H, W, 4) with a meaningless fourth.
+class ArrayImage(Image.Image):
+    """An L or RGB image on the memory of an array; the first write to it copies."""
 
-    The first write to it copies. (Image.frombuffer does all that for L alone.)
+    _array: Array
+    _shared: object
+
+    def array(self) -> Array | None:
+        """Its pixels as :func:`image_on` got them; None where the image was written to since."""
+        return self._array if self.im is self._shared else None
+
+
+def image_on(pixels: Array) -> ArrayImage:
+    """An image on this very memory: uint8 of (H, W), or of (H, W, 4) with a meaningless fourth.
+
+    Image.frombuffer does that for L alone.
     """
     height, width = pixels.shape[:2]
-    image = Image.Image()
+    image = ArrayImage()
     image._mode = "L" if pixels.ndim == 2 else "RGB"
     image._size = width, height
     image.im = core.map_buffer(pixels, (width, height), "raw", 0, (image._mode, 0, 1))
     image.readonly = 1
+    image._array, image._shared = pixels, image.im
     return image
