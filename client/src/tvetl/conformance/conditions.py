@@ -9,8 +9,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tvetl.conformance.peer import Arrived
 from tvetl.conformance.wire import ServerResponse
 
-__all__ = ["CONDITIONS", "REPEATED", "Condition", "Exchange", "Failed", "Skipped"]
-
 NODE_URL = "ais-node-url"
 LENGTH = "ais-direct-put-length"
 #: Statuses that the SDK retries five times over 93 seconds, and then loses the reason.

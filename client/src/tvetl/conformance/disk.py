@@ -13,8 +13,6 @@ from urllib.parse import quote
 from tvetl.errors import UsageError
 from tvetl.notation import path_escape
 
-__all__ = ["Disk", "laid_out", "query_of"]
-
 
 class Disk:
     """One bucket below a root: ``<root>/ais/mp1/@ais/<bucket>/%ob/<object>``."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-__all__ = ["Arrived", "Peer", "listening"]
+from tvetl.conformance.wire import ServerResponse
+
+_EMPTY = ServerResponse(200, {}, b"", closing=False)
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,18 @@ class Arrived:
 
 @dataclass
 class Peer:
-    """A listener: its address, the requests that arrived, and its answer to the first; to others an empty 200."""
+    """A listener at ``http://<host>:<port>``, and the requests that arrived."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    url: str = ""
+    url: str
     arrived: list[Arrived] = field(default_factory=list)
 
 
 @contextmanager
-def listening(peer: Peer, host: str) -> Iterator[Peer]:
-    """Listen at a free port of this address of ours; ``peer.url`` is ``http://<host>:<port>``."""
+def listening(answer: ServerResponse, host: str) -> Iterator[Peer]:
+    """Listen at a free port of this address of ours. The first request gets ``answer``, others an empty 200.
+
+    In its headers ``{other}`` stands for the peer's URL.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -42,15 +44,14 @@ def listening(peer: Peer, host: str) -> Iterator[Peer]:
         def do_PUT(self) -> None:
             body = _body(self)
             peer.arrived.append(Arrived(self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            first = len(peer.arrived) == 1
-            self.send_response(peer.status if first else 200)
-            for name, value in (peer.headers if first else {}).items():
-                self.send_header(name, value.replace("{other}", peer.url))
-            if not first or peer.status != 204:
-                self.send_header("Content-Length", str(len(peer.body) if first else 0))
+            reply = answer if len(peer.arrived) == 1 else _EMPTY
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name.title(), value.replace("{other}", peer.url))
+            if reply.status != 204:
+                self.send_header("Content-Length", str(len(reply.body)))
             self.end_headers()
-            if first:
-                self.wfile.write(peer.body)
+            self.wfile.write(reply.body)
 
         do_POST = do_GET = do_PUT
 
@@ -64,7 +65,7 @@ def listening(peer: Peer, host: str) -> Iterator[Peer]:
             pass  # a request that broke off did not arrive; the case will say so
 
     server = Server((host, 0), Handler)
-    peer.url = f"http://{host}:{server.server_address[1]}"
+    peer = Peer(f"http://{host}:{server.server_address[1]}")
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield peer

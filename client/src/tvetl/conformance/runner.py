@@ -6,21 +6,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeGuard
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from tvetl.conformance.cases import CASES, Case, CaseRequest
+from tvetl.conformance.cases import CASES, Case, CaseRequest, PeerResponse
 from tvetl.conformance.conditions import CONDITIONS, Exchange, Failed, Skipped
 from tvetl.conformance.disk import Disk, laid_out, query_of
 from tvetl.conformance.peer import Peer, listening
 from tvetl.conformance.subject import Report, Subject, Verdict, sample
 from tvetl.conformance.wire import NoAnswer, RawConnection, ServerResponse, write
 from tvetl.errors import NotReachable, UsageError
-
-__all__ = ["check"]
 
 #: 334 characters, 1,002 bytes in UTF-8; no part of it is too long for a file system (255 bytes).
 _CJK = "/".join(["猫" * 83] * 4)
@@ -77,7 +75,7 @@ class _Session:
             hint = "Start the server, and name its host and port: http://127.0.0.1:8000"
             raise NotReachable(f"nobody answers at {subject.url}: {error}", hint=hint) from error
         self._own = _address(subject.target_url) if subject.target_url else ""
-        first, again = (self._by_body(f"/{self._bucket}/first.jpg", None) for _ in range(2))
+        first, again = (self._put_sample(f"/{self._bucket}/first.jpg", None) for _ in range(2))
         self._first = first
         self.comparable = not (_good(first) and _good(again) and first.body != again.body)
 
@@ -100,18 +98,19 @@ class _Session:
         return Verdict(case.name, case.severity, case.promise, result, reason, round(time.monotonic() - began, 3))
 
     def _run_case(self, case: Case) -> None:
-        requests = [request for request in case.send for _ in range(request.times)]
-        self._skip_impossible(requests)
-        if not requests:
+        self._skip_impossible(case.send)
+        if not case.send:
             whole = Exchange("", None, "", None, lambda: None, empty=tuple(self._empty))
             for name in case.expect:
                 CONDITIONS[name](whole)
             return
         with ExitStack() as stack:
             peer = None
-            if any(request.node for request in requests):
-                peer = stack.enter_context(_peer(case, self._own))
-            sent = [_Sent(request, *self._target(request), self._node(request, peer)) for request in requests]
+            if any(request.node for request in case.send):
+                peer = stack.enter_context(listening(_answer_of(case.other), self._own))
+            sent: list[_Sent] = []
+            for request in case.send:
+                sent += [self._prepare(request, peer)] * request.times
             answers = self._pipelined(sent) if case.pipelined else self._in_turn(sent, kept=case.kept)
             for at, (one, answer) in enumerate(answers, 1):
                 if answer is not None and answer.status == 200 and not answer.body and _must_be_filled(one.request):
@@ -140,7 +139,7 @@ class _Session:
             answer,
             partial(self._reference, sent.path, sent.args),
             arrived=tuple(peer.arrived) if peer else (),
-            peer=_peer_response(peer),
+            peer=_answer_of(case.other),
             target_path=urlsplit(self._subject.target_url).path.rstrip("/"),
         )
         for name in sent.request.expect or case.expect:
@@ -154,12 +153,12 @@ class _Session:
                 answer: ServerResponse | None = None
                 if one.request.cut:
                     with suppress(NoAnswer):
-                        connection.send(one.data(self._headers, self._contents))
+                        connection.send(one.data)
                         connection.finish()
                         answer = connection.receive(one.request.method)
                     time.sleep(_SETTLE)
                 else:
-                    connection.send(one.data(self._headers, self._contents))
+                    connection.send(one.data)
                     answer = connection.receive(one.request.method)
                 yield one, answer
                 if answer is not None and answer.closing and at < len(sent):
@@ -171,19 +170,26 @@ class _Session:
             connection.close()
 
     def _pipelined(self, sent: Sequence[_Sent]) -> Iterator[tuple[_Sent, ServerResponse | None]]:
-        connection = self._connect()
-        try:
-            connection.send(b"".join(one.data(self._headers, self._contents) for one in sent))
+        with closing(self._connect()) as connection:
+            connection.send(b"".join(one.data for one in sent))
             for at, one in enumerate(sent, 1):
                 answer = connection.receive(one.request.method)
                 yield one, answer
                 if answer.closing and at < len(sent):
                     raise Skipped("the server keeps no connection, and says so")
-        finally:
-            connection.close()
+
+    def _prepare(self, request: CaseRequest, peer: Peer | None) -> _Sent:
+        """The request's bytes. Writes the file that it names."""
+        path, args, query = self._target(request)
+        node = request.node.replace("{other}", peer.url) if peer else ""
+        headers = {**self._headers, **({"Ais-Node-Url": node} if node else {})}
+        body = self._contents[request.body] if request.body else b""
+        target = f"{path}?{query}" if query else path
+        data = write(request.method, target, headers, body, chunked=request.chunked, cut=request.cut)
+        return _Sent(request, path, args, node, data)
 
     def _target(self, request: CaseRequest) -> tuple[str, str | None, str]:
-        """Path, arguments and query of a request. Writes the file that it names."""
+        """Path, arguments and query of a request."""
         if request.whole_path:
             return request.whole_path.replace("{ready}", self._subject.ready), None, ""
         name = (request.name or unquote(request.path.removeprefix("/"))).replace("{cjk}", _CJK)
@@ -213,9 +219,6 @@ class _Session:
         assert request.file is not None
         return disk.add(name, self._contents[request.file])
 
-    def _node(self, request: CaseRequest, peer: Peer | None) -> str:
-        return request.node.replace("{other}", peer.url) if peer else ""
-
     def _reference(self, path: str, args: str | None) -> bytes | None:
         """The answer to the sample in the body at that path, requested once; None where it differs each time."""
         if not _good(self._first):
@@ -226,27 +229,20 @@ class _Session:
         return answer.body if self.comparable else None
 
     def _by_body(self, path: str, args: str | None) -> ServerResponse | str:
-        """The answer to the sample in the body, on a connection of its own, or why there is none.
-
-        It is kept, but for ``first.jpg``: requested twice, that shows whether answers can be compared.
-        """
+        """The answer to the sample in the body at that path, requested once, or why there is none."""
         with self._lock:
-            known = self._references.get((path, args))
-            if known is not None and not path.endswith("/first.jpg"):
-                return known
-            target = path + ("" if args is None else f"?{_args_query(args)}")
-            answer: ServerResponse | str
-            try:
-                connection = self._connect()
-                try:
-                    connection.send(write("PUT", target, self._headers, self._contents["sample"]))
-                    answer = connection.receive("PUT")
-                finally:
-                    connection.close()
-            except (NoAnswer, OSError) as error:
-                answer = str(error)
-            self._references[path, args] = answer
-            return answer
+            if (path, args) not in self._references:
+                self._references[path, args] = self._put_sample(path, args)
+            return self._references[path, args]
+
+    def _put_sample(self, path: str, args: str | None) -> ServerResponse | str:
+        target = path + ("" if args is None else f"?{_args_query(args)}")
+        try:
+            with closing(self._connect()) as connection:
+                connection.send(write("PUT", target, self._headers, self._contents["sample"]))
+                return connection.receive("PUT")
+        except (NoAnswer, OSError) as error:
+            return str(error)
 
 
 @dataclass(frozen=True)
@@ -256,33 +252,12 @@ class _Sent:
     request: CaseRequest
     path: str
     args: str | None
-    query: str
     node: str
-
-    def data(self, headers: dict[str, str], contents: dict[str, bytes]) -> bytes:
-        request = self.request
-        target = f"{self.path}?{self.query}" if self.query else self.path
-        more = {"Ais-Node-Url": self.node} if self.node else {}
-        body = contents[request.body] if request.body else b""
-        return write(request.method, target, {**headers, **more}, body, chunked=request.chunked, cut=request.cut)
+    data: bytes
 
 
-@contextmanager
-def _peer(case: Case, host: str) -> Iterator[Peer]:
-    """The peer of a case: another target, or the next stage."""
-    reply = case.other
-    headers = {"Location": reply.location} if reply.location else {}
-    if reply.length is not None:
-        headers["Ais-Direct-Put-Length"] = str(reply.length)
-    with listening(Peer(reply.status, headers, reply.body.encode()), host) as peer:
-        yield peer
-
-
-def _peer_response(peer: Peer | None) -> ServerResponse:
-    if peer is None:
-        return ServerResponse(200, {}, b"", closing=False)
-    headers = {name.lower(): value for name, value in peer.headers.items()}
-    return ServerResponse(peer.status, headers, peer.body, closing=False)
+def _answer_of(peer: PeerResponse) -> ServerResponse:
+    return ServerResponse(peer.status, peer.headers, peer.body.encode(), closing=False)
 
 
 def _good(answer: ServerResponse | str) -> TypeGuard[ServerResponse]:
@@ -295,7 +270,7 @@ def _must_be_filled(request: CaseRequest) -> bool:
 
 def _args_query(args: str) -> str:
     """``etl_args`` as a target writes it, which is Go's QueryEscape."""
-    return f"etl_args={quote(args, safe=' ').replace(' ', '+')}"
+    return f"etl_args={quote_plus(args)}"
 
 
 def _address(target_url: str) -> str:

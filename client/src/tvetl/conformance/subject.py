@@ -10,8 +10,6 @@ from urllib.parse import SplitResult, urlsplit
 
 from tvetl.errors import UsageError
 
-__all__ = ["ARGS", "READY", "Report", "Subject", "Verdict", "sample"]
-
 #: Arguments of tvetl-server that change nothing of a pipeline without random steps.
 ARGS = '{"seed":7,"epoch":1}'
 #: The readiness path that AIStore's runtime form takes for granted.

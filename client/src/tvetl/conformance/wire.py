@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import cast
 
-__all__ = ["NoAnswer", "RawConnection", "ServerResponse", "write"]
-
 
 class NoAnswer(Exception):
     """The connection or the time ended before an answer was complete."""
