@@ -41,7 +41,7 @@ def test_parameters_and_defaults_are_torchvisions(name: str) -> None:
 
 def test_aliases_have_the_v2_defaults() -> None:
     assert signature("ConvertImageDtype") == {"dtype": pytest.importorskip("torch").float32}
-    assert ALIASES["ConvertImageDtype"].defaults == {"dtype": "float32"}
+    assert {name: param.default for name, param in ALIASES["ConvertImageDtype"].params.items()} == {"dtype": "float32"}
 
 
 @pytest.mark.parametrize("name", [*spec.OPS, *FORMATS])

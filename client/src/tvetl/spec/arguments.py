@@ -8,7 +8,7 @@ from dataclasses import replace
 from tvetl.errors import ArgumentsError, Problem
 from tvetl.spec import limits
 from tvetl.spec.model import IMAGE_FORMATS, MASK_FORMATS, TENSOR_FORMATS, Arguments, Output, Pipeline, Step, Value
-from tvetl.spec.ops import OPS, Op, Param, row, single
+from tvetl.spec.ops import OPS, Param, row, single
 from tvetl.spec.output import FORMATS, plain_output
 from tvetl.spec.parse import Problems, read_params
 from tvetl.spec.pointwise import NotSplit, parts
@@ -34,10 +34,10 @@ _COUNTER = integer(0, limits.COUNTER)
 #: An edge of an image as it is opened, which may be larger than any that a step makes.
 _SIDE = integer(1, limits.COUNTER)
 
-#: What one of each is.
+#: The numbers of one box, and of one keypoint.
 _ROWS = {"boxes": ("x1", "y1", "x2", "y2"), "keypoints": ("x", "y")}
 
-#: Every argument; null is "as the pipeline says", as if it were not given, and so is false.
+#: Every argument; null and false mean the same as an argument that is not given.
 ARGUMENTS: Mapping[str, Param] = {
     "seed": Param(optional(integer(0, limits.SEED))),
     "epoch": Param(optional(_COUNTER)),
@@ -81,13 +81,15 @@ def parse_arguments(source: str | Mapping[str, object] | None) -> Arguments:
     _check_annotations(values, given, problems)
     if problems:
         raise ArgumentsError(problems.listed(), hint=_HINT)
-    return _arguments(values, given)
+    # read_params has checked each against its row of ARGUMENTS; what is not given has the default of the dataclass.
+    fields = {"role" if name == "as" else name: values[name] for name in given}
+    return Arguments(**fields, given=given)  # type: ignore[arg-type]
 
 
 def _read_rows(name: str, given: Value, problems: Problems) -> tuple[Value, ...]:
-    """The boxes or keypoints; each that is none is reported by its place."""
+    """The boxes or keypoints; a wrong one is reported by its place."""
     assert isinstance(given, tuple)
-    found: list[Value] = []
+    read: list[Value] = []
     for place, each in enumerate(given):
         try:
             row = read_row(each, _ROWS[name])
@@ -96,12 +98,12 @@ def _read_rows(name: str, given: Value, problems: Problems) -> tuple[Value, ...]
             continue
         if name == "boxes" and not (row[0] <= row[2] and row[1] <= row[3]):
             problems.add(f"$.boxes[{place}]", f"expected x1 <= x2 and y1 <= y2, got {show(list(row))}")
-        found.append(row)
-    return tuple(found)
+        read.append(row)
+    return tuple(read)
 
 
 def _check_annotations(values: Mapping[str, Value], given: frozenset[str], problems: Problems) -> None:
-    """Report what does not go together with a mask, or with the sample that boxes and keypoints make of an answer."""
+    """Report arguments that do not go together with a mask, or with boxes and keypoints."""
     annotated = sorted(given & {"boxes", "keypoints"})
     if values.get("as") == "mask":
         for name in sorted(given & {"pixels", "quality", "keypoints"}):
@@ -118,52 +120,12 @@ def _check_annotations(values: Mapping[str, Value], given: frozenset[str], probl
 _HINT = f"etl_args is a JSON object with any of {', '.join(ARGUMENTS)}"
 
 
-def _arguments(values: Mapping[str, Value], given: frozenset[str]) -> Arguments:
-    def number(name: str) -> int | None:
-        value = values[name]
-        return value if isinstance(value, int) else None
-
-    def text(name: str) -> str | None:
-        value = values[name]
-        return value if isinstance(value, str) else None
-
-    size, of = values["size"], values["of"]
-    return Arguments(
-        seed=number("seed"),
-        epoch=number("epoch") or 0,
-        view=number("view") or 0,
-        views=number("views"),
-        format=text("format"),
-        quality=number("quality"),
-        size=_pair(size) if isinstance(size, tuple) else number("size"),
-        pixels=values["pixels"] is True,
-        table=text("table"),
-        like=text("like"),
-        role={"image": "image", "mask": "mask", None: None}[text("as")],
-        of=_pair(of) if isinstance(of, tuple) else None,
-        boxes=_rows(values["boxes"]),
-        keypoints=_rows(values["keypoints"]),
-        given=given,
-    )
-
-
-def _pair(value: tuple[Value, ...]) -> tuple[int, int]:
-    height, width = value
-    assert isinstance(height, int)
-    assert isinstance(width, int)
-    return height, width
-
-
-def _rows(value: Value) -> tuple[tuple[float, ...], ...] | None:
-    return value if isinstance(value, tuple) else None  # type: ignore[return-value]  # by the kind of boxes
-
-
 def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
     """The pipeline that this request asks for: role, format, quality, size and pixels applied, the seed left as it is.
 
     With ``pixels`` it is the pipeline before its pointwise steps; its draws are the same. The pipeline itself (the same
-    object) where nothing changes it, so that what was planned for it can be used.
-    Raises ArgumentsError where the pipeline cannot do what is asked for.
+    object) where nothing changes it, so that its plan can be used again.
+    Raises ArgumentsError for arguments that the pipeline cannot do.
     """
     problems = Problems()
     if arguments.given & {"epoch", "view"} and arguments.seed is None and pipeline.seed is None:
@@ -178,18 +140,18 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
     elif arguments.is_annotated:
         output = _sample_output(pipeline.output)
     else:
-        output = _asked_output(pipeline.output, arguments, problems)
+        output = _image_or_tensor_output(pipeline.output, arguments, problems)
     steps = pipeline.steps if arguments.size is None else _resized(pipeline.steps, arguments.size, problems)
     if output != pipeline.output or steps != pipeline.steps:
         pipeline = replace(pipeline, steps=steps, output=output)
     if arguments.pixels:
         try:
-            found = parts(pipeline)
+            halves = parts(pipeline)
         except NotSplit as error:
             problems.add("$.pixels", str(error))
         else:
-            pipeline = found.pixels
-            if arguments.table is not None and arguments.table != found.digest:
+            pipeline = halves.pixels
+            if arguments.table is not None and arguments.table != halves.digest:
                 problems.add("$.table", "this pipeline has another table: the ETL was registered anew")
     if problems:
         raise ArgumentsError(problems.listed())
@@ -197,11 +159,11 @@ def with_arguments(pipeline: Pipeline, arguments: Arguments) -> Pipeline:
 
 
 def _check_steps(pipeline: Pipeline, arguments: Arguments, problems: Problems, *, is_mask: bool) -> None:
-    """Report steps of which nobody knows what becomes of annotations, and a mask that is drawn apart from its image."""
+    """Report steps whose effect on annotations is not defined, and masks that would differ from their image."""
     annotated = sorted(arguments.given & {"boxes", "keypoints"}) or (["as"] if is_mask else [])
     if not annotated:
         return
-    ops = [*_ops(pipeline)]
+    ops = [row(step.op) for step in _all_steps(pipeline)]
     if unknown := next((op.name for op in ops if op.moves is None), ""):
         problems.add(
             f"$.{annotated[0]}", f"torchvision does not say what {unknown} makes of masks, boxes and keypoints"
@@ -211,24 +173,21 @@ def _check_steps(pipeline: Pipeline, arguments: Arguments, problems: Problems, *
             "$.as", "a mask needs a seed, here or in the pipeline: without one it is not drawn as its image is"
         )
 
-    steps = (each for step in pipeline.steps for each in step.walk())
-    coloured = (step.op for step in steps if isinstance(step.params.get("fill"), tuple) and not _fills_masks(step))
-    if is_mask and (op := next(coloured, "")):
-        problems.add("$.as", f"{op} fills with a colour, which no mask has: give the step a mask_fill")
-
-
-def _fills_masks(step: Step) -> bool:
-    return step.params.get("mask_fill") is not None
+    for step in _all_steps(pipeline) if is_mask else ():
+        if isinstance(step.params.get("fill"), tuple) and step.params.get("mask_fill") is None:
+            problems.add("$.as", f"{step.op} fills with a colour, which no mask has: give the step a mask_fill")
+            break
 
 
 def needs_boxes(pipeline: Pipeline, *, is_mask: bool) -> str:
-    """The op that cannot do without boxes, of a mask one whose draws depend on them; "" where there is none."""
-    return next((op.name for op in _ops(pipeline) if op.needs_boxes and (op.random or not is_mask)), "")
+    """The first op that needs boxes, "" without one. A mask needs them only for an op whose draws depend on them."""
+    ops = (row(step.op) for step in _all_steps(pipeline))
+    return next((op.name for op in ops if op.needs_boxes and (op.random or not is_mask)), "")
 
 
-def _ops(pipeline: Pipeline) -> Iterator[Op]:
-    """The rows of all steps, and of those that they hold."""
-    return (row(each.op) for step in pipeline.steps for each in step.walk())
+def _all_steps(pipeline: Pipeline) -> Iterator[Step]:
+    """All steps, and those that they hold."""
+    return (each for step in pipeline.steps for each in step.walk())
 
 
 def _mask_output(output: Output, arguments: Arguments, problems: Problems) -> Output:
@@ -242,16 +201,15 @@ def _mask_output(output: Output, arguments: Arguments, problems: Problems) -> Ou
     if output.format == "png":
         return output
     # Level 6, Pillow's default, makes a mask a fourth smaller, and takes half as long again for decoding and encoding.
-    return replace(plain_output("png"), options={**plain_output("png").options, "compress_level": 1})
+    return plain_output("png", compress_level=1)
 
 
 def _sample_output(output: Output) -> Output:
     """safetensors, with the same dtype."""
-    sample = plain_output("safetensors")
-    return replace(sample, options={**sample.options, "dtype": output.options.get("dtype")})
+    return plain_output("safetensors", dtype=output.options.get("dtype"))
 
 
-def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> Output:
+def _image_or_tensor_output(output: Output, arguments: Arguments, problems: Problems) -> Output:
     wanted = arguments.format
     if wanted is not None and wanted != output.format:
         same_kind = IMAGE_FORMATS if output.format in IMAGE_FORMATS else TENSOR_FORMATS
@@ -259,8 +217,7 @@ def _asked_output(output: Output, arguments: Arguments, problems: Problems) -> O
             problems.add("$.format", f"expected one of {', '.join(same_kind)}, for that is what the steps end in")
             return output
         # Only dtype means the same in two formats: a quality of 80 is another one in webp than in jpeg.
-        kept = {name: value for name, value in output.options.items() if name == "dtype"}
-        output = replace(plain_output(wanted), options={**plain_output(wanted).options, **kept})
+        output = plain_output(wanted, **{name: value for name, value in output.options.items() if name == "dtype"})
     if arguments.quality is None:
         return output
     param = FORMATS[output.format].get("quality")

@@ -1,7 +1,6 @@
 """To and from torchvision's own ``Compose``; torch and torchvision are imported when a function is called.
 
-What an instance keeps is what a normal form is, so reading a parameter back is reading an attribute; the few
-classes that keep something else have a row in ``_KEPT_OTHERWISE``.
+An instance keeps the normal form of its parameters, so reading a parameter back is reading an attribute.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec.model import Pipeline, Step
 from tvetl.spec.opening import Opened
-from tvetl.spec.ops import ALIASES, HOLD_STEPS, OPS, alias_params, is_plugin
-from tvetl.spec.parse import parse
+from tvetl.spec.ops import ALIASES, HOLD_STEPS, OPS, is_plugin
+from tvetl.spec.parse import Problems, parse
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -65,13 +64,8 @@ def to_transform(step: Step) -> Callable[..., object]:
     with warnings.catch_warnings():
         # torchvision calls ToTensor deprecated; it stays what most pipelines in the world are written with.
         warnings.filterwarnings("ignore", message=r".*`ToTensor\(\)` is deprecated")
-        return _classes()[step.op](**params)
-
-
-def _classes() -> dict[str, Callable[..., Callable[..., object]]]:
-    from torchvision.transforms import v2
-
-    return {name: getattr(v2, name) for name in OPS}
+        transform: Callable[..., object] = getattr(v2, OPS[step.op].name)(**params)
+        return transform
 
 
 def from_compose(
@@ -84,7 +78,9 @@ def from_compose(
     an answer says which boxes are left, whatever belongs to them.
     Raises PipelineError for what is not in the op table: a Lambda, a class of your own, ...
     """
-    problems = [Problem("$.steps", "not together with a compose, which has them")] if "steps" in fields else []
+    problems = Problems()
+    if "steps" in fields:
+        problems.add("$.steps", "not together with a compose, which has them")
     steps = [*_steps(compose, "$", problems, _Flow())]
     if problems:
         raise PipelineError(problems)
@@ -118,7 +114,7 @@ def _image_types() -> dict[str, type]:
     return {"PIL image": Image.Image, "tensor": torch.Tensor, "tv_tensors.Image": tv_tensors.Image}
 
 
-def _steps(transform: object, path: str, problems: list[Problem], flow: _Flow) -> Iterator[Data]:
+def _steps(transform: object, path: str, problems: Problems, flow: _Flow) -> Iterator[Data]:
     """The steps that a transform means."""
     from torch import nn
     from torchvision import transforms as v1
@@ -126,7 +122,7 @@ def _steps(transform: object, path: str, problems: list[Problem], flow: _Flow) -
 
     # By the class itself: a subclass may do anything.
     kind = type(transform)
-    names = {found: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (found := getattr(module, name, None))}
+    names = {cls: name for name in (*OPS, *ALIASES) for module in (v1, v2) if (cls := getattr(module, name, None))}
     if isinstance(transform, (v1.Compose, v2.Compose)) or kind is nn.Sequential:
         yield from _in_turn(transform, path, problems, flow)
     elif names.get(kind) in HOLD_STEPS:
@@ -135,23 +131,23 @@ def _steps(transform: object, path: str, problems: list[Problem], flow: _Flow) -
     elif kind in names:
         try:
             yield from _step(names[kind], transform, flow)
-        except _Unsaid as error:
-            problems.append(Problem(path, f"{kind.__name__}: {error}"))
+        except _Unsupported as error:
+            problems.add(path, f"{kind.__name__}: {error}")
     elif kind in (_presets.ImageClassification, _presets.SemanticSegmentation, _presets.ObjectDetection):
         yield from _preset(transform)
     elif kind is v2.RGB and flow.gray:
-        problems.append(Problem(path, "RGB after Grayscale: give that num_output_channels=3, and leave RGB out"))
+        problems.add(path, "RGB after Grayscale: give that num_output_channels=3, and leave RGB out")
     elif kind is v2.ToPureTensor:
         flow.type = "tensor" if flow.type == "tv_tensors.Image" else flow.type
     elif kind in (v2.ConvertBoundingBoxFormat, v2.SetClampingMode):
-        problems += [Problem(path, said) for said in _boxes_otherwise(transform)]
+        target = getattr(transform, "format", None) or getattr(transform, "clamping_mode", None)
+        if str(getattr(target, "value", target)) not in ("XYXY", "soft"):
+            problems.add(path, f"{kind.__name__}: boxes are XYXY here, and clamped softly; change them after loading")
     elif kind not in (v2.Identity, v2.RGB):  # which change nothing here
-        problems.append(Problem(path, _cannot(transform)))
+        problems.add(path, _cannot(transform))
 
 
-def _in_turn(
-    compose: object, path: str, problems: list[Problem], flow: _Flow, *, single: bool = False
-) -> Iterator[Data]:
+def _in_turn(compose: object, path: str, problems: Problems, flow: _Flow, *, single: bool = False) -> Iterator[Data]:
     """The steps of all transforms that it holds; ``single``: each of them must be one step."""
     place, several = ("transforms", compose.transforms) if hasattr(compose, "transforms") else ("", compose)
     assert isinstance(several, Iterable)
@@ -165,24 +161,24 @@ def _in_turn(
             yield step
         if single and count != 1 and len(problems) == before:
             instead = "RandomApply with p=1 holds several" if count else "RandomApply with p=0 does nothing"
-            problems.append(Problem(where, f"{type(each).__name__} is {count} steps, and one is needed: {instead}"))
+            problems.add(where, f"{type(each).__name__} is {count} steps, and one is needed: {instead}")
 
 
 def _step(name: str, transform: object, flow: _Flow) -> Iterator[Data]:
-    """One step, or none where it would change no image. Raises _Unsaid."""
-    found = _read_back(name, transform)
-    if isinstance(found.get("fill"), Mapping):
-        fills = _fills(found["fill"], flow)
-        found |= fills if "mask_fill" in OPS[name].params else {"fill": fills["fill"]}
-    if isinstance(found.get("dtype"), Mapping):
-        found["dtype"] = _dtype(found["dtype"], flow)
-        if found["dtype"] is None:
+    """One step, or none where it would change no image. Raises _Unsupported."""
+    params = _read_back(name, transform)
+    if isinstance(params.get("fill"), Mapping):
+        fills = _fills(params["fill"], flow)
+        params |= fills if "mask_fill" in OPS[name].params else {"fill": fills["fill"]}
+    if isinstance(params.get("dtype"), Mapping):
+        params["dtype"] = _dtype(params["dtype"], flow)
+        if params["dtype"] is None:
             return
-    yield {"op": name, **found}
+    yield {"op": name, **params}
 
 
-class _Unsaid(Exception):
-    """A parameter that a pipeline cannot have; the text says why."""
+class _Unsupported(Exception):
+    """A value that no parameter of a pipeline can have; the text says why."""
 
 
 def _of_type(table: Mapping[object, object], kind: type) -> object:
@@ -194,10 +190,10 @@ def _check_table(table: Mapping[object, object], flow: _Flow) -> None:
     types = _image_types()
     for key in table:
         if not isinstance(key, type) and key != "others":
-            raise _Unsaid(f"{key!r} is neither a type nor 'others', so torchvision does not look it up")
+            raise _Unsupported(f"{key!r} is neither a type nor 'others', so torchvision does not look it up")
     # As torchvision does, a type that has nothing is left out; but where another type of image has, that was meant.
     if not {types[flow.type], "others"} & table.keys() and not table.keys().isdisjoint(types.values()):
-        raise _Unsaid(f"the image is a {flow.type} here, for which torchvision finds nothing: say it of 'others'")
+        raise _Unsupported(f"the image is a {flow.type} here, for which torchvision finds nothing: say it of 'others'")
 
 
 def _fills(table: object, flow: _Flow) -> Data:
@@ -212,39 +208,34 @@ def _fills(table: object, flow: _Flow) -> Data:
 
 
 def _dtype(table: object, flow: _Flow) -> object:
-    """``dtype`` by type, of images; None where theirs stays. Raises _Unsaid where masks or boxes would lose values."""
+    """``dtype`` by type, of images; None where theirs stays. Raises _Unsupported where masks or boxes would change."""
     from torchvision import tv_tensors
 
     assert isinstance(table, Mapping)
     _check_table(table, flow)
-    kept = {
+    lossless = {
         tv_tensors.Mask: (None, "uint8", "int32", "int64", "float32", "float64"),
         tv_tensors.BoundingBoxes: (None, "float32", "float64"),
         tv_tensors.KeyPoints: (None, "float32", "float64"),
     }
-    for kind, dtypes in kept.items():
+    for kind, dtypes in lossless.items():
         if (dtype := _of_type(table, kind)) not in dtypes:
-            raise _Unsaid(f"{dtype} would change the values of {kind.__name__}, which stay as they are: 'others': None")
+            raise _Unsupported(
+                f"{dtype} would change the values of {kind.__name__}, which stay as they are: 'others': None"
+            )
     return _of_type(table, _image_types()[flow.type])
-
-
-def _boxes_otherwise(transform: object) -> Iterator[str]:
-    """Why what changes how boxes are kept cannot be said; nothing where they are kept so anyway."""
-    asked = getattr(transform, "format", None) or getattr(transform, "clamping_mode", None)
-    if str(getattr(asked, "value", asked)) not in ("XYXY", "soft"):
-        yield f"{type(transform).__name__}: boxes are XYXY here, and clamped softly; change them after loading"
 
 
 def _preset(preset: object) -> Iterator[Data]:
     """What the forward of torchvision's presets does; it makes floats as ToTensor does, by dividing."""
-    kept = {name: _plain(getattr(preset, name, None)) for name in ("resize_size", "crop_size", "mean", "std")}
-    if kept["resize_size"] is not None:
-        yield {"op": "Resize", "size": kept["resize_size"], **_read(preset, ("interpolation", "antialias"))}
-    if kept["crop_size"] is not None:
-        yield {"op": "CenterCrop", "size": kept["crop_size"]}
+    fields = _read(preset, ("resize_size", "crop_size", "mean", "std"))
+    if fields.get("resize_size") is not None:
+        yield {"op": "Resize", "size": fields["resize_size"], **_read(preset, ("interpolation", "antialias"))}
+    if fields.get("crop_size") is not None:
+        yield {"op": "CenterCrop", "size": fields["crop_size"]}
     yield {"op": "ToTensor"}
-    if kept["mean"] is not None:
-        yield {"op": "Normalize", "mean": kept["mean"], "std": kept["std"]}
+    if fields.get("mean") is not None:
+        yield {"op": "Normalize", "mean": fields["mean"], "std": fields["std"]}
 
 
 def _cannot(transform: object) -> str:
@@ -262,17 +253,34 @@ def _cannot(transform: object) -> str:
 
 
 def _read_back(name: str, transform: object) -> Data:
-    found = _read(transform, alias_params(ALIASES[name]) if name in ALIASES else OPS[name].params)
-    return {**found, **_KEPT_OTHERWISE.get(name, _nothing)(transform, found)}
+    """The parameters of an instance. It keeps their normal forms, but for four that this function changes back."""
+    from torchvision.transforms import v2
+
+    params = _read(transform, ALIASES[name].params if name in ALIASES else OPS[name].params)
+    if name == "RandomChoice":
+        shares = params["p"]
+        if isinstance(shares, list) and shares == [1 / len(shares)] * len(shares):
+            params["p"] = None  # v2 keeps equal shares for none
+    elif name == "RandomCrop":
+        padding = params["padding"]
+        if isinstance(transform, v2.RandomCrop) and isinstance(padding, list):
+            left, right, top, bottom = padding  # v1 keeps the order that it was given
+            params["padding"] = [left, top, right, bottom]
+    elif name == "RandomErasing" and params["value"] is None:
+        params["value"] = "random"
+    elif name == "RandomIoUCrop":
+        params["sampler_options"] = _plain(getattr(transform, "options", None))
+    return params
 
 
 def _read(transform: object, params: Iterable[str]) -> Data:
     """Its attributes of these names, as a pipeline has them."""
     attributes = [each for each in params if each != "transforms" and hasattr(transform, each)]
-    found = {each: _plain(getattr(transform, each)) for each in attributes}
-    if "interpolation" in found and type(found["interpolation"]) is int:
-        found["interpolation"] = _PILLOW_FILTERS.get(found["interpolation"], found["interpolation"])
-    return found
+    values = {each: _plain(getattr(transform, each)) for each in attributes}
+    interpolation = values.get("interpolation")
+    if type(interpolation) is int:
+        values["interpolation"] = _PILLOW_FILTERS.get(interpolation, interpolation)
+    return values
 
 
 def _plain(value: object) -> object:
@@ -287,41 +295,3 @@ def _plain(value: object) -> object:
     if callable(tolist):
         return _plain(tolist())
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def _shares(_: object, found: Mapping[str, object]) -> dict[str, object]:
-    """v2 keeps equal shares for none."""
-    shares = found["p"]
-    return {"p": None} if isinstance(shares, list) and shares == [1 / len(shares)] * len(shares) else {}
-
-
-def _iou_options(transform: object, _: Mapping[str, object]) -> dict[str, object]:
-    return {"sampler_options": _plain(getattr(transform, "options", None))}
-
-
-def _nothing(_: object, __: Mapping[str, object]) -> dict[str, object]:
-    return {}
-
-
-def _crop_padding(transform: object, found: Mapping[str, object]) -> dict[str, object]:
-    """v2 keeps left, right, top, bottom; v1 keeps what it was given: left, top, right, bottom."""
-    from torchvision.transforms import v2
-
-    padding = found["padding"]
-    if not isinstance(transform, v2.RandomCrop) or not isinstance(padding, list):
-        return {}
-    left, right, top, bottom = padding
-    return {"padding": [left, top, right, bottom]}
-
-
-def _erasing_value(_: object, found: Mapping[str, object]) -> dict[str, object]:
-    """v2 keeps None for "random"."""
-    return {"value": "random"} if found["value"] is None else {}
-
-
-_KEPT_OTHERWISE: Mapping[str, Callable[[object, Mapping[str, object]], dict[str, object]]] = {
-    "RandomChoice": _shares,
-    "RandomCrop": _crop_padding,
-    "RandomErasing": _erasing_value,
-    "RandomIoUCrop": _iou_options,
-}

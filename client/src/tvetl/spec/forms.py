@@ -1,4 +1,4 @@
-"""What flows between two steps, and what a step asks of it: what torchvision would otherwise refuse image by image."""
+"""The image between two steps, and the checks of a step's parameters: what torchvision would refuse image by image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tvetl.spec.values import show
 
 FormKind = Literal["pil", "uint8", "float"]
 Params: TypeAlias = Mapping[str, Value]
-#: Names of parameters and what is wrong with each.
-Complaints: TypeAlias = Iterator[tuple[str, str]]
+#: The name of each wrong parameter, and its error message.
+ParamErrors: TypeAlias = Iterator[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -24,40 +24,37 @@ class Form:
     channels: int = 3
 
     def __str__(self) -> str:
-        what = "PIL image" if self.kind == "pil" else f"{self.dtype} tensor"
-        return f"a {what} of {self.channels} channel{'s' if self.channels > 1 else ''}"
+        type_ = "PIL image" if self.kind == "pil" else f"{self.dtype} tensor"
+        return f"a {type_} of {self.channels} channel{'s' if self.channels > 1 else ''}"
 
 
-#: What decoding gives: ``Image.open(...).convert("RGB")``.
+#: The image that decoding gives: ``Image.open(...).convert("RGB")``.
 START = Form("pil")
 
-Fit: TypeAlias = Callable[[Params, Form], Complaints]
-Agree: TypeAlias = Callable[[Params], Complaints]
+Fit: TypeAlias = Callable[[Params, Form], ParamErrors]
+Agree: TypeAlias = Callable[[Params], ParamErrors]
 Gives: TypeAlias = Callable[[Params, Form], Form]
 
 
-# What a step gives.
+# The image that a step gives.
 
 
 def same(_: Params, form: Form) -> Form:
     return form
 
 
-def float_tensor(_: Params, form: Form) -> Form:
-    return replace(form, kind="float", dtype="float32")
+def _converted(kind: FormKind, dtype: str) -> Gives:
+    return lambda _, form: replace(form, kind=kind, dtype=dtype)
 
 
-def byte_tensor(_: Params, form: Form) -> Form:
-    return replace(form, kind="uint8", dtype="uint8")
+float_tensor = _converted("float", "float32")
+byte_tensor = _converted("uint8", "uint8")
+pil_image = _converted("pil", "uint8")
 
 
 def cast(params: Params, form: Form) -> Form:
     dtype = str(params["dtype"])
     return replace(form, kind="uint8" if dtype == "uint8" else "float", dtype=dtype)
-
-
-def pil_image(_: Params, form: Form) -> Form:
-    return replace(form, kind="pil", dtype="uint8")
 
 
 def gray(params: Params, form: Form) -> Form:
@@ -67,7 +64,7 @@ def gray(params: Params, form: Form) -> Form:
 # Parameters that must agree with each other.
 
 
-def size_agrees(params: Params) -> Complaints:
+def size_agrees(params: Params) -> ParamErrors:
     size, longest = params["size"], params["max_size"]
     if size is None and longest is None:
         yield "max_size", "needed where size is null"
@@ -77,19 +74,19 @@ def size_agrees(params: Params) -> Complaints:
         yield "max_size", f"expected more than size ({size}), got {longest}"
 
 
-def magnitude_agrees(params: Params) -> Complaints:
+def magnitude_agrees(params: Params) -> ParamErrors:
     magnitude, bins = params["magnitude"], params["num_magnitude_bins"]
     if isinstance(magnitude, int) and isinstance(bins, int) and magnitude >= bins:
         yield "magnitude", f"expected less than num_magnitude_bins ({bins}), got {magnitude}"
 
 
-def sizes_agree(params: Params) -> Complaints:
+def sizes_agree(params: Params) -> ParamErrors:
     least, most = params["min_size"], params["max_size"]
     if isinstance(least, int) and isinstance(most, int) and most <= least:
         yield "max_size", f"expected more than min_size ({least}), got {most}: it is never drawn; Resize has one size"
 
 
-def iou_agrees(params: Params) -> Complaints:
+def iou_agrees(params: Params) -> ParamErrors:
     for name in ("scale", "aspect_ratio"):
         least, most = params[f"min_{name}"], params[f"max_{name}"]
         if isinstance(least, float) and isinstance(most, float) and most < least:
@@ -99,7 +96,7 @@ def iou_agrees(params: Params) -> Complaints:
         yield "sampler_options", "needs a 1, which takes the whole image; without, it may search without end"
 
 
-def shares_agree(params: Params) -> Complaints:
+def shares_agree(params: Params) -> ParamErrors:
     shares, steps = params["p"], params["transforms"]
     if isinstance(shares, tuple) and isinstance(steps, tuple):
         if len(shares) != len(steps):
@@ -108,21 +105,21 @@ def shares_agree(params: Params) -> Complaints:
             yield "p", "expected a number above 0 among them"
 
 
-# Parameters that must fit what flows in.
+# Parameters that must fit the image that the step is given.
 
 
-def _per_channel(name: str, params: Params, form: Form) -> Complaints:
+def _per_channel(name: str, params: Params, form: Form) -> ParamErrors:
     value = params[name]
     if isinstance(value, tuple) and len(value) not in (1, form.channels):
         yield name, f"{len(value)} values for {form}"
 
 
-def statistics_fit(params: Params, form: Form) -> Complaints:
+def statistics_fit(params: Params, form: Form) -> ParamErrors:
     yield from _per_channel("mean", params, form)
     yield from _per_channel("std", params, form)
 
 
-def fill_fits(params: Params, form: Form) -> Complaints:
+def fill_fits(params: Params, form: Form) -> ParamErrors:
     yield from _per_channel("fill", params, form)
     fill = params["fill"]
     shades = [shade for shade in (fill if isinstance(fill, tuple) else (fill,)) if isinstance(shade, (int, float))]
@@ -132,34 +129,34 @@ def fill_fits(params: Params, form: Form) -> Complaints:
         yield "fill", "torchvision takes a list only with padding_mode constant on a tensor"
 
 
-def _interpolation_fits(params: Params, form: Form, on_tensors: tuple[str, ...]) -> Complaints:
+def _interpolation_fits(params: Params, form: Form, on_tensors: tuple[str, ...]) -> ParamErrors:
     if form.kind != "pil" and params["interpolation"] not in on_tensors:
         yield "interpolation", f"expected one of {', '.join(on_tensors)} for {form}, got {params['interpolation']}"
 
 
-def resampling_fits(params: Params, form: Form) -> Complaints:
+def resampling_fits(params: Params, form: Form) -> ParamErrors:
     on_tensors = ("nearest", "nearest-exact", "bilinear", "bicubic")
     yield from _interpolation_fits(params, form, (*on_tensors, "lanczos") if params["antialias"] else on_tensors)
 
 
-def warping_fits(params: Params, form: Form) -> Complaints:
+def warping_fits(params: Params, form: Form) -> ParamErrors:
     yield from _interpolation_fits(params, form, ("nearest", "bilinear"))
     yield from fill_fits(params, form)
 
 
-def threshold_fits(params: Params, form: Form) -> Complaints:
+def threshold_fits(params: Params, form: Form) -> ParamErrors:
     threshold = params["threshold"]
     if form.kind == "float" and isinstance(threshold, float) and threshold > 1:
         yield "threshold", f"expected 0..1 for {form}, got {show(threshold)}"
 
 
-def erasure_fits(params: Params, form: Form) -> Complaints:
+def erasure_fits(params: Params, form: Form) -> ParamErrors:
     yield from _per_channel("value", params, form)
     # Normal noise has negative values, and what those become as uint8 is not defined.
     if params["value"] == "random" and form.kind != "float":
         yield "value", f"random noise needs a float tensor, not {form}"
 
 
-def mode_fits(params: Params, form: Form) -> Complaints:
+def mode_fits(params: Params, form: Form) -> ParamErrors:
     if params["mode"] not in (None, "RGB" if form.channels == 3 else "L"):
         yield "mode", f"{params['mode']} cannot be made of {form}"

@@ -10,8 +10,6 @@ from typing import Literal, TypeAlias
 #: there only in the parameter ``transforms`` of ops that hold steps.
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | Step | None"
 
-ImageFormat = Literal["jpeg", "png", "webp"]
-TensorFormat = Literal["npy", "safetensors", "raw"]
 Role = Literal["image", "mask"]
 IMAGE_FORMATS: tuple[str, ...] = ("jpeg", "png", "webp")
 TENSOR_FORMATS: tuple[str, ...] = ("npy", "safetensors", "raw")
@@ -29,8 +27,8 @@ class Step:
     @property
     def inner(self) -> tuple[Step, ...]:
         """The steps that it holds (RandomApply, RandomChoice, RandomOrder); none of any other op."""
-        held = self.params.get("transforms")
-        return tuple(each for each in held if isinstance(each, Step)) if isinstance(held, tuple) else ()
+        steps = self.params.get("transforms")
+        return tuple(each for each in steps if isinstance(each, Step)) if isinstance(steps, tuple) else ()
 
     def walk(self) -> Iterator[Step]:
         """Itself, and each step in it at any depth."""
@@ -53,20 +51,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A whole pipeline: what :func:`tvetl.spec.parse` gives and the server runs."""
+    """A whole pipeline: :func:`tvetl.spec.parse` makes it, and the server runs it."""
 
     steps: tuple[Step, ...]
     output: Output
     seed: int | None = None
     precision: Literal["exact", "fast"] = "exact"
     orientation: Literal["keep", "apply"] = "keep"
-    #: What becomes of values of more than 8 bits that RGB would clip.
+    #: How values of more than 8 bits are converted, which RGB would clip.
     depth: Literal["refuse", "convert", "scale"] = "refuse"
-    #: What becomes of a file whose end is cut off.
+    #: How a truncated file is decoded.
     truncated: Literal["refuse", "pad"] = "refuse"
     #: Red, green, blue of 0..255 that an image with transparency is laid over; None drops its alpha.
     background: tuple[int, int, int] | None = None
-    #: Whether the objects are images or masks, where a request does not say (``as``).
+    #: Whether the objects are images or masks; a request may override it (``as``).
     role: Role = "image"
     #: A template (:mod:`tvetl.spec.templates`) of ``<bucket>/<object>``: draw each object as the one that it names.
     like: str | None = None
@@ -79,7 +77,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What one request may ask for besides the pipeline (``etl_args``); None is "as the pipeline says"."""
+    """The arguments of one request (``etl_args``), which override the pipeline; None keeps the pipeline's value."""
 
     seed: int | None = None
     epoch: int = 0
@@ -88,21 +86,21 @@ class Arguments:
     format: str | None = None
     quality: int | None = None
     size: int | tuple[int, int] | None = None
-    #: Whether the uint8 pixels are wanted that the pointwise steps at the end would be given.
+    #: Whether the answer is the uint8 pixels before the pointwise steps at the end.
     pixels: bool = False
     #: The digest of the table by which the pixels' values will be looked up: refused where the pipeline has another.
     table: str | None = None
     #: ``<bucket>/<object>``: draw as for this object. It changes draws alone, never what is read.
     like: str | None = None
-    #: ``as``: whether the object is an image or a mask; None is "as the pipeline says".
+    #: ``as``: whether the object is an image or a mask; None keeps the pipeline's.
     role: Role | None = None
-    #: Height and width that the image of a mask has.
+    #: Height and width of a mask's image.
     of: tuple[int, int] | None = None
-    #: (x1, y1, x2, y2) of each box, in pixels of the original; None where there are no boxes to answer with.
+    #: (x1, y1, x2, y2) of each box, in pixels of the original; None for an answer without boxes.
     boxes: tuple[tuple[float, ...], ...] | None = None
     #: (x, y) of each keypoint, in pixels of the original.
     keypoints: tuple[tuple[float, ...], ...] | None = None
-    #: The names that were given: an epoch 0 that was asked for needs a seed, one that was not does not.
+    #: The names that were given: an explicit epoch 0 needs a seed, the default does not.
     given: frozenset[str] = field(default_factory=frozenset)
 
     @property

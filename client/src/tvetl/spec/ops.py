@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tvetl.spec import forms, limits
 from tvetl.spec.model import Value
@@ -41,7 +41,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Op:
-    """One row: what the step is told (``params``), what it takes and gives, and whether it draws random numbers."""
+    """One row: the parameters, the images that the step takes and gives, and whether it draws random numbers."""
 
     name: str
     takes: tuple[forms.FormKind, ...]
@@ -51,7 +51,7 @@ class Op:
     agrees: forms.Agree | None = None
     fits: forms.Fit | None = None
     #: True where it moves pixels, so that an image's annotations move too; False where it changes values alone; None
-    #: where torchvision does not say what becomes of annotations. Of an op that holds steps, these tell.
+    #: where torchvision does not say what becomes of annotations. An op that holds steps does what these do.
     moves: bool | None = True
     #: Whether it acts on boxes, and so cannot do without them; ``image``: whether it does anything to the image, too.
     needs_boxes: bool = False
@@ -60,11 +60,11 @@ class Op:
 
 @dataclass(frozen=True)
 class Alias:
-    """A v1 name that v2 calls otherwise: the op it means, what it fixes, and its own defaults."""
+    """A v1 name that v2 calls otherwise: the op it means, its own parameters, and the op's that it fixes."""
 
     op: str
-    fixed: Mapping[str, Value] = field(default_factory=dict)
-    defaults: Mapping[str, Value] = field(default_factory=dict)
+    params: Mapping[str, Param]
+    fixed: Mapping[str, Value]
 
 
 # Spellings that torchvision turns into one form when it makes its instance.
@@ -74,19 +74,14 @@ def _items(value: Value) -> tuple[Value, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _both(value: Value) -> Value:
-    items = _items(value)
-    return items * (2 // len(items))
-
-
 def single(value: Value) -> Value:
     """[n] -> n; anything else as it is."""
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-def _float(value: Value) -> float:
-    assert isinstance(value, (int, float))
-    return float(value)
+def _pair(value: Value) -> Value:
+    items = _items(value)
+    return items * (2 // len(items))
 
 
 def _four_borders(value: Value) -> Value:
@@ -101,49 +96,47 @@ def _no_border_is_none(value: Value) -> Value:
 
 def _two(kind: Kind, *, ordered: bool = False) -> Kind:
     """n, [n] or [a, b]; one value stands for both."""
-    return either(spelled(kind, _both), spelled(sequence(kind, 1, 2, ordered=ordered), _both))
+    return spelled(either(kind, sequence(kind, 1, 2, ordered=ordered)), _pair)
 
 
 def _around(center: float, least: float, most: float, reach: float) -> Kind:
     """A distance d for [center - d, center + d], or [min, max]; cut at ``least`` as torchvision's ColorJitter does."""
 
     def both_sides(value: Value) -> Value:
+        assert isinstance(value, float)
         # "+ 0.0" turns -0.0, which compares equal but prints differently, into 0.0.
-        return (max(center - _float(value) + 0.0, least), center + _float(value))
+        return (max(center - value + 0.0, least), center + value)
 
     return either(spelled(real(0, reach), both_sides), sequence(real(least, most), 2, ordered=True))
 
 
-def _jitter(kind: Kind, nothing: float) -> Kind:
-    """A range, or null for no change; torchvision makes null of a range that changes nothing."""
-    return optional(spelled(kind, lambda value: None if value == (nothing, nothing) else value))
+def _null_for(default: Value, kind: Kind) -> Kind:
+    """The kind, or null, which is also the normal form of ``default``: torchvision does the same for both."""
+    return optional(spelled(kind, lambda value: None if value == default else value))
 
 
 _NUMBER = limits.NUMBER
 _EDGE = integer(1, limits.EDGE)
+_EDGES = spelled(either(_EDGE, several(_EDGE, 1, limits.DRAWN_OF)), _items)
 _SIZE = _two(_EDGE)
 _SHORT_EDGE_OR_SIZE = either(_EDGE, spelled(sequence(_EDGE, 1, 2), single), NULL)
 _BORDER = integer(0, limits.EDGE)
 _BORDERS = spelled(either(_BORDER, sequence(_BORDER, 1, 2, 4)), _four_borders)
 _P = real(0, 1)
 _POSITIVE = replace(real(limits.DIVISOR), expected="a number above 0")
-_SCALE = sequence(real(0), 2, ordered=True)
-_FROM_0 = _SCALE
+_FROM_0 = sequence(real(0), 2, ordered=True)
 _SHARE = replace(real(limits.DIVISOR, 1), expected="a number above 0 and at most 1")
 _GROWTH = sequence(
     replace(real(limits.DIVISOR, limits.GROWTH), expected=f"a number above 0 and at most {limits.GROWTH:g}"),
     2,
     ordered=True,
 )
-_USUAL_OPTIONS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-_OPTIONS = optional(
-    spelled(several(real(0), 1, limits.DRAWN_OF), lambda value: None if value == _USUAL_OPTIONS else value)
-)
+_OPTIONS = _null_for((0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), several(real(0), 1, limits.DRAWN_OF))
 _RATIO = sequence(_POSITIVE, 2, ordered=True)
 _ANGLES = _around(0.0, -_NUMBER, _NUMBER, _NUMBER)
-_FACTORS = _jitter(_around(1.0, 0.0, _NUMBER, _NUMBER - 1), 1.0)
-_TURNS = sequence(real(-0.5, 0.5), 2, ordered=True)
-_HUES = _jitter(_around(0.0, -0.5, 0.5, 0.5), 0.0)
+_FACTORS = _null_for((1.0, 1.0), _around(1.0, 0.0, _NUMBER, _NUMBER - 1))
+_HUE_RANGE = sequence(real(-0.5, 0.5), 2, ordered=True)
+_HUES = _null_for((0.0, 0.0), _around(0.0, -0.5, 0.5, 0.5))
 _SHEAR = either(_ANGLES, sequence(real(), 4, ordered=True), NULL)
 _POINT = optional(sequence(real(), 2))
 _SHADE = real(whole_as_int=True)
@@ -182,10 +175,6 @@ _STEPS = Kind(
 )
 
 
-def _one_or_several(kind: Kind, most: int) -> Kind:
-    return either(spelled(kind, _items), several(kind, 1, most))
-
-
 def _need(kind: Kind) -> Param:
     return Param(kind, required=True)
 
@@ -207,8 +196,8 @@ _ROWS = (
         "size": _need(_SIZE), "padding": Param(optional(spelled(_BORDERS, _no_border_is_none)), None),
         "pad_if_needed": Param(FLAG, False), **_BLACK, "padding_mode": Param(_MODE, "constant")}),
     Op("RandomResizedCrop", _ANY, random=True, fits=forms.resampling_fits, params={
-        "size": _need(_SIZE), "scale": Param(_SCALE, (0.08, 1.0)), "ratio": Param(_RATIO, (3.0 / 4.0, 4.0 / 3.0)),
-        "interpolation": Param(_RESAMPLING, "bilinear"), "antialias": Param(optional(FLAG), True)}),
+        "size": _need(_SIZE), "scale": Param(_FROM_0, (0.08, 1.0)), "ratio": Param(_RATIO, (3.0 / 4.0, 4.0 / 3.0)),
+        **_RESIZING}),
     Op("Pad", _ANY, fits=forms.fill_fits, params={
         "padding": _need(_BORDERS), **_BLACK, "padding_mode": Param(_MODE, "constant")}),
     Op("RandomHorizontalFlip", _ANY, _HALF, random=True),
@@ -226,7 +215,7 @@ _ROWS = (
     Op("ScaleJitter", _ANY, random=True, fits=forms.resampling_fits, params={
         "target_size": _need(sequence(_EDGE, 2)), "scale_range": Param(_GROWTH, (0.1, 2.0)), **_RESIZING}),
     Op("RandomShortestSize", _ANY, random=True, fits=forms.resampling_fits, params={
-        "min_size": _need(_one_or_several(_EDGE, limits.DRAWN_OF)), "max_size": Param(optional(_EDGE), None),
+        "min_size": _need(_EDGES), "max_size": Param(optional(_EDGE), None),
         **_RESIZING}),
     Op("RandomResize", _ANY, random=True, agrees=forms.sizes_agree, fits=forms.resampling_fits, params={
         "min_size": _need(_EDGE), "max_size": _need(_EDGE), **_RESIZING}),
@@ -262,7 +251,7 @@ _ROWS = (
         "sharpness_factor": _need(real(0)), **_HALF}),
     Op("RandomPhotometricDistort", _ANY, moves=False, random=True, params={
         "brightness": Param(_FROM_0, (0.875, 1.125)), "contrast": Param(_FROM_0, (0.5, 1.5)),
-        "saturation": Param(_FROM_0, (0.5, 1.5)), "hue": Param(_TURNS, (-0.05, 0.05)), **_HALF}),
+        "saturation": Param(_FROM_0, (0.5, 1.5)), "hue": Param(_HUE_RANGE, (-0.05, 0.05)), **_HALF}),
     Op("RandomAutocontrast", _ANY, moves=False, random=True, params=_HALF),
     Op("RandomEqualize", _ANY, moves=False, random=True, params=_HALF),
 
@@ -326,14 +315,5 @@ def row(name: str) -> Op:
 
 #: Names of torchvision.transforms (v1) that mean an op of another name.
 ALIASES: Mapping[str, Alias] = {
-    "ConvertImageDtype": Alias("ToDtype", fixed={"scale": True}, defaults={"dtype": "float32"}),
+    "ConvertImageDtype": Alias("ToDtype", {"dtype": Param(_DTYPE, "float32")}, fixed={"scale": True}),
 }
-
-
-def alias_params(alias: Alias) -> Mapping[str, Param]:
-    """The parameters that may be given with the alias."""
-    params = {name: param for name, param in OPS[alias.op].params.items() if name not in alias.fixed}
-    return {
-        name: replace(param, default=alias.defaults[name], required=False) if name in alias.defaults else param
-        for name, param in params.items()
-    }

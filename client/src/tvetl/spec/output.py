@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from tvetl.spec.forms import Form
-from tvetl.spec.model import IMAGE_FORMATS, Output
+from tvetl.spec.forms import Form, ParamErrors
+from tvetl.spec.model import IMAGE_FORMATS, Output, Value
 from tvetl.spec.ops import Param
 from tvetl.spec.values import FLAG, choice, integer, optional
 
@@ -31,18 +31,18 @@ FORMATS: Mapping[str, Mapping[str, Param]] = {
 }
 
 
-def plain_output(format: str) -> Output:
-    """The format with all its options as they are by default."""
-    return Output(format, {name: param.default for name, param in FORMATS[format].items()})
+def plain_output(format: str, **options: Value) -> Output:
+    """The format with these options, and all others as they are by default."""
+    return Output(format, {**{name: param.default for name, param in FORMATS[format].items()}, **options})
 
 
 def default_output(form: Form) -> Output:
-    """What is written when the pipeline does not say: jpeg of an image, npy of a tensor."""
+    """The output of a pipeline without one: jpeg of an image, npy of a tensor."""
     return plain_output("jpeg" if form.kind == "pil" else "npy")
 
 
-def misfits(output: Output, form: Form) -> Iterator[tuple[str, str]]:
-    """Options that do not fit the result (``format`` or ``dtype``), and why."""
+def output_fits(output: Output, form: Form) -> ParamErrors:
+    """Report options that do not fit the result (``format`` or ``dtype``)."""
     if (output.format in IMAGE_FORMATS) != (form.kind == "pil"):
         remedy = "add ToPILImage at the end" if form.kind != "pil" else "add PILToTensor or ToTensor at the end"
         wanted = "an image" if output.format in IMAGE_FORMATS else "a tensor"

@@ -1,6 +1,6 @@
 """Data to a Pipeline and back: every problem is found and named by its place before anything runs.
 
-The walk over the steps knows what each takes and gives, so a chain that cannot work is refused here.
+Each step is checked against the form that the step before gives, so a chain that cannot work is refused here.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tvetl.errors import PipelineError, Problem
 from tvetl.spec import limits
-from tvetl.spec.forms import START, Form, pil_image
+from tvetl.spec.forms import START, Form, ParamErrors, pil_image
 from tvetl.spec.model import Output, Pipeline, Step, Value
-from tvetl.spec.ops import ALIASES, OPS, Param, alias_params, is_plugin, row
-from tvetl.spec.output import FORMATS, default_output, misfits
+from tvetl.spec.ops import ALIASES, OPS, Param, is_plugin, row
+from tvetl.spec.output import FORMATS, default_output, output_fits
 from tvetl.spec.text import BadText, check_data, load
 from tvetl.spec.values import EXTENSION, LIKE, PLAIN, Refused, choice, integer, optional, sequence, several, show
 
 #: The fields of a pipeline beside steps and output.
 FIELDS: Mapping[str, Param] = {
-    "version": Param(integer(1, 1), 1),
-    "seed": Param(optional(integer(0, limits.SEED)), None),
-    "precision": Param(choice("exact", "fast"), "exact"),
-    "orientation": Param(choice("keep", "apply"), "keep"),
-    "depth": Param(choice("refuse", "convert", "scale"), "refuse"),
-    "truncated": Param(choice("refuse", "pad"), "refuse"),
-    "background": Param(optional(sequence(integer(0, 255), 3)), None),
-    "role": Param(choice("image", "mask"), "image"),
-    "like": Param(optional(LIKE), None),
-    "mask_members": Param(several(EXTENSION, 0, limits.EXTENSIONS), ("mask.png", "seg.png")),
-    "box_members": Param(several(EXTENSION, 0, limits.EXTENSIONS), ("boxes.json",)),
+    "version": Param(integer(1, 1), Pipeline.version),
+    "seed": Param(optional(integer(0, limits.SEED)), Pipeline.seed),
+    "precision": Param(choice("exact", "fast"), Pipeline.precision),
+    "orientation": Param(choice("keep", "apply"), Pipeline.orientation),
+    "depth": Param(choice("refuse", "convert", "scale"), Pipeline.depth),
+    "truncated": Param(choice("refuse", "pad"), Pipeline.truncated),
+    "background": Param(optional(sequence(integer(0, 255), 3)), Pipeline.background),
+    "role": Param(choice("image", "mask"), Pipeline.role),
+    "like": Param(optional(LIKE), Pipeline.like),
+    "mask_members": Param(several(EXTENSION, 0, limits.EXTENSIONS), Pipeline.mask_members),
+    "box_members": Param(several(EXTENSION, 0, limits.EXTENSIONS), Pipeline.box_members),
 }
-#: What to do where a step takes the first kind and gets the second.
+#: The remedy where a step takes the first kind and gets the second.
 _HINTS = {
     ("pil", "uint8"): "it is a tensor already; ToDtype changes its type, ToPILImage makes it an image again",
     ("pil", "float"): "it is a tensor already; ToDtype changes its type, ToPILImage makes it an image again",
@@ -43,21 +43,16 @@ _HINTS = {
 }
 
 
-class Problems:
-    """The places that are wrong, as they are found; the long tail is only counted."""
-
-    def __init__(self) -> None:
-        self._found: list[Problem] = []
+class Problems(list[Problem]):
+    """The problems of one text, each with its place."""
 
     def add(self, path: str, message: str) -> None:
-        self._found.append(Problem(path, message))
-
-    def __len__(self) -> int:
-        return len(self._found)
+        self.append(Problem(path, message))
 
     def listed(self) -> list[Problem]:
-        rest = len(self._found) - limits.PROBLEMS
-        return self._found[: limits.PROBLEMS] + ([Problem("$", f"and {rest} more problems")] if rest > 0 else [])
+        """For an error: those above a limit are only counted."""
+        rest = len(self) - limits.PROBLEMS
+        return self[: limits.PROBLEMS] + ([Problem("$", f"and {rest} more problems")] if rest > 0 else [])
 
 
 def read_params(
@@ -81,7 +76,7 @@ def read_params(
 
 
 def unknown_keys(data: Mapping[str, object], known: Collection[str], path: str, problems: Problems) -> None:
-    """Report keys that nobody would read; the long tail is only counted, as looking for what was meant takes time."""
+    """Report keys that nobody would read. Those above a limit are only counted: looking for a near key takes time."""
     unknown = [key for key in data if key not in known]
     for key in unknown[: limits.UNKNOWN]:
         instead = _did_you_mean(key, known) or (f"; expected one of {', '.join(known)}" if known else "")
@@ -130,7 +125,7 @@ def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
 
 
 def _check_annotations(steps: Iterable[Step], problems: Problems, *, is_mask: bool) -> None:
-    """Report ops of which nobody says what they make of annotations, where there always are some."""
+    """Report ops whose effect on annotations torchvision does not define, where the pipeline needs annotations."""
     rows = [(place, row(each.op)) for place, step in enumerate(steps) for each in step.walk()]
     needs = "role mask" if is_mask else next((op.name for _, op in rows if op.needs_boxes), "")
     for place, op in rows:
@@ -147,7 +142,7 @@ def _items(values: Mapping[str, Value], name: str) -> set[Value]:
 
 
 def _read_steps(data: Mapping[str, object], problems: Problems) -> tuple[list[Step], Form | None]:
-    """The steps and what the last gives; None where a step that cannot be read hides it."""
+    """The steps and the form that the last gives; None where a step that cannot be read hides it."""
     if "steps" not in data:
         problems.add("$.steps", "missing; expected a list of steps (it may be empty)")
         return [], None
@@ -184,7 +179,7 @@ def _read_step(item: object, path: str, problems: Problems, depth: int = 0) -> S
         unknown = f"unknown op {show(name)}{_did_you_mean(name, [*OPS, *ALIASES])}"
         problems.add(f"{path}.op", unknown if "op" in item else "missing; expected the name of a transform")
         return None
-    values = read_params(item, alias_params(alias) if alias else op.params, path, problems, ignore=("op",))
+    values = read_params(item, (alias or op).params, path, problems, ignore=("op",))
     if "transforms" in values:
         values["transforms"] = tuple(
             _read_inner(op.name, item["transforms"], f"{path}.transforms", problems, depth + 1)
@@ -207,7 +202,7 @@ def _read_inner(outer: str, items: object, path: str, problems: Problems, depth:
 
 
 def _pass(step: Step, form: Form | None, path: str, problems: Problems, *, readable: bool) -> Form | None:
-    """Send ``form`` through the step: report what does not fit, and give what comes out."""
+    """The form that the step gives, None where that is unknown; reports parameters that do not fit."""
     op = row(step.op)
     if readable and op.agrees:
         _report(op.agrees(step.params), path, problems)
@@ -226,12 +221,12 @@ def _pass(step: Step, form: Form | None, path: str, problems: Problems, *, reada
             problems.add(where, f"{inner.op} makes {after} of {form}, and what {step.op} does must give what it takes")
     try:
         return op.gives(step.params, form)
-    except KeyError:  # the very parameter that tells is among the unreadable ones
+    except KeyError:  # a parameter that the form depends on could not be read
         return None
 
 
-def _report(complaints: Iterator[tuple[str, str]], path: str, problems: Problems) -> None:
-    for name, message in complaints:
+def _report(errors: ParamErrors, path: str, problems: Problems) -> None:
+    for name, message in errors:
         problems.add(f"{path}.{name}", message)
 
 
@@ -246,12 +241,12 @@ def _read_output(item: object, form: Form | None, problems: Problems) -> Output 
         return None
     output = Output(format, read_params(item, FORMATS[format], "$.output", problems, ignore=("format",)))
     if form is not None:
-        _report(misfits(output, form), "$.output", problems)
+        _report(output_fits(output, form), "$.output", problems)
     return output
 
 
 def forms(pipeline: Pipeline) -> tuple[Form, ...]:
-    """What flows: before the first step (a PIL image, RGB), after it, ..., after the last; one more than the steps."""
+    """The image before the first step (PIL, RGB), after it, ..., after the last: one form more than steps."""
     flow = [START]
     for step in pipeline.steps:
         flow.append(row(step.op).gives(step.params, flow[-1]))
@@ -272,11 +267,11 @@ def _step_data(step: Step) -> dict[str, object]:
 
 
 def _unusual(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:
-    def told(name: str) -> bool:
+    def is_unusual(name: str) -> bool:
         param = params.get(name)  # none of a plugin op's is known here, so all are given
         return param is None or param.required or values[name] != param.default
 
-    return {name: values[name] for name in sorted(values) if told(name)}
+    return {name: values[name] for name in sorted(values) if is_unusual(name)}
 
 
 def canonical(pipeline: Pipeline) -> str:

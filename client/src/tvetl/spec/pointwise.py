@@ -42,7 +42,7 @@ class Parts:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of what the table of these steps depends on: who looks pixels up elsewhere names it."""
+        """16 hex digits of all that the table of these steps depends on; a request for pixels may name it."""
         text = repr(([(step.op, sorted(step.params.items())) for step in self.steps], self.channels, self.dtype))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tvetl.spec import limits
 from tvetl.spec.model import Value
-from tvetl.spec.ops import ALIASES, OPS, PLUGIN_PATTERN, Param, alias_params
+from tvetl.spec.ops import ALIASES, OPS, PLUGIN_PATTERN, Param
 from tvetl.spec.output import FORMATS
 from tvetl.spec.parse import FIELDS
 
@@ -30,7 +30,7 @@ _OWN: dict[str, object] = {
 def schema() -> dict[str, object]:
     """JSON Schema (2020-12) of a pipeline: whatever it refuses, parse refuses too."""
     steps = [_object("op", name, op.params) for name, op in OPS.items()]
-    steps += [_object("op", name, alias_params(alias)) for name, alias in ALIASES.items()]
+    steps += [_object("op", name, alias.params) for name, alias in ALIASES.items()]
     steps.append(_OWN)
     outputs = [_object("format", name, options) for name, options in FORMATS.items()]
     return {

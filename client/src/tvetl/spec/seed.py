@@ -1,4 +1,4 @@
-"""The seed of one view of one object: the same on every worker, process and machine; and what AIStore makes of names.
+"""The seed of one view of one object, the same on every machine; and the names of objects that AIStore changes.
 
 AIStore 5.0 puts an object's name into the URL that it sends to an ETL as it is. A name with ``%``, ``?`` or ``#`` in it
 therefore arrives as another one, or not at all (docs/protocol.md, section 2).
@@ -51,7 +51,11 @@ def arrival(name: str) -> Arrival:
 
 def warning_of(names: Iterable[str], how: Literal["changed", "never"]) -> str:
     """A sentence for whoever gives these objects to an ETL; "" where no name arrives in this way."""
-    count, first = misnamed(names, how)
+    count, first = 0, ""
+    for name in filter(_SUSPECT.search, names):
+        if arrival(name) == how:
+            first = first or name
+            count += 1
     if not count:
         return ""
     if how == "never":
@@ -63,13 +67,3 @@ def warning_of(names: Iterable[str], how: Literal["changed", "never"]) -> str:
         f"AIStore changes the names of {count} objects on the way to an ETL, {first!r} first: they have a ? or "
         "an escape like %41. Where the cluster sends bytes and no file names, their draws are by the changed names"
     )
-
-
-def misnamed(names: Iterable[str], how: Literal["changed", "never"]) -> tuple[int, str]:
-    """How many of the names arrive in this way, and the first of them, "" where there is none."""
-    count, first = 0, ""
-    for name in filter(_SUSPECT.search, names):
-        if arrival(name) == how:
-            first = first or name
-            count += 1
-    return count, first

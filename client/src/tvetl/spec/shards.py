@@ -6,26 +6,9 @@ The key is part of what an image of a shard is drawn by, so server and client mu
 from __future__ import annotations
 
 #: Last parts of extensions that name an image which is read.
-IMAGES = frozenset(
-    (
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "webp",
-        "gif",
-        "bmp",
-        "dib",
-        "tif",
-        "tiff",
-        "avif",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-    )
-)
+IMAGES = frozenset([
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm",
+])  # fmt: skip
 
 
 def split_name(name: str) -> tuple[str, str] | None:

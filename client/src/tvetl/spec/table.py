@@ -55,12 +55,12 @@ def split(pipeline: Pipeline) -> Split | None:
     :func:`tvetl.spec.pointwise.parts` says why not.
     """
     try:
-        found = parts(pipeline)
+        halves = parts(pipeline)
     except NotSplit:
         return None
     with np.errstate(all="ignore"):
-        table = as_output(table_of(found.steps, found.channels), pipeline.output)
-    return Split(found.pixels, table)
+        table = as_output(table_of(halves.steps, halves.channels), pipeline.output)
+    return Split(halves.pixels, table)
 
 
 def _to_tensor(values: Array, params: Mapping[str, Value]) -> Array:

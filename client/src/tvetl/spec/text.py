@@ -74,8 +74,8 @@ def _check_nesting_of_json(text: str) -> None:
         return
     depth = 0
     # A string without an end goes on to the end of the text: so each character is looked at once.
-    for found in _STRINGS_AND_BRACKETS.finditer(text):
-        bracket = found[0]
+    for match in _STRINGS_AND_BRACKETS.finditer(text):
+        bracket = match[0]
         depth += 1 if bracket in "[{" else -1 if bracket in "]}" else 0
         if depth > limits.NESTING:
             raise _too_deep()

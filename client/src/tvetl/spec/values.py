@@ -12,10 +12,13 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tvetl.spec import limits
 from tvetl.spec.model import Value
 from tvetl.spec.templates import expand
+
+Scalar = TypeVar("Scalar", bool, str, None)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 40, 40
@@ -57,36 +60,32 @@ class Kind:
         return " or ".join(kind._expected_instead_of(value) for kind in meant) if meant else self.expected
 
 
-def _refuse_unless(good: bool) -> None:
-    if not good:
-        raise Refused
-
-
 def integer(least: int, most: int, *, odd: bool = False) -> Kind:
     """An int in a range. ``3.0`` is 3, as JSON (which has one kind of number) has it; true is not 1."""
 
     def accept(value: object) -> Value:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        _refuse_unless(isinstance(value, int) and not isinstance(value, bool))
-        assert isinstance(value, int)
-        _refuse_unless(least <= value <= most and (not odd or value % 2 == 1))
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise Refused
+        if odd and value % 2 == 0:
+            raise Refused
         return value
 
     schema: dict[str, object] = {"type": "integer", "minimum": least, "maximum": most}
     if odd:
         schema["not"] = {"multipleOf": 2}
-    said = f"{least}..{most}" if least < most else str(least)
-    return Kind(f"an odd number {said}" if odd else said, schema, accept, (int, float))
+    expected = f"{least}..{most}" if least < most else str(least)
+    return Kind(f"an odd number {expected}" if odd else expected, schema, accept, (int, float))
 
 
 def real(least: float = -limits.NUMBER, most: float = limits.NUMBER, *, whole_as_int: bool = False) -> Kind:
     """A finite number in a range, as a float (``whole_as_int``: 3.0 as 3); -0.0 becomes 0.0."""
 
     def accept(value: object) -> Value:
-        _refuse_unless(isinstance(value, (int, float)) and not isinstance(value, bool))
-        assert isinstance(value, (int, float))
-        _refuse_unless(least <= value <= most)  # no NaN is, nor an infinity
+        # No range has a NaN or an infinity in it.
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+            raise Refused
         number = float(value) + 0.0
         return int(number) if whole_as_int and number.is_integer() else number
 
@@ -94,96 +93,80 @@ def real(least: float = -limits.NUMBER, most: float = limits.NUMBER, *, whole_as
     return Kind(f"a number {least:g}..{most:g}", schema, accept, (int, float))
 
 
-def choice(*names: str) -> Kind:
-    """One of the given strings."""
+def _unchanged(
+    expected: str, schema: Mapping[str, object], type_: type[Scalar], is_valid: Callable[[Scalar], object] | None = None
+) -> Kind:
+    """A value of one Python type whose normal form is the value itself."""
 
     def accept(value: object) -> Value:
-        _refuse_unless(isinstance(value, str) and value in names)
-        assert isinstance(value, str)
+        if not isinstance(value, type_) or (is_valid and not is_valid(value)):
+            raise Refused
         return value
 
-    said = "one of " + ", ".join(names) if len(names) > 1 else repr(names[0])
-    return Kind(said, {"enum": list(names)}, accept, (str,))
+    return Kind(expected, schema, accept, (type_,))
 
 
-def _accept_flag(value: object) -> Value:
-    _refuse_unless(isinstance(value, bool))
-    assert isinstance(value, bool)
-    return value
+def choice(*names: str) -> Kind:
+    """One of the given strings."""
+    expected = "one of " + ", ".join(names) if len(names) > 1 else repr(names[0])
+    return _unchanged(expected, {"enum": list(names)}, str, names.__contains__)
 
 
-def _accept_null(value: object) -> Value:
-    _refuse_unless(value is None)
-    return None
-
-
-def _accept_object(value: object) -> Value:
-    _refuse_unless(isinstance(value, str))
-    assert isinstance(value, str)
-    bucket, _, name = value.partition("/")
+def _is_object(text: str) -> bool:
+    bucket, _, name = text.partition("/")
     # Half of a surrogate pair becomes one byte here, and is no Unicode.
-    encoded = value.encode("utf-8", "replace")
-    _refuse_unless(bool(bucket and name) and not bucket.endswith(":") and len(encoded) <= limits.OBJECT_BYTES)
-    _refuse_unless(encoded.decode() == value)
-    return value
+    encoded = text.encode("utf-8", "replace")
+    if not bucket or not name or bucket.endswith(":") or len(encoded) > limits.OBJECT_BYTES:
+        return False
+    return encoded.decode() == text
 
 
-def _accept_extension(value: object) -> Value:
-    _refuse_unless(isinstance(value, str) and len(value) <= limits.EXTENSION and not value.startswith("."))
-    assert isinstance(value, str)
-    _refuse_unless(bool(value) and "/" not in value and value == value.lower() and value.isprintable())
-    return value
+def _is_extension(text: str) -> bool:
+    if not 1 <= len(text) <= limits.EXTENSION or text.startswith(".") or "/" in text:
+        return False
+    return text == text.lower() and text.isprintable()
 
 
-def _accept_like(value: object) -> Value:
-    _refuse_unless(isinstance(value, str))
-    assert isinstance(value, str)
+def _is_like(text: str) -> bool:
     try:
-        _accept_object(expand(value, "bucket", "name"))  # so it names a bucket, also of an object in no folder
+        return _is_object(expand(text, "bucket", "name"))  # so it names a bucket, also of an object in no folder
     except ValueError:
-        raise Refused from None
-    return value
+        return False
 
 
-def _accept_digest(value: object) -> Value:
-    _refuse_unless(isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None)
-    assert isinstance(value, str)
-    return value
-
-
-DIGEST = Kind("16 hex digits", {"type": "string", "pattern": "^[0-9a-f]{16}$"}, _accept_digest, (str,))
-FLAG = Kind("true or false", {"type": "boolean"}, _accept_flag, (bool,))
-OBJECT = Kind("an object as bucket/name", {"type": "string", "pattern": "^[^/]*[^/:]/."}, _accept_object, (str,))
-LIKE = Kind(
+NULL = _unchanged("null", {"type": "null"}, type(None))
+FLAG = _unchanged("true or false", {"type": "boolean"}, bool)
+DIGEST = _unchanged(
+    "16 hex digits", {"type": "string", "pattern": "^[0-9a-f]{16}$"}, str, re.compile("[0-9a-f]{16}").fullmatch
+)
+OBJECT = _unchanged("an object as bucket/name", {"type": "string", "pattern": "^[^/]*[^/:]/."}, str, _is_object)
+LIKE = _unchanged(
     "an object as bucket/name, with {bucket}, {name}, {folder} or {stem} in it and nothing else in braces",
     {
         "type": "string",
         "maxLength": limits.OBJECT_BYTES,
         "pattern": "^(?=[\\s\\S]*/)(?=[\\s\\S]*\\{(bucket|name|folder|stem)\\})",
     },
-    _accept_like,
-    (str,),
+    str,
+    _is_like,
 )
-EXTENSION = Kind(
+EXTENSION = _unchanged(
     "an extension in lower case as mask.png",
     {"type": "string", "maxLength": limits.EXTENSION, "pattern": "^[^./A-Z][^/A-Z]*$"},
-    _accept_extension,
-    (str,),
+    str,
+    _is_extension,
 )
-NULL = Kind("null", {"type": "null"}, _accept_null, (type(None),))
 
 
 def _accept_plain(value: object) -> Value:
     """Finite numbers (whole ones of 64 bits), text, true, false, null, and lists of these."""
     if isinstance(value, (list, tuple)):
         return tuple(_accept_plain(each) for each in value)
-    if isinstance(value, float):
-        _refuse_unless(math.isfinite(value))
+    if isinstance(value, float) and math.isfinite(value):
         return value + 0.0  # -0.0 becomes 0.0
-    _refuse_unless(value is None or isinstance(value, (bool, int, str)))
-    assert value is None or isinstance(value, (bool, int, str))
-    _refuse_unless(not isinstance(value, int) or abs(value) <= limits.SEED)
-    return value
+    if value is None or isinstance(value, (bool, str)) or (isinstance(value, int) and abs(value) <= limits.SEED):
+        return value
+    raise Refused
 
 
 PLAIN = Kind("numbers, text, true, false, null or lists of these", {}, _accept_plain, (object,))
@@ -193,27 +176,28 @@ def sequence(item: Kind, *lengths: int, ordered: bool = False) -> Kind:
     """A list of one of the given lengths; ``ordered``: each two values are a range (min, max) with min <= max."""
 
     def accept(value: object) -> Value:
-        _refuse_unless(isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) in lengths)
-        assert isinstance(value, Sequence)
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) not in lengths:
+            raise Refused
         items = tuple(item.accept(each) for each in value)
         if ordered:
             numbers = [each for each in items if isinstance(each, (int, float))]
-            _refuse_unless(all(low <= high for low, high in zip(numbers[::2], numbers[1::2], strict=False)))
+            if any(low > high for low, high in zip(numbers[::2], numbers[1::2], strict=False)):
+                raise Refused
         return items
 
     sizes = " or ".join(map(str, lengths))
-    said = f"a list of {sizes} ({item.expected})" + (", min <= max" if ordered else "")
+    expected = f"a list of {sizes} ({item.expected})" + (", min <= max" if ordered else "")
     lists = [{"type": "array", "items": item.schema, "minItems": n, "maxItems": n} for n in lengths]
     schema: Mapping[str, object] = lists[0] if len(lists) == 1 else {"anyOf": lists}
-    return Kind(said, schema, accept, (list, tuple))
+    return Kind(expected, schema, accept, (list, tuple))
 
 
 def several(item: Kind, least: int, most: int) -> Kind:
     """A list of ``least`` to ``most`` values."""
 
     def accept(value: object) -> Value:
-        _refuse_unless(isinstance(value, (list, tuple)) and least <= len(value) <= most)
-        assert isinstance(value, (list, tuple))
+        if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
+            raise Refused
         return tuple(item.accept(each) for each in value)
 
     schema = {"type": "array", "items": item.schema, "minItems": least, "maxItems": most}
@@ -227,8 +211,8 @@ def rows(names: Sequence[str], most: int) -> Kind:
     """
 
     def accept(value: object) -> Value:
-        _refuse_unless(isinstance(value, (list, tuple)) and len(value) <= most)
-        assert isinstance(value, (list, tuple))
+        if not isinstance(value, (list, tuple)) or len(value) > most:
+            raise Refused
         return tuple(value)
 
     length = len(names)
@@ -257,9 +241,9 @@ def either(*kinds: Kind) -> Kind:
                 return kind.accept(value)
         raise Refused
 
-    said = " or ".join(kind.expected for kind in kinds)
+    expected = " or ".join(kind.expected for kind in kinds)
     types = tuple(each for kind in kinds for each in kind.types)
-    return Kind(said, {"anyOf": [kind.schema for kind in kinds]}, accept, types, kinds)
+    return Kind(expected, {"anyOf": [kind.schema for kind in kinds]}, accept, types, kinds)
 
 
 def optional(kind: Kind) -> Kind:
