@@ -171,8 +171,8 @@ def test_answers_without_it_are_the_same(
         {"table": np.zeros((3, 512), np.uint8)[:, ::2]},
         {"planes": True},
         {"planes": True, "table": np.zeros((3, 256)), "out": np.zeros((3, 2, 2))},
-        {"out": np.zeros((2, 2, 2), np.uint8)},
-        {"out": bytes(12)},
+        {"out": np.zeros((2, 2, 3), np.uint8)},
+        {"out": bytes(16)},
     ],
     ids=lambda wrong: "-".join(wrong),
 )
@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused(native: ModuleType, wrong: dict[str, objec
         "mirror": False,
         "table": None,
         "planes": False,
-        "out": np.zeros((2, 2, 3), np.uint8),
+        "out": np.zeros((2, 2, 4), np.uint8),
     }
     native.resize(*fitting.values())
     with pytest.raises((TypeError, ValueError)):

@@ -257,7 +257,7 @@ def test_a_region_that_is_resized_on_the_way_is_that_region_resized(fast: bool) 
 def test_what_is_resized_on_the_way_is_part_of_a_file_and_goes_across_first() -> None:
     assert decode.native is not None
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "JPEG")
-    out, rest = np.empty((2, 2, 3), np.uint8), ((0, 0, 2, 2), False, None, False)
+    out, rest = np.empty((2, 2, 4), np.uint8), ((0, 0, 2, 2), False, None, False)
     assert decode.native.resize((file.getvalue(), (4, 4), 1, (0, 0, 4, 4)), (2, 2), 2, False, *rest, out)
     for wrong in (((4, 4), 3, (0, 0, 2, 2)), ((4, 4), 1, (0, 0, 5, 4)), ((0, 4), 1, (0, 0, 1, 1)), ((4, 4), 1)):
         with pytest.raises((TypeError, ValueError)):

@@ -79,7 +79,7 @@ def resize(native: ModuleType, coded: Coded, pixels: np.ndarray | None, chance: 
     width, height = size = chance.randint(1, 90), chance.randint(1, 90)
     left, top = chance.randrange(width), chance.randrange(height)
     window = (left, top, chance.randint(left + 1, width), chance.randint(top + 1, height))
-    shape = (window[3] - window[1], window[2] - window[0], 3)
+    shape = (window[3] - window[1], window[2] - window[0], 4)
     table = np.arange(768, dtype=np.uint8).reshape(3, 256)[:, ::-1].copy() if chance.random() < 0.5 else None
     asked = (size, chance.randint(1, 5), False, window, chance.random() < 0.5, table, False)
     ours, wanted = np.empty(shape, np.uint8), np.empty(shape, np.uint8)

@@ -42,8 +42,8 @@ def compare(native: ModuleType, chance: Random) -> None:
     filters = [kind for kind in Image.Resampling if 1 <= kind <= 5]
     resample = chance.choice(filters)
     size = (window[3] - window[1], window[2] - window[0])
-    padded = bands == 3 and not planes and chance.random() < 0.5
-    out = np.zeros((bands, *size) if planes else (*size, 4) if padded else (*size, *shape[2:]), kind)
+    padded = bands == 3 and not planes
+    out = np.zeros((bands, *size) if planes else (*size, 4) if padded else size, kind)
 
     image = Image.fromarray(pixels)
     if old == new:  # Pillow copies; a filter leaves every pixel as it is

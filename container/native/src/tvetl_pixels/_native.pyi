@@ -53,13 +53,13 @@ def resize(
     each, ``resample`` a filter as Pillow numbers them (1 to 5), ``vertical_first`` which pass comes first: for arrays.
     Of the result only ``window`` (left, top, right, bottom) is made, with ``mirror`` left to right, and each value v of
     channel c is replaced by ``table[c][v]``: (C, 256) items of one byte, or with ``planes`` of 1, 2 or 4. ``out`` is
-    C-contiguous: (h, w, C), or (h, w, 4) for RGB as Pillow keeps it, or (C, h, w) with ``planes``. ``part`` (left, top,
+    C-contiguous: (C, h, w) with ``planes``; otherwise (h, w), or for RGB (h, w, 4) as Pillow keeps it. ``part`` (left, top,
     right, bottom, in pixels) is what is resized, all where it is not given; its neighbours count at its edges. Raises
     TypeError, ValueError, MemoryError.
     """
 
 def has_avx2() -> bool:
-    """Whether AVX2 is taken: where the processor has it and nobody switched it off."""
+    """Whether AVX2 is used: the processor has it, and it is not switched off."""
 
 def use_avx2(wanted: bool, /) -> None:
     """For tests: take AVX2 and BMI2 where they are there, or do without; the answers are the same."""

@@ -1,6 +1,6 @@
-/* The arithmetic of jdcolor.c: whole numbers with 16 bits behind the point. */
+/* YCbCr (JFIF 1.02) or gray to RGB, as libjpeg-turbo's jdcolor.c does it: whole numbers with 16 bits behind the point. */
 
-#include "colour.h"
+#include "jpeg.h"
 
 /* v * m, of which 16 bits lie behind the point, rounded; m has no more than 15. All in 16 bits, for compilers' vectors. */
 INLINE int16_t times(int16_t v, int16_t m) { return (int16_t)((int16_t)(((int16_t)(2 * v) * m >> 16) + 1) >> 1); }
@@ -9,8 +9,7 @@ enum { RED = 91881, GREEN_OF_BLUE = 22554, GREEN_OF_RED = 46802, BLUE = 116130, 
 
 INLINE uint8_t clamp(int16_t value) { return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value); }
 
-/* Y, Cb, Cr to R, G, B (JFIF 1.02), in whole numbers with 16 bits behind the point; `step` bytes a pixel, the fourth 255.
- * What of a factor is too large for 15 bits is added whole. */
+/* Y, Cb, Cr to R, G, B. What of a factor is too large for 15 bits is added whole. */
 INLINE void convert(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *to, int count, int step) {
     enum { MANY = 64 };
     uint8_t rgb[3][MANY];

@@ -7,7 +7,6 @@
  * libjpeg-turbo's SIMD keeps its intermediate sums in 16 bits. No picture needs more, but a file can ask for it. Then the
  * sums depend on the processor, and the file is left to Pillow: see `MAX_SUM` in `dct.h`. */
 
-#include "colour.h"
 #include "dct.h"
 #include "jpeg.h"
 
@@ -64,7 +63,7 @@ INLINE const uint8_t *upsampled(const Plane *plane, int y, int left) {
         for (int x = 0; x < count; x++) sums[x] = (uint16_t)(3 * row[x] + next[x]);
     else
         for (int x = 0; x < count; x++) sums[x] = row[x];
-    /* Beyond the edges of the picture its outermost sample; beyond those of the region what is not asked for. */
+    /* Beyond the edges of the picture its outermost sample; beyond those of the region values that no pixel needs. */
     sums[-1] = sums[0];
     sums[count] = sums[count - 1];
     if (plane->high == 2) {
@@ -83,7 +82,7 @@ INLINE const uint8_t *upsampled(const Plane *plane, int y, int left) {
 
 /* --- the region ---------------------------------------------------------------------------------------------------- */
 
-/* Of the k-th coefficient in zigzag order, its place in one half of a pair; the last one is what nobody reads. */
+/* Of the k-th coefficient in zigzag order, its place in one half of a pair; the last is a place that nobody reads. */
 static const uint8_t PLACES[65] = {IN_ZIGZAG(IN_A_PAIR), offsetof(Pair, nowhere) / sizeof(int16_t)};
 
 /* A block's coefficients but the DC, into one half of a pair; 0 where the codes are no block. */
@@ -133,7 +132,7 @@ WITH_AVX2 __attribute__((noinline)) static int coefficients_avx2(Reader *reader,
 }
 #endif
 
-/* The block that is so many from the left and from the top, into its place where it is needed; 0 where there is none. */
+/* The next block, in column `across` and row `down` of blocks, into its place if needed; 0: the codes are no block. */
 INLINE int block_at(Reader *reader, Decoder *decoder, Plane *plane, int across, int down, Coefficients *coefficients,
                     InverseDct *inverse_dct) {
     Component *part = plane->part;
@@ -152,7 +151,7 @@ INLINE int block_at(Reader *reader, Decoder *decoder, Plane *plane, int across, 
     return 1;
 }
 
-/* 0: done; -1: the codes are not what they should be, or ask for more than 16 bits. */
+/* 0: done; -1: the codes are invalid, or need more than 16 bits. */
 INLINE int exact_all(File *file, Decoder *decoder, const uint8_t *codes, size_t length, const Box *box, Rows *rows,
                      Coefficients *coefficients, InverseDct *inverse_dct) {
     Reader reader = reader_of(codes, length);

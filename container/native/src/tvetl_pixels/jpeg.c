@@ -93,8 +93,8 @@ int file_read(File *file, const uint8_t *data, size_t size) {
             if (end - from >= 14 && !memcmp(from, "JFIF", 5)) file->is_jfif = 1;
         } else if (marker == 0xee) {
             if (end - from >= 12 && !memcmp(from, "Adobe", 5)) file->adobe = from[11];
-        } else if ((marker >= 0xc2 && marker <= 0xcf) || marker == 0xdc || marker < 0xe0) {
-            return -1; /* another kind of frame, arithmetic coding, lines told later, ... */
+        } else if (marker < 0xe0) {
+            return -1; /* another kind of frame, arithmetic coding, a number of lines that follows the scan, ... */
         }
     }
 }

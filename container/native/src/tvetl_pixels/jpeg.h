@@ -1,4 +1,4 @@
-/* A JPEG's segments up to its codes (ITU-T T.81, annex B), its components (clause A.1), and the two decoders.
+/* A JPEG's segments up to its codes (ITU-T T.81, annex B), its components (clause A.1), its colours, the two decoders and the encoder.
  *
  * Both decoders take baseline files of one scan, without restart markers, with one or three components. */
 
@@ -47,7 +47,7 @@ typedef struct {
     const uint8_t *codes, *end;
 } File;
 
-/* All segments up to the codes, into a file of zeros that has its tables; -1 where this is not for us. */
+/* All segments up to the codes, into a file of zeros that has its tables; -1 where the JPEG is unsupported. */
 int file_read(File *file, const uint8_t *data, size_t size);
 
 /* The codes without the zeros behind each 0xff (clause B.1.1.5), up to the marker that ends them, and PADDING zeros. The
@@ -62,7 +62,10 @@ struct Rows {
     void (*next)(Rows *rows); /* that one is done */
 };
 
-/* The two decoders: the rows of a box, in pixels at 1/scale. 1: done; 0: not for us; -1: no memory. */
+/* YCbCr, or gray where `cb` is NULL, to RGB: `count` pixels of `step` bytes: R, G, B, and with a step of 4 also 255. */
+void colours(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *to, int count, int step);
+
+/* The two decoders: the rows of a box, in pixels at 1/scale. 1: done; 0: unsupported; -1: no memory. */
 int exact_file(File *file, const Box *box, Rows *rows);
 int reduced_file(File *file, int scale, const Box *box, Rows *rows);
 

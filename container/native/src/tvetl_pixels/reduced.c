@@ -3,7 +3,6 @@
  * An 8 x 8 block of which 4 x 4 pixels are wanted is made of its 4 x 4 lowest frequencies, by a DCT of as few points. The codes
  * of the other frequencies are stepped over. Chroma stored at half the size is reduced by that much less. */
 
-#include "colour.h"
 #include "jpeg.h"
 
 typedef float Floats8 __attribute__((vector_size(32)));
@@ -16,8 +15,8 @@ typedef struct {
     int across, down;   /* pixels made of a block: 1, 2, 4 or 8 */
     int last;           /* the last coefficient that is needed, in zigzag order */
     uint8_t row[64];    /* of the k-th coefficient */
-    Floats8 basis[64];    /* what the k-th adds to a row of pixels, with its quantization; zeros where it is not needed */
-    float column[8][8]; /* [y][u]: what a row of frequency u adds to line y */
+    Floats8 basis[64];    /* the k-th one's addition to a row of pixels, with its quantization; zeros where it is not needed */
+    float column[8][8]; /* [y][u]: the share of a row of frequency u in line y */
     uint8_t *pixels;    /* one row of MCUs, of the region */
     size_t pitch;
 } Plane;
@@ -47,7 +46,7 @@ INLINE void put_row(uint8_t *to, Floats8 row) {
     memcpy(to, &bytes, 8);
 }
 
-/* A block into its place, eight bytes a row whatever its size: what is too much is written over. */
+/* A block into its place, eight bytes a row whatever its size: the next block overwrites the surplus. */
 INLINE int block(Reader *reader, Plane *plane, uint8_t *to) {
     Floats8 rows[8];
     int max_row = 0, k = 1;
@@ -80,7 +79,7 @@ done:
     return 1;
 }
 
-/* 0: done; -1: the codes are not what they should be. */
+/* 0: done; -1: the codes are invalid. */
 INLINE int reduced_all(File *file, Plane *all, const uint8_t *codes, size_t length, int scale, const Box *box,
                        Rows *rows) {
     Reader reader = reader_of(codes, length);
@@ -134,17 +133,12 @@ WITH_AVX2 static int reduced_avx2(File *file, Plane *all, const uint8_t *codes, 
 
 int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
     Plane *all = NULL; /* aligned for its vectors */
-    size_t length = 0, bytes = 0;
+    size_t length = 0;
     int wide = 8 * file->max_h / scale, high = 8 * file->max_v / scale, done = -1;
     int columns = (box->right - 1) / wide - box->left / wide + 1;
-    size_t pitch = (size_t)columns * wide + 8;
-    for (int i = 0; i < file->count; i++) {
-        int across = wide / file->parts[i].h, down = high / file->parts[i].v;
-        if (across > 8 || down > 8 || across < 1 || down < 1) return 0;
-        bytes += pitch * high + 8;
-    }
+    size_t pitch = (size_t)columns * wide + 8, bytes = pitch * high + 8; /* bytes of each component */
     if (posix_memalign((void **)&all, 64, 3 * sizeof *all)) return -1;
-    uint8_t *codes = unstuff(file->codes, file->end, &length), *pixels = malloc(bytes);
+    uint8_t *codes = unstuff(file->codes, file->end, &length), *pixels = malloc(bytes * file->count);
     if (codes && pixels) {
         for (int i = 0; i < file->count; i++) {
             Component *part = &file->parts[i];
@@ -152,7 +146,7 @@ int reduced_file(File *file, int scale, const Box *box, Rows *rows) {
             all[i].across = wide / part->h;
             all[i].down = high / part->v;
             all[i].pitch = pitch;
-            all[i].pixels = pixels + (pitch * high + 8) * i;
+            all[i].pixels = pixels + bytes * i;
             plane_prepare(&all[i], file->quantization[part->quantization]);
         }
 #if HAVE_AVX2

@@ -199,20 +199,19 @@ static void finish(const uint8_t *row, int channels, int width, int height, int 
         return;
     }
     const uint8_t *table = form->table;
-    int to = form->padded ? 4 : channels;
-    out += (size_t)y * width * to;
-    if (!table && to == channels)
-        memcpy(out, row, (size_t)width * channels);
+    out += (size_t)y * width * (channels == 3 ? 4 : 1);
+    if (channels == 1 && !table)
+        memcpy(out, row, (size_t)width);
     else if (channels == 1)
         for (int x = 0; x < width; x++) out[x] = table[row[x]];
     else if (!table)
         for (int x = 0; x < width; x++, row += 3, out += 4) memcpy(out, row, 4), out[3] = 255;
     else
-        for (int x = 0; x < width; x++, row += 3, out += to) {
+        for (int x = 0; x < width; x++, row += 3, out += 4) {
             out[0] = table[row[0]];
             out[1] = table[256 + row[1]];
             out[2] = table[512 + row[2]];
-            if (to == 4) out[3] = 255;
+            out[3] = 255;
         }
 }
 
@@ -227,7 +226,7 @@ static void across(const Axis *axis, int channels, int step, const uint8_t *cons
     for (int r = 0; r < 4; r++) across_plain(axis, channels, step, in[r], out[r]);
 }
 
-/* Row y of the result, from rows[0 .. count]; of the last no more is asked than that it can be read. */
+/* Row y of the result, from rows[0 .. count]; the last is read, but counts for nothing. */
 static void down(const Axis *axis, int y, const uint8_t **rows, int bytes, int32_t *sums, uint8_t *out) {
     size_t at = (size_t)y * axis->groups * GROUP;
 #if HAVE_AVX2

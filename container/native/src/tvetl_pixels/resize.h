@@ -39,8 +39,7 @@ typedef struct {
 typedef struct {
     const uint8_t *table; /* [channels][256] items, or NULL */
     int item;             /* bytes of one: 1, 2 or 4 */
-    int planes;           /* (C, H, W) instead of (H, W, C) */
-    int padded;           /* (H, W, 4), as Pillow keeps RGB: the fourth byte is 255 */
+    int planes;           /* (C, H, W); otherwise as Pillow keeps images: (H, W), or (H, W, 4), of which the fourth is 255 */
 } Form;
 
 /* Room for the rows in between: `places` of them, of `bytes` bytes each. */
