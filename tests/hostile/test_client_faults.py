@@ -384,8 +384,7 @@ def test_the_secret_of_the_targets_is_nowhere(
     gateway: Gateway, local: LocalCluster, direct: Cluster, command: Run
 ) -> None:
     direct.create_bucket("secret")
-    assert local._etls
-    secret = local._etls.known("test-small").secret
+    secret = local._api.etls.known("test-small").secret
     log = local.root / ".tvetl" / "logs"
     for name in direct.objects("images"):
         (local.root / "secret" / name / "in the way").mkdir(parents=True)

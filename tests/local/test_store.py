@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("msgspec", reason="the stand-in's requirements are not installed")
 
-from tvetl.local import go_urls, object_names
+from tvetl.local import etl, object_names
 from tvetl.local.http import ApiError
 from tvetl.local.store import Store
 
@@ -176,7 +176,7 @@ def test_templates_that_name_nothing_or_too_much_are_refused(template: str) -> N
      ("%41 x", "/src/A%20x"), ("q?50% ü", "/src/q?50% \u00c3\u00bc")],
 )  # fmt: skip
 def test_a_path_goes_out_as_go_writes_it(name: str, target: str) -> None:
-    assert go_urls.go_request_target(f"/src/{name}", {}) == target
+    assert etl.go_request_target(f"/src/{name}", {}) == target
 
 
 def test_extensions_and_prefixes_make_the_new_name() -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tvetl.local.go_urls import go_request_target
+from tvetl.local.etl import go_request_target
 from tvetl.local.object_names import to_file
 from tvetl_server.errors import FileGone, NoSource, OutsideRoots, TooManyBytes, UnreadableFile
 from tvetl_server.serving.source import Files, mounts, parse_target

@@ -1,6 +1,6 @@
 """The part of AIStore's API that tvetl needs, as two tables of routes: a proxy's and a target's.
 
-A route gets the node, the request, and the rest of the path, still escaped.
+A route gets the node, the request, and the path after the resource, still escaped.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ class Api:
     def __init__(
         self, store: Store, etls: Etls, xactions: Xactions, proxy: NodeServer, targets: Sequence[NodeServer]
     ) -> None:
-        self._store, self._etls, self._xactions, self._proxy, self._targets = store, etls, xactions, proxy, targets
+        self._store, self.etls, self.xactions, self._proxy, self._targets = store, etls, xactions, proxy, targets
         self._began = time.time_ns()
         self.version = 1  # of the map, of which ``targets`` are
         self._copying = Copying(store, etls, xactions, proxy, self.home)
-        etls.began, etls.ended = xactions.begin_etl, xactions.end_etl
         self._at_proxy: dict[str, Route] = {
             "GET daemon": self._smap, "GET health": self._health, "GET buckets": self._bucket_get,
             "HEAD buckets": self._bucket_head, "POST buckets": self._bucket_post, "DELETE buckets": self._bucket_delete,
@@ -55,14 +54,14 @@ class Api:
         }  # fmt: skip
 
     def answer(self, node: NodeServer, request: HttpRequest) -> HttpResponse:
-        """Call the route for ``/v1/<what>/<rest>``."""
-        version, _, path = request.path.lstrip("/").partition("/")
-        what, _, rest = path.partition("/")
+        """Call the route for ``/v1/<resource>/<path>``."""
+        version, _, resource_path = request.path.lstrip("/").partition("/")
+        resource, _, path = resource_path.partition("/")
         routes = self._at_proxy if node is self._proxy else self._at_target
-        route = routes.get(f"{request.method} {what}")
+        route = routes.get(f"{request.method} {resource}")
         if version != "v1" or route is None:
             raise _unsupported(f"answer {request.method} {request.path}")
-        return route(node, request, rest)
+        return route(node, request, path)
 
     # -- the cluster ------------------------------------------------------------------------------------------------
 
@@ -71,7 +70,7 @@ class Api:
         targets = list(self._targets)
         return targets[places(bucket, [name], [digest(target.id) for target in targets])[0]]
 
-    def _smap(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _smap(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         if request.query.get("what") != "smap":
             raise _unsupported(f"answer what={request.query.get('what')}")
         proxy = _daemon(self._proxy, "proxy") | {"flags": 2, "verifying_key": ""}
@@ -82,12 +81,12 @@ class Api:
             "uuid": "tvetl-local", "creation_time": created, "version": str(self.version),
         })  # fmt: skip
 
-    def _health(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _health(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         up = str(time.time_ns() - self._began)
         return HttpResponse(headers={"Ais-Cluster-Uptime": up, "Ais-Node-Uptime": up})
 
-    def _redirect(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(request, rest)
+    def _redirect(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket, name = _bucket_and_object(request, path)
         self._store.bucket(bucket)
         status = 301 if request.method == "GET" else 307
         query = (request.raw_query + "&" if request.raw_query else "") + f"pid={self._proxy.id}&utm={time.time_ns():x}"
@@ -95,12 +94,12 @@ class Api:
 
     # -- buckets ----------------------------------------------------------------------------------------------------
 
-    def _bucket_get(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _bucket_get(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         action = request.message(Action)
         value = action.value or Value()
-        if not rest.strip("/"):
+        if not path.strip("/"):
             return HttpResponse.json([bck(name) for name in self._store.buckets()])
-        bucket = _bucket_of(request, rest)
+        bucket = _bucket_of(request, path)
         self._store.bucket(bucket)
         if action.action != "list":
             raise _unknown(action.action)
@@ -136,18 +135,18 @@ class Api:
         body = msgspec.msgpack.encode({"UUID": uuid, "ContinuationToken": token, "Entries": lines, "Flags": 0})
         return HttpResponse(200, body, {"Content-Type": "application/msgpack"})
 
-    def _bucket_head(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _bucket_head(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         if "bsumm_remote" in request.query:
             raise _unsupported("count objects for the summary of a bucket")
-        bucket = _bucket_of(request, rest)
+        bucket = _bucket_of(request, path)
         created = str(self._store.bucket(bucket).stat().st_ctime_ns)
         bid = str(self._store.identity(bucket))
         given = {"bid": bid, "created": created, "provider": str(bck(bucket)["provider"])}
         props = msgspec.json.encode(BUCKET_PROPS | given).decode()
         return HttpResponse(headers={"Ais-Bucket-Props": props})
 
-    def _bucket_post(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket = _bucket_of(request, rest)
+    def _bucket_post(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket = _bucket_of(request, path)
         action = request.message(Action)
         value = action.value or Value()
         if action.action == "create-bck":
@@ -168,8 +167,8 @@ class Api:
             raise _unknown(action.action)
         return HttpResponse.text(self._copying.start(action.action, bucket, to, value, found, detail).id)
 
-    def _bucket_delete(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket = _bucket_of(request, rest)
+    def _bucket_delete(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket = _bucket_of(request, path)
         action = request.message(Action)
         self._store.bucket(bucket)
         if action.action == "destroy-bck":
@@ -188,7 +187,7 @@ class Api:
         value = action.value or Value()
         detail = f"list:[{', '.join(value.objnames)}]" if value.objnames else f"template:{value.template}"
         listed = self._listed(bucket, value)
-        job = self._xactions.start(action.action, listed, work, detail=detail, bucket=bucket, source=bucket)
+        job = self.xactions.start(action.action, listed, work, detail=detail, bucket=bucket, source=bucket)
         return HttpResponse.text(job.id)
 
     def _listed(self, bucket: str, value: Value) -> Iterable[str]:
@@ -201,91 +200,91 @@ class Api:
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
-    def _cluster_get(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _cluster_get(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         query, what = request.message(Query), request.query.get("what")
         kind = query.kind_ or query.kind
         if what == "qryxstats":
-            return HttpResponse.json(self._xactions.query(query.job, kind))
+            return HttpResponse.json(self.xactions.query(query.job, kind))
         if what == "status":
-            found = self._xactions.find(query.job, kind)
+            found = self.xactions.find(query.job, kind)
             if not found:
                 raise ApiError(404, f"xaction {kind} not found", "ErrXactNotFound")
             return HttpResponse.text(msgspec.json.encode(found[-1].status).decode())
         if what == "running_all":
-            running = [f"{job.kind}[{job.id}]" for job in self._xactions.find(kind=kind) if not job.end]
+            running = [f"{job.kind}[{job.id}]" for job in self.xactions.find(kind=kind) if not job.end]
             return HttpResponse.json(sorted(name for name in running if name.startswith(kind)))
         raise _unsupported(f"answer what={what}")
 
-    def _cluster_put(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _cluster_put(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         action = request.message(Action)
         if action.action != "stop" or action.value is None:
             raise _unknown(action.action)
-        for job in self._xactions.find(action.value.job, action.value.kind):
+        for job in self.xactions.find(action.value.job, action.value.kind):
             job.stop("user abort")
         return HttpResponse()
 
     # -- ETLs -------------------------------------------------------------------------------------------------------
 
-    def _etl_get(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        name, _, what = rest.partition("/")
+    def _etl_get(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        name, _, part = path.partition("/")
         if not name:
             return HttpResponse.json([
                 {"id": etl.name, "stage": etl.stage, "xaction_id": etl.xid, "obj_count": etl.objects,
-                 "in_bytes": etl.in_bytes, "out_bytes": etl.out_bytes} for etl in self._etls.all()
+                 "in_bytes": etl.in_bytes, "out_bytes": etl.out_bytes} for etl in self.etls.all()
             ])  # fmt: skip
-        etl = self._etls.known(name)
-        at_work = ("Running", "Initializing") if what.startswith("logs") else ("Running",)
+        etl = self.etls.known(name)
+        at_work = ("Running", "Initializing") if part.startswith("logs") else ("Running",)
         if etl.stage not in at_work:
             target = self._targets[0]
-            place = {"url_path": f"/v1/etl/{name}/{what or 'details'}", "node": target.label}
+            place = {"url_path": f"/v1/etl/{name}/{part or 'details'}", "node": target.label}
             raise ApiError(
                 404, f"{target.label}: {name} does not exist", "ErrNotFound", caller=self._proxy.label, **place
             )
-        if what.startswith("logs"):
-            wanted = [target for target in self._targets if what in ("logs", f"logs/{target.id}")]
+        if part.startswith("logs"):
+            wanted = [target for target in self._targets if part in ("logs", f"logs/{target.id}")]
             tails = [(target.id, etl.pods[target.id].tail()) for target in wanted if target.id in etl.pods]
             return HttpResponse.json(
                 [{"target_id": key, "logs": base64.b64encode(tail).decode()} for key, tail in tails]
             )
-        if what:
+        if part:
             raise _unsupported(f"answer {request.path}")
         shown: dict[str, object] = {"init_msg": etl.message}
-        jobs = self._xactions.find(request.query["uuid"]) if request.query.get("uuid") else []
+        jobs = self.xactions.find(request.query["uuid"]) if request.query.get("uuid") else []
         errors = [line for job in jobs for snap in job.snaps.values() for line in snap.objects]
         return HttpResponse.json(shown | ({"obj_errors": errors} if errors else {}))
 
-    def _etl_put(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        return HttpResponse.text(self._etls.init(request.message(InitMessage)))
+    def _etl_put(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        return HttpResponse.text(self.etls.init(request.message(InitMessage)))
 
-    def _etl_post(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        name, _, what = rest.partition("/")
-        self._etls.known(name)
-        if what == "start":
-            return HttpResponse.text(self._etls.start(name))
-        if what != "stop":
-            raise _unknown(what)
-        self._etls.stop(name)
+    def _etl_post(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        name, _, action = path.partition("/")
+        self.etls.known(name)
+        if action == "start":
+            return HttpResponse.text(self.etls.start(name))
+        if action != "stop":
+            raise _unknown(action)
+        self.etls.stop(name)
         return HttpResponse()
 
-    def _etl_delete(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        self._etls.delete(rest)
+    def _etl_delete(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        self.etls.delete(path)
         return HttpResponse()
 
-    def _direct_put(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
+    def _direct_put(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
         """A transformer's result for an object of this target: ``_object/<etl>/<secret>/<unique name>``."""
-        kind, name, secret, where = [*rest.split("/", 3), "", "", ""][:4]
-        etl = self._etls.running(name, node)
+        kind, name, secret, where = [*path.split("/", 3), "", "", ""][:4]
+        etl = self.etls.running(name, node)
         if kind != "_object" or not secrets.compare_digest(secret, etl.secret):
             raise ApiError(403, f"{node.label}: not the secret of {name}")
         stat = self._store.put(*object_names.from_uname(unquote(where)), request)
         if request.query.get("uuid"):
-            self._xactions.find(request.query["uuid"])[0].count(node, "came", stat.size)
+            self.xactions.find(request.query["uuid"])[0].count(node, "came", stat.size)
         return HttpResponse()
 
     # -- objects ----------------------------------------------------------------------------------------------------
 
-    def _object_get(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(request, rest)
+    def _object_get(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket, name = _bucket_and_object(request, path)
         query = request.query
         if query.get("archpath"):
             raise _unsupported("read members of archives")
@@ -293,24 +292,23 @@ class Api:
             etls = self._running_etls(node, query)
             latest = query.get("latest-ver") == "true"
             args = query.get("etl_args", "")
-            return self._etls.push(etls[0], node, bucket, name, latest=latest, args=args, stages=etls[1:]).relayed()
+            return self.etls.push(etls, node, bucket, name, latest=latest, args=args).relayed()
         headers = {"Content-Type": "application/octet-stream"}
         stat, file = self._store.open(bucket, name, f"{node.label}: ")
         headers |= _about(stat)
         span = _span(request.headers.get("range"), stat.size)
         if span is None:
             return HttpResponse(200, headers=headers, file=file, length=stat.size)
-        file.seek(span.start)
         headers |= {"Accept-Ranges": "bytes", "Content-Range": f"bytes {span.start}-{span.stop - 1}/{stat.size}"}
-        return HttpResponse(206, headers=headers, file=file, length=len(span))
+        return HttpResponse(206, headers=headers, file=file, offset=span.start, length=len(span))
 
     def _running_etls(self, node: NodeServer, query: Mapping[str, str]) -> list[Etl]:
         """The ETLs that a request names, in their order, or a target's 404."""
         names = [query.get("etl_name", ""), *query.get("etl_pipeline", "").split(",")]
-        return [self._etls.running(name, node) for name in names if name]
+        return [self.etls.running(name, node) for name in names if name]
 
-    def _object_head(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(request, rest)
+    def _object_head(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket, name = _bucket_and_object(request, path)
         stat, file = self._store.open(bucket, name, f"{node.label}: ")
         file.close()
         about, root = _about(stat), str(self._store.root)
@@ -327,8 +325,8 @@ class Api:
         headers |= {key: value for key, value in about.items() if any(key.startswith(begin) for begin in begins)}
         return HttpResponse(headers=headers, length=stat.size)
 
-    def _object_put(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(request, rest)
+    def _object_put(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket, name = _bucket_and_object(request, path)
         query = request.query
         if "object_to" in query:
             etls = self._running_etls(node, query)
@@ -341,8 +339,8 @@ class Api:
             raise _unsupported("append to objects, or take them in parts")
         return HttpResponse(headers=_about(self._store.put(bucket, name, request)))
 
-    def _object_delete(self, node: NodeServer, request: HttpRequest, rest: str) -> HttpResponse:
-        bucket, name = _bucket_and_object(request, rest)
+    def _object_delete(self, node: NodeServer, request: HttpRequest, path: str) -> HttpResponse:
+        bucket, name = _bucket_and_object(request, path)
         try:
             self._store.delete(bucket, name)
         except ApiError as error:
@@ -374,13 +372,13 @@ def _unknown(action: str) -> ApiError:
     return _unsupported(f'know the action "{action}"')
 
 
-def _bucket_of(request: HttpRequest, rest: str) -> str:
-    name = unquote(rest.partition("/")[0])
+def _bucket_of(request: HttpRequest, path: str) -> str:
+    name = unquote(path.partition("/")[0])
     return object_names.bucket_key(request.query.get("provider") or "ais", request.query.get("namespace", ""), name)
 
 
-def _bucket_and_object(request: HttpRequest, rest: str) -> tuple[str, str]:
-    return _bucket_of(request, rest), unquote(rest.partition("/")[2], errors="surrogateescape")
+def _bucket_and_object(request: HttpRequest, path: str) -> tuple[str, str]:
+    return _bucket_of(request, path), unquote(path.partition("/")[2], errors="surrogateescape")
 
 
 def _span(header: str | None, size: int) -> range | None:

@@ -36,13 +36,13 @@ def authority(folder: Path, name: str = "ca") -> Path:
 
 def signed(ca: Path, name: str, hosts: Sequence[str] = LOOPBACK, days: int = _DAYS) -> tuple[Path, Path]:
     """Make a certificate for ``hosts`` beside its authority's; gives its file and its key's. Raises TvetlError."""
-    made, key, asked, stated = (ca.parent / f"{name}.{kind}" for kind in ("pem", "key", "csr", "ext"))
+    made, key, request, extensions_file = (ca.parent / f"{name}.{kind}" for kind in ("pem", "key", "csr", "ext"))
     extensions = ("basicConstraints=critical,CA:FALSE", "subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid")
-    stated.write_text("\n".join([*extensions, f"subjectAltName={','.join(hosts)}"]))
-    _openssl("req", "-new", *_NEW_KEY, "-subj", f"/CN=tvetl {name}", "-keyout", str(key), "-out", str(asked))
+    extensions_file.write_text("\n".join([*extensions, f"subjectAltName={','.join(hosts)}"]))
+    _openssl("req", "-new", *_NEW_KEY, "-subj", f"/CN=tvetl {name}", "-keyout", str(key), "-out", str(request))
     _openssl(
-        "x509", "-req", "-in", str(asked), "-CA", str(ca), "-CAkey", str(ca.with_suffix(".key")), "-CAcreateserial",
-        "-days", str(days), "-extfile", str(stated), "-out", str(made),
+        "x509", "-req", "-in", str(request), "-CA", str(ca), "-CAkey", str(ca.with_suffix(".key")), "-CAcreateserial",
+        "-days", str(days), "-extfile", str(extensions_file), "-out", str(made),
     )  # fmt: skip
     return made, key
 

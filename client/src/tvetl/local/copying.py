@@ -32,16 +32,14 @@ class Copying:
         def work(job: Xaction, name: str) -> None:
             target = self._home(bucket, name)
             job.snaps[target.id].visited += 1
-            new_name = object_names.renamed(name, value.ext, value.prepend)
-            end = to, new_name
+            new = to, object_names.renamed(name, value.ext, value.prepend)
             try:
-                self.copy(target, (bucket, name), end, etls, latest=value.latest, dry=value.dry_run, job=job)
+                self.copy(target, (bucket, name), new, etls, latest=value.latest, dry=value.dry_run, job=job)
             except ApiError as error:
                 job.failed(target, name, error, value.coer, value.dry_run)
 
-        summary = f"{'etl' if etls else 'cp'} {detail}=>{object_names.shown(to)}" + (
-            f"/{value.prepend}" if value.prepend else ""
-        )
+        into = object_names.shown(to) + (f"/{value.prepend}" if value.prepend else "")
+        summary = f"{'etl' if etls else 'cp'} {detail}=>{into}"
         where = bucket if kind.endswith("listrange") else to
         return self._xactions.start(
             kind, found, work, detail=summary, bucket=where, source=bucket, destination=to, workers=value.workers
@@ -54,11 +52,9 @@ class Copying:
         """Copy or transform one object as its target does; returns 204 where a transformer put the result itself."""
         home = target if dry else self._home(*to)
         if etls:
-            address = f"{home.url}/{path_escape(unique_name(*to))}" + (f"?owt=3&uuid={job.id}" if job else "")
-            answer = self._etls.push(
-                etls[0], target, *source, latest=latest, args=args, stages=etls[1:],
-                destination="" if home is target else address,
-            )  # fmt: skip
+            query = f"?owt=3&uuid={job.id}" if job else ""
+            address = "" if home is target else f"{home.url}/{path_escape(unique_name(*to))}{query}"
+            answer = self._etls.push(etls, target, *source, latest=latest, args=args, destination=address)
             with closing(answer):
                 if answer.status == 204 or dry:
                     answer.rest()

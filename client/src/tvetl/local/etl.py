@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
+from urllib.parse import quote, quote_plus, unquote
 
-from tvetl.local.go_urls import go_request_target
 from tvetl.local.http import BLOCK, ApiError, Body, HttpResponse, NodeServer, disk_error, read_head
 from tvetl.local.object_names import shown
 from tvetl.local.pods import InitMessage, Plan, Pod, Variable, command, plan
 from tvetl.local.store import OURS, Store
+from tvetl.local.xactions import Xactions
 from tvetl.notation import bucket as bucket_name
 from tvetl.notation import path_escape
 
@@ -27,6 +29,8 @@ _TRIES = 10  # how often a target tries a refused or reset connection, and a tra
 _SHORT = 2048  # bytes of an answer up to which Go's net/http gives a length (bufferBeforeChunkingSize)
 _BUFFER = 1 << 16  # bytes that an answer's head and its beginning are read with
 _PAUSE = 0.1  # seconds between tries; AIStore waits a second and more, which serves nobody on one machine
+#: A path that Go sends exactly as written, because every character may stand in one (net/url, validEncoded).
+_GO_PATH_AS_IS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
 
 
 @dataclass
@@ -90,13 +94,12 @@ class EtlResponse(Body):
             self.close()
             return HttpResponse(self.status, begun, _sniffed(begun))
 
-        def write(out: BinaryIO) -> None:
+        def blocks() -> Iterator[bytes]:
             with closing(self):
-                out.write(begun)
-                while piece := self.read():
-                    out.write(piece)
+                yield begun
+                yield from iter(self.read, b"")
 
-        return HttpResponse(self.status, headers=_sniffed(begun), stream=write)
+        return HttpResponse(self.status, headers=_sniffed(begun), blocks=blocks())
 
     def close(self) -> None:
         if self._file.closed:
@@ -111,18 +114,16 @@ class EtlResponse(Body):
 
 
 class Etls:
-    """All ETLs of a cluster; ``began`` and ``ended`` keep their own jobs, and end others' with them (xactions)."""
+    """All ETLs of a cluster. ``server`` is the command for ``tvetl-server``, ``allow`` maps other images to theirs."""
 
     def __init__(
-        self, store: Store, proxy: NodeServer, targets: Sequence[NodeServer], server: Sequence[str],
-        allow: Mapping[str, Sequence[str]], log: Callable[[str], None],
+        self, store: Store, xactions: Xactions, proxy: NodeServer, targets: Sequence[NodeServer],
+        server: Sequence[str], allow: Mapping[str, Sequence[str]], log: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self._store, self._proxy, self._targets = store, proxy, targets
+        self._store, self._xactions, self._proxy, self._targets = store, xactions, proxy, targets
         self._server, self._allow, self._log = server, allow, log
         self._etls: dict[str, Etl] = {}
         self._lock = threading.Lock()
-        self.began: Callable[[str, str], None] = lambda job, detail: None
-        self.ended: Callable[[str, str, NodeServer | None, bool], None] = lambda job, reason, target, ran: None
 
     # -- registering ----------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Etls:
         """End it on every target: without a reason a user has asked for it. Of its job a listing knows nothing then."""
         etl.cancelled.set()
         ran, etl.stage = etl.stage == "Running", "Aborted"
-        self.ended(etl.xid, reason, target, ran)
+        self._xactions.end_etl(etl.xid, reason, target, ran)
         etl.xid, etl.objects, etl.in_bytes, etl.out_bytes = "", 0, 0, 0
         stoppers = [threading.Thread(target=pod.stop) for pod in list(etl.pods.values())]
         for stopper in stoppers:
@@ -182,7 +183,7 @@ class Etls:
     def _launch(self, etl: Etl) -> str:
         etl.xid, etl.secret = f"etl-{secrets.token_urlsafe(7)}", secrets.token_hex(5)
         form = "spec" if etl.message.spec else "runtime"
-        self.began(etl.xid, f"init-{form}[{etl.name}-{etl.message.communication}]")
+        self._xactions.add(etl.xid, "etl-inline", f"init-{form}[{etl.name}-{etl.message.communication}]")
         deadline = time.monotonic() + etl.plan.init_timeout
         target = self._targets[0]
         reason: str | None = None
@@ -238,9 +239,8 @@ class Etls:
             "TVETL_HOST": "127.0.0.1",
         }
         env = ours | {variable.name: _value(variable, name) for variable in etl.plan.env} | given
-        pod = Pod(name, argv, env, self._store.root / OURS / "logs" / f"{name}.log")
-        pod.watch(lambda ended: self._gone(etl, ended))
-        return pod
+        log = self._store.root / OURS / "logs" / f"{name}.log"
+        return Pod(name, argv, env, log, lambda pod: self._gone(etl, pod))
 
     def _gone(self, etl: Etl, pod: Pod) -> None:
         """A container that exits ends its ETL on every target, with the jobs."""
@@ -256,14 +256,16 @@ class Etls:
     # -- sending objects --------------------------------------------------------------------------------------------
 
     def push(
-        self, etl: Etl, target: NodeServer, bucket: str, name: str, *,
-        latest: bool = False, args: str = "", stages: Sequence[Etl] = (), destination: str = "",
+        self, etls: Sequence[Etl], target: NodeServer, bucket: str, name: str, *,
+        latest: bool = False, args: str = "", destination: str = "",
     ) -> EtlResponse:  # fmt: skip
-        """Send an object to the target's pod: its file name, or with ``latest`` its bytes.
+        """Send an object to the target's pod of the first ETL: its file name, or with ``latest`` its bytes.
 
-        ``stages`` are the ETLs that follow, ``destination`` the address of a direct put. Raises ApiError with the
-        transformer's own status for 400 and up, with 500 where it could not be reached or did not answer.
+        The pod hands its result on to the other ETLs, and the last one to ``destination``, the address of a direct put.
+        Raises ApiError with the transformer's own status for 400 and up, with 500 where it could not be reached or did
+        not answer.
         """
+        etl, *stages = etls
         stat = self._store.stat(bucket, name, f"{target.label}: ")
         query = {"etl_args": args} if args else {}
         if not latest:
@@ -325,6 +327,26 @@ def _push_once(
     except BaseException:
         connection.close()
         raise
+
+
+def go_request_target(path: str, query: dict[str, str]) -> str:
+    """The request target that Go sends for an *unescaped* path, which is how AIStore calls a transformer.
+
+    A ``#`` ends it, query and all; a ``?`` begins the query early, which Go sends without looking at it: UTF-8 as its
+    bytes (here as Latin-1), and blanks, which break the request. ``pct%41`` goes out as it is. Raises ApiError where
+    Go's own parser refuses (``100%.jpg``).
+    """
+    encoded = "&".join(f"{key}={quote_plus(value)}" for key, value in sorted(query.items()))
+    url = (path + ("?" + encoded if encoded else "")).partition("#")[0]
+    if re.search(r"[\x00-\x1f\x7f]", url):
+        raise ApiError(500, f'parse "{path}": net/url: invalid control character in URL')
+    path, mark, rest = url.partition("?")
+    broken = re.search(r"%(?![0-9A-Fa-f]{2}).{0,2}", path)
+    if broken:
+        raise ApiError(500, f'parse "{path}": invalid URL escape "{broken.group()}"')
+    if not _GO_PATH_AS_IS.fullmatch(path):
+        path = quote(unquote(path, errors="surrogateescape"), safe="$&+,/:;=@", errors="surrogateescape")
+    return path + mark + rest.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _value(variable: Variable, pod: str) -> str:

@@ -33,44 +33,42 @@ class Guard:
         now = time.time()
         claims = {"sub": subject, "iss": "tvetl-local", "adm": admin, "iat": int(now), "nbf": now + delay}
         claims["exp"] = now + delay + (seconds or 10 * 365 * 86400)
-        said = ".".join(_encoded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
-        return f"{said}.{self._signature(said)}"
+        signed = ".".join(_encoded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+        return f"{signed}.{self._signature(signed)}"
 
     def check(self, node: NodeServer, request: HttpRequest) -> None:
         """Raises ApiError: 401 without a token that holds, 403 for what its bearer may not do."""
-        what = request.path.strip("/").split("/")[1:2]
-        asked = f"{request.method} {what[0] if what else ''}"
+        route = f"{request.method} {request.path.strip('/').partition('/')[2].partition('/')[0]}"
         if node.kind == "t":
             sent_here = {"pid", "utm"} <= request.query.keys()  # what the proxy's redirect adds
-            if not self._direct and asked.endswith(" objects") and (self._authn or "GET" in asked) and not sent_here:
+            if not self._direct and route.endswith(" objects") and (self._authn or "GET" in route) and not sent_here:
                 raise ApiError(403, "direct target access denied")
-        elif self._authn and asked != "GET health":
+        elif self._authn and route != "GET health":
             claims = self._claims(request.headers.get("authorization", ""))
-            if asked in _FOR_ADMINISTRATORS and not claims["adm"]:
-                said = f"user `{claims['sub']}` has insufficient permissions: [cluster tvetl-local, granted(access-rw)]"
-                raise ApiError(403, said)
+            if route in _FOR_ADMINISTRATORS and not claims["adm"]:
+                rights = "insufficient permissions: [cluster tvetl-local, granted(access-rw)]"
+                raise ApiError(403, f"user `{claims['sub']}` has {rights}")
 
     def _claims(self, header: str) -> dict[str, object]:
         kind, _, token = header.partition(" ")
         if kind != "Bearer" or not token:
             raise ApiError(401, "token required")
-        said, _, signature = token.rpartition(".")
-        why = (
-            ""
-            if hmac.compare_digest(signature.encode(), self._signature(said).encode())
-            else "token signature is invalid"
-        )
-        claims = {} if why else json.loads(base64.urlsafe_b64decode(said.partition(".")[2] + "=="))
-        if not why and claims["nbf"] > time.time():
-            why = "token has invalid claims: token is not valid yet"
-        if not why and claims["exp"] <= time.time():
-            why = "token expired"
-        if why:
-            raise ApiError(401, f'invalid token from header "Authorization": invalid token [err: {why}]: {token}')
+        signed, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._signature(signed).encode()):
+            raise _invalid(token, "token signature is invalid")
+        claims = json.loads(base64.urlsafe_b64decode(signed.partition(".")[2] + "=="))
+        if claims["nbf"] > time.time():
+            raise _invalid(token, "token has invalid claims: token is not valid yet")
+        if claims["exp"] <= time.time():
+            raise _invalid(token, "token expired")
         return dict(claims)
 
-    def _signature(self, said: str) -> str:
-        return _encoded(hmac.digest(self._key, said.encode(), hashlib.sha256))
+    def _signature(self, signed: str) -> str:
+        return _encoded(hmac.digest(self._key, signed.encode(), hashlib.sha256))
+
+
+def _invalid(token: str, reason: str) -> ApiError:
+    return ApiError(401, f'invalid token from header "Authorization": invalid token [err: {reason}]: {token}')
 
 
 def _encoded(data: bytes) -> str:

@@ -11,13 +11,13 @@ import ssl
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.client import responses
 from io import BufferedReader
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import BinaryIO, TypeVar, cast
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -65,14 +65,18 @@ def disk_error(error: OSError) -> ApiError:
 
 @dataclass
 class HttpResponse:
-    """An answer: bytes, or an open file from where it stands for ``length`` bytes, or a writer of unknown length."""
+    """An answer: bytes, ``length`` bytes of an open file from ``offset`` on, or blocks that become chunks.
+
+    To HEAD it is ``length`` alone, where that is known.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     file: BinaryIO | None = None
+    offset: int = 0
     length: int | None = None
-    stream: Callable[[BinaryIO], None] | None = None
+    blocks: Iterable[bytes] | None = None
 
     @classmethod
     def json(cls, value: object) -> HttpResponse:
@@ -80,8 +84,8 @@ class HttpResponse:
         return cls(200, msgspec.json.encode(value) + b"\n", {"Content-Type": "application/json; charset=utf-8"})
 
     @classmethod
-    def text(cls, value: str, status: int = 200) -> HttpResponse:
-        return cls(status, value.encode(), {"Content-Type": "text/plain; charset=utf-8"})
+    def text(cls, value: str) -> HttpResponse:
+        return cls(200, value.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
     @classmethod
     def redirect(cls, request: HttpRequest, location: str, status: int) -> HttpResponse:
@@ -171,8 +175,7 @@ class HttpRequest(Body):
             raise ValueError(f"{version} is not spoken here")
         super().__init__(file, self.headers)
         self.path, _, self.raw_query = target.partition("?")
-        pairs = (part.partition("=") for part in self.raw_query.split("&") if part)
-        self.query = {unquote_plus(key): unquote_plus(value) for key, _, value in pairs}
+        self.query = dict(parse_qsl(self.raw_query, keep_blank_values=True))
         self.peer = f"{peer[0]}:{peer[1]}"
         self.old = version == "HTTP/1.0"  # knows no chunks
         self.last = self.old or "close" in self.headers.get("connection", "").lower()
@@ -188,28 +191,6 @@ class HttpRequest(Body):
             return msgspec.json.decode(body or b"{}", type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ApiError(400, f"failed to unmarshal JSON request: {error}") from error
-
-
-class _Chunks:
-    """A file whose blocks are sent at once as HTTP chunks, the first one together with the head."""
-
-    def __init__(self, connection: socket.socket, head: bytes, old: bool) -> None:
-        self._connection, self._head, self._old = connection, head, old
-
-    def write(self, data: bytes) -> int:
-        if data:
-            size, end = (b"", b"") if self._old else (b"%x\r\n" % len(data), b"\r\n")
-            parts, self._head = (self._head + size, data, end), b""
-            if isinstance(self._connection, ssl.SSLSocket):  # which has no sendmsg
-                self._connection.sendall(b"".join(parts))
-                return len(data)
-            sent = self._connection.sendmsg(parts)
-            if sent < sum(map(len, parts)):
-                self._connection.sendall(b"".join(parts)[sent:])
-        return len(data)
-
-    def close(self) -> None:
-        self._connection.sendall(self._head + (b"" if self._old else b"0\r\n\r\n"))
 
 
 class Handler(StreamRequestHandler):
@@ -250,7 +231,7 @@ class Handler(StreamRequestHandler):
         try:
             request = HttpRequest(cast(BufferedReader, self.rfile), self.client_address)
         except ValueError:
-            self.wfile.write(b"HTTP/1.1 400 Bad HttpRequest\r\nConnection: close\r\n\r\n400 Bad HttpRequest")  # as Go
+            self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")  # as Go
             return False
         if request.headers.get("expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -276,20 +257,28 @@ class Handler(StreamRequestHandler):
         head = self._head(request, reply)
         if request.method == "HEAD" or reply.status == 204:
             self.wfile.write(head)
-        elif reply.stream:
-            out = _Chunks(self.connection, head, request.old)
-            reply.stream(cast(BinaryIO, out))
-            out.close()
+        elif reply.blocks is not None:
+            self._send_blocks(head, reply.blocks, chunked=not request.old)
         else:
             self.wfile.write(head + reply.body)
-            left = reply.length or 0
-            while reply.file and left and (block := reply.file.read(min(left, BLOCK))):
-                self.wfile.write(block)
-                left -= len(block)
-            if reply.file and left:  # somebody cut the file short: the connection's end tells the client
-                raise ConnectionError("the file is shorter than was promised")
-        if reply.file:
-            reply.file.close()
+            if reply.file:
+                self._send_file(reply.file, reply.offset, reply.length or 0)
+
+    def _send_file(self, file: BinaryIO, offset: int, length: int) -> None:
+        with file:
+            sent = self.connection.sendfile(file, offset, length) if length else 0
+        if sent < length:  # somebody cut the file short: the connection's end tells the client
+            raise ConnectionError("the file is shorter than was promised")
+
+    def _send_blocks(self, head: bytes, blocks: Iterable[bytes], *, chunked: bool) -> None:
+        """Send each block at once, the first one together with the head."""
+        for block in blocks:
+            parts = (head + b"%x\r\n" % len(block), block, b"\r\n") if chunked else (head, block)
+            head = b""
+            sent = 0 if isinstance(self.connection, ssl.SSLSocket) else self.connection.sendmsg(parts)
+            if sent < sum(map(len, parts)):  # all of it with TLS, which has no sendmsg
+                self.connection.sendall(b"".join(parts)[sent:])
+        self.connection.sendall(head + (b"0\r\n\r\n" if chunked else b""))
 
     def _head(self, request: HttpRequest, reply: HttpResponse) -> bytes:
         lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}"]
@@ -298,14 +287,11 @@ class Handler(StreamRequestHandler):
         lines.append(f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}")
         if request.last:
             lines.append("Connection: close")
-        if reply.stream:
+        if reply.blocks is not None:
             lines += [] if request.old else ["Transfer-Encoding: chunked"]
         elif reply.status != 204 and not (request.method == "HEAD" and reply.length is None):
             lines.append(f"Content-Length: {len(reply.body) if reply.length is None else reply.length}")
         return "\r\n".join([*lines, "", ""]).encode(errors="replace")  # Go sends UTF-8 as it is
-
-
-Route = Callable[["NodeServer", HttpRequest], HttpResponse]
 
 
 class NodeServer(ThreadingTCPServer):

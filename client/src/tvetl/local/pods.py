@@ -210,9 +210,14 @@ def command(image: str, server: Sequence[str], allow: Mapping[str, Sequence[str]
 
 
 class Pod:
-    """A running transformer: its name, its port on loopback, its log file, and its end."""
+    """A running transformer: its name, its port on loopback, its log file, and its end.
 
-    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    ``gone`` is called when its process and the rest of its group have ended.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path, gone: Callable[[Pod], None]
+    ) -> None:
         self.name, self.log = name, log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -228,10 +233,7 @@ class Pod:
             )  # fmt: skip
         self._idle: list[tuple[float, socket.socket]] = []
         self._idle_lock = threading.Lock()
-
-    def watch(self, gone: Callable[[Pod], None]) -> None:
-        """Call ``gone`` when the process and the rest of its group have ended."""
-        threading.Thread(target=self._wait, args=(gone,), name=self.name, daemon=True).start()
+        threading.Thread(target=self._wait, args=(gone,), name=name, daemon=True).start()
 
     def _wait(self, gone: Callable[[Pod], None]) -> None:
         pid = self._process.pid

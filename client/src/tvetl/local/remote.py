@@ -27,11 +27,11 @@ class RemoteStore(Store):
         self._backend = Cluster(endpoint)
 
     def has(self, key: str) -> bool:
-        if (there := _there(key)) is None:
+        if (remote := _in_backend(key)) is None:
             return super().has(key)
-        with self._told(key):
+        with self._backend_errors(key):
             try:
-                self._backend.bucket_id(there)
+                self._backend.bucket_id(remote)
             except NotFound:
                 return False
         if not super().has(key):
@@ -40,68 +40,66 @@ class RemoteStore(Store):
         return True
 
     def create(self, key: str) -> None:
-        if there := _there(key):
+        if remote := _in_backend(key):
             if bucket(key).provider != "ais":
                 raise ApiError(501, f"creating {shown(key)} is for its provider")
-            with self._told(key):
-                self._backend.create_bucket(there)
+            with self._backend_errors(key):
+                self._backend.create_bucket(remote)
         super().create(key)
 
     def destroy(self, key: str) -> None:
         super().destroy(key)
-        if there := _there(key):
-            with self._told(key):
-                self._backend.delete_bucket(there)
+        if remote := _in_backend(key):
+            with self._backend_errors(key):
+                self._backend.delete_bucket(remote)
 
     def stat(self, key: str, name: str, node: str = "") -> Stat:
-        there = _there(key)
-        if there is None:
-            return super().stat(key, name, node)
+        remote = _in_backend(key)
         try:
             return super().stat(key, name, node)
         except ApiError as error:
-            if error.tcode != "ErrNotFound":
+            if remote is None or error.tcode != "ErrNotFound":
                 raise
-        with self._told(f"{shown(key)}/{name}"):
-            data = self._backend.get(there, name)
+        with self._backend_errors(f"{shown(key)}/{name}"):
+            data = self._backend.get(remote, name)
         return super().put(key, name, BytesIO(data))
 
     def put(self, key: str, name: str, body: Blocks) -> Stat:
-        if there := _there(key):
+        if remote := _in_backend(key):
             data = b"".join(iter(lambda: body.read(1 << 20), b""))
-            with self._told(f"{shown(key)}/{name}"):
-                self._backend.put(there, name, data)
+            with self._backend_errors(f"{shown(key)}/{name}"):
+                self._backend.put(remote, name, data)
             body = BytesIO(data)
         return super().put(key, name, body)
 
     def delete(self, key: str, name: str) -> int:
         size = self.stat(key, name).size
-        if there := _there(key):
-            with self._told(f"{shown(key)}/{name}"):
-                self._backend.delete(there, name)
+        if remote := _in_backend(key):
+            with self._backend_errors(f"{shown(key)}/{name}"):
+                self._backend.delete(remote, name)
         super().delete(key, name)
         return size
 
     def entries(self, key: str, prefix: str = "") -> list[Entry]:
-        there = _there(key)
-        if there is None:
+        remote = _in_backend(key)
+        if remote is None:
             return super().entries(key, prefix)
         self.bucket(key)
-        with self._told(key):
-            return [Entry(name, size) for name, size in self._backend.sizes(there, prefix).items()]
+        with self._backend_errors(key):
+            return [Entry(name, size) for name, size in self._backend.sizes(remote, prefix).items()]
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """The backend's errors as a target tells them: its 404 as such, and all else as 502."""
+    def _backend_errors(self, name: str) -> Iterator[None]:
+        """The backend's errors as a target answers them: its 404 as such, and all else as 502."""
         try:
             yield
         except NotFound as error:
-            raise ApiError(404, f"{what} does not exist: {error.message}", "ErrNotFound") from error
+            raise ApiError(404, f"{name} does not exist: {error.message}", "ErrNotFound") from error
         except TvetlError as error:
-            raise ApiError(502, f"{what}: the backend failed: {error.message}") from error
+            raise ApiError(502, f"{name}: the backend failed: {error.message}") from error
 
 
-def _there(key: str) -> str | None:
+def _in_backend(key: str) -> str | None:
     """The bucket's name in the backend; None for a bucket of this cluster."""
     found = bucket(key)
     if found.provider == "ais" and not found.cluster:

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
 
 from tvetl.errors import TvetlError
 from tvetl.local.api import Api
@@ -56,32 +56,31 @@ class LocalCluster:
         self._server = list(server) if server else [_server()]
         self._nodes: list[NodeServer] = []  # the proxy, then all targets by number
         self._targets: list[NodeServer] = []  # those in the map
-        self._etls: Etls | None = None
-        self._xactions: Xactions | None = None
-        self._store: Store | None = None
+        self._opened = ExitStack()  # the folder's lock and the nodes' sockets
         self.endpoint = ""
 
     def start(self) -> None:
         """Listen. Raises TvetlError where the folder or the port is taken."""
-        try:
-            self._store = store = RemoteStore(self.root, self._remote) if self._remote else Store(self.root)
-            if self.ca:
-                self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                self._tls.load_cert_chain(*signed(authority(self.ca.parent), "node"))
-            self._nodes = [NodeServer(self._port, "p", "proxy0", self._answer, self._tls)]
-            for number in range(self._targets_count):
-                self._nodes.append(NodeServer(0, "t", f"target{number}", self._answer, self._tls))
-        except TvetlError:
-            self._close()
-            raise
-        except OSError as error:
-            self._close()
-            where = f"port {self._port} and {self.root}" if self._port else str(self.root)
-            raise TvetlError(f"cannot start on {where}: {error}", hint="choose another port or folder") from error
-        proxy, *self._targets = self._nodes
-        self._etls = Etls(store, proxy, self._targets, self._server, self._allow, self._log)
-        self._xactions = Xactions(self._targets)
-        self._api = Api(store, self._etls, self._xactions, proxy, self._targets)
+        with ExitStack() as opened:
+            try:
+                store = RemoteStore(self.root, self._remote) if self._remote else Store(self.root)
+                opened.callback(store.close)
+                if self.ca:
+                    self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                    self._tls.load_cert_chain(*signed(authority(self.ca.parent), "node"))
+                nodes = [opened.enter_context(NodeServer(self._port, "p", "proxy0", self._answer, self._tls))]
+                for number in range(self._targets_count):
+                    node = NodeServer(0, "t", f"target{number}", self._answer, self._tls)
+                    nodes.append(opened.enter_context(node))
+            except OSError as error:
+                where = f"port {self._port} and {self.root}" if self._port else str(self.root)
+                raise TvetlError(f"cannot start on {where}: {error}", hint="choose another port or folder") from error
+            self._opened = opened.pop_all()
+        self._nodes = nodes
+        proxy, *self._targets = nodes
+        xactions = Xactions(self._targets)
+        etls = Etls(store, xactions, proxy, self._targets, self._server, self._allow, self._log)
+        self._api = Api(store, etls, xactions, proxy, self._targets)
         self.endpoint = proxy.url
         for node in self._nodes:
             node.begin()
@@ -107,8 +106,7 @@ class LocalCluster:
         node = NodeServer(port, "t", f"target{number}", self._answer, self._tls)
         self._nodes[1 + number : 2 + number] = [node]
         node.begin()
-        assert self._etls
-        self._etls.join(node)
+        self._api.etls.join(node)
         self._targets.append(node)
         self._api.version += 1
 
@@ -122,30 +120,22 @@ class LocalCluster:
 
     def stop(self) -> None:
         """End jobs, transformers and sockets; the buckets stay."""
-        for job in self._xactions.find() if self._xactions else []:
+        if not self._nodes:
+            return
+        for job in self._api.xactions.find():
             job.stop("the cluster stops")
-        if self._etls:
-            for etl in self._etls.all():
-                self._etls.delete(etl.name)
+        for etl in self._api.etls.all():
+            self._api.etls.delete(etl.name)
         for node in self._nodes:
             node.end()
-        self._close()
-
-    def _close(self) -> None:
-        for node in self._nodes:
-            node.server_close()
         self._nodes = []
-        if self._store:
-            self._store.close()
-        self._store = None
+        self._opened.close()
 
     def __enter__(self) -> LocalCluster:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -164,11 +154,7 @@ def serve(
     ``token`` asks for one: it ends after so many seconds (0: never), and its file has another before that.
     """
     stop = threading.Event()
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with LocalCluster(
             root, targets=targets, port=port, allow=allow, server=server, log=log, tls=tls, authn=token is not None

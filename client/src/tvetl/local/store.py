@@ -70,9 +70,8 @@ class Store:
         except BlockingIOError:
             os.close(self._held)
             raise OSError("another cluster serves this folder") from None
-        shutil.rmtree(
-            root / OURS, ignore_errors=True
-        )  # logs of the last time, and files half written when it was killed
+        # Logs of the last time, and files half written when it was killed.
+        shutil.rmtree(root / OURS, ignore_errors=True)
         (root / OURS / "tmp").mkdir(parents=True)
         self.root = root.resolve()
         self._versions: dict[Path, int] = {}
@@ -101,13 +100,10 @@ class Store:
 
     def bucket(self, bucket: str) -> Path:
         """The bucket's folder, or 404."""
-        return self._below(bucket)
-
-    def _below(self, bucket: str, *parts: str) -> Path:
         if not self.has(bucket):
             self._still_there()
             raise ApiError(404, f'bucket "{shown(bucket)}" does not exist', "ErrBckNotFound")
-        return self.root.joinpath(folder_of(bucket), *parts)
+        return self.root / folder_of(bucket)
 
     def create(self, bucket: str) -> None:
         self._still_there()
@@ -151,7 +147,8 @@ class Store:
         """Where an object's file is or would be: always below the bucket's folder."""
         if not name:
             raise ApiError(400, "an object name is missing")
-        return self._below(bucket, to_file(name))
+        file = to_file(name)  # a name that no file can have is refused first
+        return self.bucket(bucket) / file
 
     def stat(self, bucket: str, name: str, node: str = "") -> Stat:
         """The object, or 404. A link that leads out of the bucket is no object."""

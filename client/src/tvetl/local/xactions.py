@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tvetl.local.http import ApiError, NodeServer, disk_error
 from tvetl.local.object_names import shown
@@ -54,12 +55,11 @@ class Xaction:
     pending: int = 1
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def count(self, target: NodeServer, what: str, size: int) -> None:
-        """Count an object as ``loc``, ``out`` or ``came``."""
+    def count(self, target: NodeServer, counter: Literal["loc", "out", "came"], size: int) -> None:
         with self.lock:
-            counter: list[int] = getattr(self.snaps[target.id], what)
-            counter[0] += 1
-            counter[1] += size
+            objects_and_bytes: list[int] = getattr(self.snaps[target.id], counter)
+            objects_and_bytes[0] += 1
+            objects_and_bytes[1] += size
 
     def failed(self, target: NodeServer, name: str, error: ApiError, go_on: bool, dry: bool = False) -> None:
         """Keep an object's error. Without ``go_on`` it ends the job.
@@ -142,7 +142,7 @@ class Xactions:
         """Start a job: ``work(job, name)`` for every name, on so many threads for each target (0: four, -1: one)."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
-        job = self._add(job_id, kind, detail, bucket, source, destination)
+        job = self.add(job_id, kind, detail, bucket, source, destination)
         rest, lock = iter(names), threading.Lock()
 
         def work_on() -> None:
@@ -171,16 +171,13 @@ class Xactions:
             raise ApiError(404, f"xaction {kind}[{job_id}] not found", "ErrXactNotFound")
         return [job for job in list(self._xactions.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
 
-    def _add(
+    def add(
         self, job_id: str, kind: str, detail: str, bucket: str = "", source: str = "", destination: str = ""
     ) -> Xaction:
+        """A job that others count and end, as that of an ETL from its start to its end."""
         snaps = defaultdict(Snap, {target.id: Snap() for target in self._targets})
         job = self._xactions[job_id] = Xaction(job_id, kind, detail, bucket, source, destination, snaps)
         return job
-
-    def begin_etl(self, job_id: str, detail: str) -> None:
-        """An ETL's own job, from its start to its end."""
-        self._add(job_id, "etl-inline", detail)
 
     def end_etl(self, job_id: str, reason: str, target: NodeServer | None, ran: bool) -> None:
         """An ETL ends: by a user, or for a reason at one target. All bucket jobs end, those of other ETLs too.
