@@ -155,11 +155,11 @@ def demo(folder: str) -> None:
 
 
 def step(title: str) -> None:
-    terminal.out.print(f"\n[bold]{title}[/bold]")
+    terminal.out.print(f"\n{title}", style="bold")
 
 
 def say(line: str) -> None:
-    terminal.out.print(line, markup=False)
+    terminal.out.print(line)
 
 
 def main() -> int:

@@ -53,6 +53,7 @@ def test_validate_prints_the_canonical_form(tvetl: Command, pipeline_file: Path)
     done = tvetl("validate", str(pipeline_file))
     assert done.returncode == 0
     assert json.loads(done.stdout)["steps"] == [{"op": "Resize", "size": [20, 20]}]
+    assert done.stderr.startswith(b"1 step to jpeg, digest ")
     assert tvetl("validate", "-", input=done.stdout).stdout == done.stdout
 
 
@@ -113,10 +114,12 @@ def test_the_whole_way(
     tvetl: Command, local: LocalCluster, cluster: Cluster, images: str, pipeline_file: Path, tmp_path: Path
 ) -> None:
     at = ("--endpoint", local.endpoint)
-    done = tvetl("register", "test-command", str(pipeline_file), *at)
+    register = ("register", "test-command", str(pipeline_file), "--env", "NOTE=first\nsecond\nthird", *at)
+    done = tvetl(*register)
     assert done.returncode == 0, done.stderr
     assert b"test-command is ready" in done.stdout
-    assert tvetl("register", "test-command", str(pipeline_file), *at).stdout.endswith(b"unchanged\n")
+    assert tvetl(*register).stdout.endswith(b"unchanged\n")
+    assert b"NOTE=first ... (3 lines)" in tvetl("show", "test-command", *at).stdout
     assert {"name": "test-command", "stage": "Running", "objects": 0} in json.loads(tvetl("list", "--json", *at).stdout)
     assert json.loads(tvetl("show", "test-command", "--json", *at).stdout)["errors"] == []
 

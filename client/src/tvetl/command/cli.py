@@ -106,7 +106,8 @@ def validate(
         print_json({"pipeline": json.loads(spec.canonical(parsed)), "digest": spec.digest(parsed)})
     else:
         print_line(spec.canonical(parsed))
-        note(f"{len(parsed.steps)} steps to {parsed.output.format}, digest {spec.digest(parsed)[:12]}")
+        steps = f"{len(parsed.steps)} step{'' if len(parsed.steps) == 1 else 's'}"
+        note(f"{steps} to {parsed.output.format}, digest {spec.digest(parsed)[:12]}")
 
 
 @app.command()
@@ -197,11 +198,17 @@ def show(name: Name, endpoint: Endpoint = LOCAL, as_json: AsJson = False) -> Non
         return
     if container:
         env = {key: value for key, value in container.env.items() if key != PIPELINE_VARIABLE}
-        settings = " ".join(f"{key}={value}" for key, value in env.items())
+        settings = " ".join(f"{key}={_first_line(value)}" for key, value in env.items())
         rows = [("image", container.image), ("pipeline", container.env.get(PIPELINE_VARIABLE, "")), ("env", settings)]
         print_table((name, "value"), [row for row in rows if row[1]])
     if errors:
         print_table(("object", "code", "message"), [(e.object, e.code, e.message) for e in errors])
+
+
+def _first_line(value: str) -> str:
+    """A setting's value; of a text as long as a certificate the first line and the number of all."""
+    first, *others = value.strip().splitlines() or [""]
+    return f"{first} ... ({1 + len(others)} lines)" if others else value
 
 
 @app.command()
@@ -340,7 +347,8 @@ def transform(
 
     if sum(map(bool, (prefix, template, name, list_file, retry))) > 1:
         raise UsageError("--prefix, --template, --name, --list and --retry exclude one another")
-    names = name or (_names(list_file) if list_file else None) or (jobs.failed_names(Path(retry)) if retry else None)
+    names = name or (folders.lines_of(list_file, "object") if list_file else None)
+    names = names or (jobs.failed_names(Path(retry)) if retry else None)
     cluster = _cluster(endpoint, etl, pipeline)
     request = jobs.Request(
         source,
@@ -583,7 +591,7 @@ def conformance(
         root=root,
         seen_as=seen_as,
         target_url=target_url,
-        sample=_read_bytes(sample) if sample else None,
+        sample=folders.read_input(str(sample)) if sample else None,
         args=args or kit.ARGS,
         ready=ready,
         seconds=timeout,
@@ -649,33 +657,10 @@ def _cluster(endpoint: str, etl: str = "", pipeline: str = "") -> Cluster:
     return Cluster(endpoint, pipelines={etl: _pipeline(pipeline)}) if pipeline else Cluster(endpoint)
 
 
-def _read(path: str) -> str:
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-        return text.removeprefix("\ufeff")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path!r} cannot be read: {error}") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{str(path)!r} cannot be read: {error}") from error
-
-
 def _pipeline(path: str) -> Pipeline:
     from tvetl.spec import parse
 
-    return parse(_read(path))
-
-
-def _names(path: str) -> list[str]:
-    """The lines of a list file, without empty ones."""
-    names = [line for line in _read(path).splitlines() if line.strip()]
-    if not names:
-        raise UsageError(f"{path!r} names no object")
-    return names
+    return parse(folders.read_text(path))
 
 
 def _pair(item: str, option: str) -> tuple[str, str]:

@@ -119,14 +119,14 @@ class _Examination:
             return Finding("reachable", "ok", f"AIStore answers at {self.endpoint}")
         if not status:
             return Finding("reachable", "fail", _message(body), str(_mapping(body).get("hint", "")))
-        if isinstance(told := self._told(status, body), NotReachable) and "https" in told.message:
-            return Finding("reachable", "fail", told.message, told.hint)
+        if isinstance(error := self._explained(status, body), NotReachable) and "https" in error.message:
+            return Finding("reachable", "fail", error.message, error.hint)
         return self._no_aistore(status, f"HTTP {status} to /v1/health")
 
     def _no_aistore(self, status: int, what: str) -> Finding:
         if proxy := proxies.before(self.endpoint):
-            words = f"no AIStore answers for {self.endpoint} through {proxy}: {what}"
-            return Finding("reachable", "fail", words, proxy.hint)
+            message = f"no AIStore answers for {self.endpoint} through {proxy}: {what}"
+            return Finding("reachable", "fail", message, proxy.hint)
         if status == 503:
             hint = "Wait until its targets have joined: `kubectl -n ais get pods` shows them."
             return Finding("reachable", "fail", "AIStore is starting, and takes no requests yet", hint)
@@ -142,40 +142,40 @@ class _Examination:
             yield Finding("tls", "warn", "certificates are not verified (AIS_SKIP_VERIFY_CRT)", hint)
         elif access.authority and access.bundle:
             hint = f"`unset {access.bundle}` where programs of your own read by the SDK."
-            words = f"AIS_CLIENT_CA verifies certificates here; the SDK alone would take {access.bundle}"
-            yield Finding("tls", "warn", words, hint)
+            message = f"AIS_CLIENT_CA verifies certificates here; the SDK alone would take {access.bundle}"
+            yield Finding("tls", "warn", message, hint)
         else:
             yield Finding("tls", "ok", f"certificates are verified by {access.trust}")
 
     def _clock(self) -> Iterator[Finding]:
         if self.behind is not None and abs(self.behind) > _APART:
             way = "behind" if self.behind > 0 else "ahead of"
-            words = f"this machine's clock is {abs(self.behind):.0f} s {way} the cluster's"
+            message = f"this machine's clock is {abs(self.behind):.0f} s {way} the cluster's"
             hint = "Set the clocks: tokens and certificates hold, or not, by each machine's own."
-            yield Finding("clock", "warn", words, hint)
+            yield Finding("clock", "warn", message, hint)
 
     def _token(self) -> Iterator[Finding]:
         if not (source := self.access.bearer.source):
             return
         end = self.access.bearer.ends()
         left = None if end is None else end - time.time()
-        words = f"the cluster takes the token of {source}" + (f", for {left:.0f} s more" if left is not None else "")
+        message = f"the cluster takes the token of {source}" + (f", for {left:.0f} s more" if left is not None else "")
         if left is not None and left < _SOON and source == TOKEN:
             hint = "AIS_AUTHN_TOKEN_FILE names a file in its place, which is read anew when it is renewed."
-            yield Finding("token", "warn", words, hint)
+            yield Finding("token", "warn", message, hint)
         else:
-            yield Finding("token", "ok", words)
+            yield Finding("token", "ok", message)
 
     def _refused(self, status: int, body: Json) -> Finding | None:
         """Why AIStore does not take the token, or the want of one."""
         if status not in (401, 403):
             return None
-        told = self._told(status, body)
+        error = self._explained(status, body)
         if status == 403:
-            return Finding("token", "warn", told.message, _FEW_RIGHTS)
-        return Finding("token", "fail", told.message, told.hint + self.access.bearer.apart(told.message))
+            return Finding("token", "warn", error.message, _FEW_RIGHTS)
+        return Finding("token", "fail", error.message, error.hint + self.access.bearer.apart(error.message))
 
-    def _told(self, status: int, body: Json) -> TvetlError:
+    def _explained(self, status: int, body: Json) -> TvetlError:
         from tvetl.cluster.error_mapping import refused  # needs the SDK, which may be what is wrong
 
         text = body if isinstance(body, str) else json.dumps(body)
@@ -186,8 +186,8 @@ class _Examination:
         found = {proxy.host: proxy for proxy in map(proxies.before, urls) if proxy}
         if found:
             proxy = next(iter(found.values()))
-            words = f"requests to {', '.join(found)} go through {proxy}, so that training input is read slower"
-            yield Finding("proxy", "warn", words, replace(proxy, host=",".join(found)).hint)
+            message = f"requests to {', '.join(found)} go through {proxy}, so that training input is read slower"
+            yield Finding("proxy", "warn", message, replace(proxy, host=",".join(found)).hint)
 
     def _node(self, url: str) -> dict[str, Json] | None:
         """A target's own status; None where nobody answers at its address, empty where it refuses."""
@@ -223,8 +223,8 @@ class _Examination:
             return Finding("etl", "fail", "this AIStore was built without ETL", hint)
         if refused := self._refused(status, body):
             hint = "ETLs are for administrators where AIStore authenticates; others say an ETL's pipeline, --pipeline."
-            words = f"the token has no right to ETLs: {refused.message}"
-            return replace(refused, check="etl", level="fail", message=words, hint=hint)
+            message = f"the token has no right to ETLs: {refused.message}"
+            return replace(refused, check="etl", level="fail", message=message, hint=hint)
         return Finding("etl", "fail", f"ETLs cannot be listed: {_message(body)} (HTTP {status})")
 
     def _targets(self, targets: Mapping[str, str], state: Mapping[str, dict[str, Json] | None]) -> Finding:
@@ -253,27 +253,27 @@ class _Examination:
         if not disks:
             return Finding("disks", "warn", "no target tells how full its disks are")
         used = max(_whole(disk.get("pct_max"), 0) for disk in disks)
-        words = f"the fullest disk is {used} % full; high mark {high} %, no more is stored from {full} %"
+        message = f"the fullest disk is {used} % full; high mark {high} %, no more is stored from {full} %"
         trouble = "; ".join(str(disk["cs_err"]) for disk in disks if disk.get("cs_err"))
         hint = "Make room on the targets' disks: `ais storage summary`, `minikube ssh -- df -h /data`."
         if used >= full:
-            return Finding("disks", "fail", words, hint)
+            return Finding("disks", "fail", message, hint)
         if used >= high or trouble:
-            return Finding("disks", "warn", f"{words}{'; ' + trouble if trouble else ''}", hint)
-        return Finding("disks", "ok", words)
+            return Finding("disks", "warn", f"{message}{'; ' + trouble if trouble else ''}", hint)
+        return Finding("disks", "ok", message)
 
     def _readers(self, state: Mapping[str, dict[str, Json] | None]) -> Iterator[Finding]:
         """How many objects a job of AIStore's reads at once: by default one for each mountpath of each target."""
         paths = [len(_mapping(_mapping(node.get("capacity")).get("mountpaths"))) for node in state.values() if node]
         if self.is_stand_in or not sum(paths):
             return
-        words = f"a job reads {_count(sum(paths), 'object')} at once: {_count(len(paths), 'target')}, "
-        words += _count(sum(paths), "mountpath")
+        message = f"a job reads {_count(sum(paths), 'object')} at once: {_count(len(paths), 'target')}, "
+        message += _count(sum(paths), "mountpath")
         if sum(paths) > 1:
-            yield Finding("readers", "ok", words)
+            yield Finding("readers", "ok", message)
         else:
             hint = "A node of several CPUs is idle then: `tvetl transform --workers N` lets N objects be read at once."
-            yield Finding("readers", "warn", words, hint)
+            yield Finding("readers", "warn", message, hint)
 
     def _form(self) -> Iterator[Finding]:
         """The form of registering that the cluster takes, and what it means for the image."""
@@ -324,8 +324,8 @@ class _Examination:
                 )
             elif unreached:
                 hint = "Targets call their transformers at a node port: do network policies or a firewall let them?"
-                words = ", ".join(f"{address} ({why.strip()})" for address, why in sorted(unreached.items()))
-                yield Finding("pods", "fail", f"{name}: targets did not reach the node port {words}", hint)
+                ports = ", ".join(f"{address} ({why.strip()})" for address, why in sorted(unreached.items()))
+                yield Finding("pods", "fail", f"{name}: targets did not reach the node port {ports}", hint)
             else:
                 yield Finding("pods", "ok", f"{name} runs, and its targets reach it")
             yield from self._jail(name)
@@ -333,13 +333,13 @@ class _Examination:
     def _jail(self, name: str) -> Iterator[Finding]:
         """What keeps the decoders of an ETL to themselves, by the logs of its pods."""
         logs = [base64.b64decode(str(row.get("logs"))) for row in _rows(self._get(f"etl/{name}/logs")[1])]
-        told = [found[1] for log in logs if (found := _JAIL.search(log.decode(errors="replace")))]
-        for words in dict.fromkeys(told):
-            if _NO_PART.fullmatch(words):
+        reports = [found[1] for log in logs if (found := _JAIL.search(log.decode(errors="replace")))]
+        for report in dict.fromkeys(reports):
+            if _NO_PART.fullmatch(report):
                 hint = "docs/reliability.md says what each part needs; TVETL_JAIL=require starts no server without."
-                yield Finding("jail", "warn", f"{name}: the jail of its decoders: {words}", hint)
+                yield Finding("jail", "warn", f"{name}: the jail of its decoders: {report}", hint)
             else:
-                yield Finding("jail", "ok", f"{name}: its decoders are jailed ({words})")
+                yield Finding("jail", "ok", f"{name}: its decoders are jailed ({report})")
 
     # How
 
@@ -362,8 +362,8 @@ class _Examination:
         except requests.RequestException as error:
             from tvetl.cluster.error_mapping import not_reached  # needs the SDK, which may be what is wrong
 
-            told = not_reached(url.partition("/v1/")[0], error)
-            return 0, {"message": told.message, "hint": told.hint}
+            explained = not_reached(url.partition("/v1/")[0], error)
+            return 0, {"message": explained.message, "hint": explained.hint}
         with suppress(ValueError, TypeError):
             self.behind = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() - time.time()
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Files that are named in words; --json names all.
 _SHOWN = 10
+#: Encoding and error handler of the names of files, which may be any bytes.
+_FILE_NAMES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there with another content.")]
 Content = Annotated[
@@ -58,36 +59,22 @@ def put(
     from tvetl.cluster.folders import find_files, put_files
 
     _check_bucket(bucket, sources)
-    names = _listed(list_file) if list_file else None
+    names = lines_of(list_file, "file", *_FILE_NAMES) if list_file else None
     found = find_files(sources, prefix=prefix, names=names, hidden=hidden, any_name=any_name)
     _print_refused(found, as_json=as_json)
     cluster = Cluster(endpoint, connections=threads)
     with progress("files", len(found.files)) as advance:
         report = put_files(
-            cluster,
-            found,
-            bucket,
-            overwrite=overwrite,
-            content=content,
-            dry_run=dry_run,
-            threads=threads,
+            cluster, found, bucket, overwrite=overwrite, content=content, dry_run=dry_run, threads=threads,
             on_progress=lambda now: advance.job(_progress(now)),
-        )
+        )  # fmt: skip
     _print_report(report, dry_run=dry_run, as_json=as_json)
 
 
 def get_folder(
-    endpoint: str,
-    bucket: str,
-    folder: Path,
-    prefix: str,
-    threads: int,
-    *,
-    overwrite: bool,
-    content: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+    endpoint: str, bucket: str, folder: Path, prefix: str, threads: int, *,
+    overwrite: bool, content: bool, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Write a bucket's objects into a folder."""
     from tvetl.cluster import Cluster
     from tvetl.cluster.folders import find_objects, get_files
@@ -98,15 +85,9 @@ def get_folder(
     _print_refused(found, as_json=as_json)
     with progress("objects", len(found.files)) as advance:
         report = get_files(
-            cluster,
-            found,
-            bucket,
-            overwrite=overwrite,
-            content=content,
-            dry_run=dry_run,
-            threads=threads,
+            cluster, found, bucket, overwrite=overwrite, content=content, dry_run=dry_run, threads=threads,
             on_progress=lambda now: advance.job(_progress(now)),
-        )
+        )  # fmt: skip
     _print_report(report, dry_run=dry_run, as_json=as_json)
 
 
@@ -126,16 +107,27 @@ def _check_bucket(bucket: str, sources: Sequence[str]) -> None:
         raise UsageError(f"{bucket!r} is a file here: name the bucket behind the files", hint=hint)
 
 
-def _listed(path: str) -> list[str]:
-    """The lines of a list, as names of files, of whatever bytes they are."""
+def read_input(path: str) -> bytes:
+    """The bytes of a file, or of standard input for ``-``. Raises UsageError."""
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{path!r} cannot be read: {error.strerror}") from error
-    lines = re.split(rb"\r?\n", data.removeprefix(codecs.BOM_UTF8))
-    names = [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def read_text(path: str, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The same as text, without a byte order mark."""
+    try:
+        return read_input(path).removeprefix(codecs.BOM_UTF8).decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path!r} cannot be read: {error}") from error
+
+
+def lines_of(path: str, noun: str, encoding: str = "utf-8", errors: str = "strict") -> list[str]:
+    """The lines of a list of names, without empty ones. Raises UsageError where there are none."""
+    names = [line for line in re.split(r"\r?\n", read_text(path, encoding, errors)) if line.strip()]
     if not names:
-        raise UsageError(f"{path!r} names no file")
+        raise UsageError(f"{path!r} names no {noun}")
     return names
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tvetl.conformance import Report as Conformance
     from tvetl.jobs import Estimate, JobProgress, Report
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 #: What is done, how far, how fast; a line of JSON has the same members.
 State = dict[str, str | int | float]
@@ -55,7 +55,7 @@ class Progress:
 
 
 class _Speech:
-    """How this process speaks on standard error: in JSON, or to people."""
+    """How this process writes on standard error: in JSON, or for people."""
 
     json = False
 
@@ -76,7 +76,7 @@ class _Notes(logging.Handler):
 
 def note(text: str) -> None:
     """A sentence beside the answer."""
-    err.print(json.dumps({"note": text}) if _Speech.json else text, markup=False)
+    _print_err({"note": text}, text)
 
 
 @contextmanager
@@ -86,48 +86,43 @@ def working(doing: str) -> Iterator[None]:
         with err.status(doing):
             yield
         return
-    err.print(json.dumps({"doing": doing}) if _Speech.json else f"{doing} ...", markup=False)
+    _print_err({"doing": doing}, f"{doing} ...")
     yield
+
+
+def _print_err(data: Mapping[str, object], text: str) -> None:
+    """Print one line on standard error: the data as JSON, or for people the text."""
+    err.print(json.dumps(data) if _Speech.json else text)
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Progress]:
-    """To be called with the number done: a bar on a terminal, elsewhere sentences; lines of JSON for programs."""
-    with _lines() if _Speech.json else _bar(what, total) if err.is_terminal else _sentences() as show:
+    """Progress to call with the number done: a bar on a terminal, elsewhere sentences; lines of JSON for programs."""
+    with _bar(what, total) if err.is_terminal and not _Speech.json else _lines() as show:
         yield Progress(what, total, show)
 
 
 @contextmanager
 def _lines() -> Iterator[Callable[[State], None]]:
-    """A line of JSON every second, and after success a last one."""
-    printed, pending = time.monotonic(), State()
+    """A line of JSON every second, and after success a last one; for people a sentence every ten seconds.
+
+    Of what takes long it is a sentence every minute, and none of what is done sooner.
+    """
+    began = printed = time.monotonic()
+    pending = State()
 
     def show(state: State) -> None:
         nonlocal printed, pending
-        pending = state
-        if time.monotonic() - printed > _LINES_EVERY:
-            err.print(json.dumps(state), markup=False)
-            printed, pending = time.monotonic(), {}
-
-    yield show
-    if pending:
-        err.print(json.dumps(pending), markup=False)
-
-
-@contextmanager
-def _sentences() -> Iterator[Callable[[State], None]]:
-    """A sentence every ten seconds, and every minute of what takes long; none of what is done sooner."""
-    began = printed = time.monotonic()
-
-    def show(state: State) -> None:
-        nonlocal printed
-        now = time.monotonic()
-        if now - printed > min(max(_SENTENCES_EVERY[0], (now - began) / 20), _SENTENCES_EVERY[1]):
+        now, pending = time.monotonic(), state
+        sentences_every = min(max(_SENTENCES_EVERY[0], (now - began) / 20), _SENTENCES_EVERY[1])
+        if now - printed > (_LINES_EVERY if _Speech.json else sentences_every):
             detail = "".join(f", {part}" for part in _details(state))
-            err.print(f"{state['doing']}: {state['done']} of {state['total']}{detail}", markup=False)
-            printed = now
+            _print_err(state, f"{state['doing']}: {state['done']} of {state['total']}{detail}")
+            printed, pending = now, {}
 
     yield show
+    if pending and _Speech.json:
+        err.print(json.dumps(pending))
 
 
 def _details(state: State) -> list[str]:
@@ -165,9 +160,9 @@ def print_report(report: Report, errors: str = "") -> None:
     if report.absent:
         print_line(f"{len(report.absent)} names of the template are not in the source")
     if report.aborted:
-        err.print(f"the job was aborted: {report.aborted}", markup=False)
+        err.print(f"the job was aborted: {report.aborted}")
     if report.failed:
-        err.print(f"{len(report.failed)} failed{f'; {errors} names all of them' if errors else ''}:", markup=False)
+        err.print(f"{len(report.failed)} failed{f'; {errors} names all of them' if errors else ''}:")
         _print_failed(report.failed)
         if len(report.failed) > _SHOWN:
             err.print(f"  and {len(report.failed) - _SHOWN} more")
@@ -175,7 +170,7 @@ def print_report(report: Report, errors: str = "") -> None:
 
 def _print_failed(failed: Sequence[ObjectError]) -> None:
     for error in failed[:_SHOWN]:
-        err.print(f"  {plain(f'{error.object}: {error.message} ({error.code})')}", markup=False)
+        err.print(f"  {plain(f'{error.object}: {error.message} ({error.code})')}")
 
 
 def print_estimate(found: Estimate) -> None:
@@ -206,16 +201,16 @@ def print_error(error: TvetlError, *, as_json: bool = False) -> None:
     problems = error.problems if isinstance(error, (PipelineError, ArgumentsError)) else ()
     if as_json:
         data = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-        err.print(json.dumps({**data, "problems": [asdict(problem) for problem in problems]}), markup=False)
+        err.print(json.dumps({**data, "problems": [asdict(problem) for problem in problems]}))
         return
     if problems:
         err.print("tvetl: this cannot work:")
         for problem in problems:
-            err.print(f"  {problem}", markup=False)
+            err.print(f"  {problem}")
     else:
-        err.print("\n".join(map(plain, f"tvetl: {error.message}".split("\n"))), markup=False)
+        err.print("\n".join(map(plain, f"tvetl: {error.message}".split("\n"))))
     if error.hint:
-        err.print(f"  {error.hint}", markup=False)
+        err.print(f"  {error.hint}")
 
 
 def plain(text: str) -> str:
@@ -225,7 +220,7 @@ def plain(text: str) -> str:
 
 def print_line(text: str) -> None:
     """Print a line of the answer."""
-    out.print(text, markup=False)
+    out.print(text)
 
 
 def print_json(data: object) -> None:
@@ -243,7 +238,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*titles, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    out.print(table, markup=False)
+    out.print(table)
 
 
 def size_of(count: int) -> str:
