@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from device.looking import until
+from support.waiting import until
 from typer.testing import CliRunner
 
 from tvetl.cluster import Cluster

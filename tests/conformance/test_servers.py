@@ -22,9 +22,10 @@ from support.serving import PATIENCE, PIPELINE, SECRET, environment, free_port
 
 from tvetl.conformance import CASES, Report, Subject, check
 
-FOLDER = Path(__file__).resolve().parent
+#: Where the servers of the SDK lie.
+FOLDER = Path(__file__).resolve().parents[1] / "support" / "conformance"
 #: What the kit found, for docs/conformance.md: column -> case -> result. Each SDK line keeps its own columns.
-KEPT = FOLDER.parents[1] / "docs" / "conformance.json"
+KEPT = FOLDER.parents[2] / "docs" / "conformance.json"
 OURS = "tvetl-server"
 #: Column -> how the SDK's README starts it, with as many workers as these machines have cores.
 SDK = {

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the device needs torch, which is not instal
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")
 
 from benchmarks.distances import InProcess
-from device.direct import Both
+from support.device.in_process import Both
 
 from tvetl_server.engine import DeviceRequest
 from tvetl_server.engine.cuda import DeviceLost, Gpu

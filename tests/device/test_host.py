@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device.looking import PATIENCE, counted, until
-from device.pretended import device_of, number, ways
-from hostile.promises import memory, processes
 from PIL import Image
 from support.alone import descriptors
+from support.device.fake_server import device_of, number, ways
+from support.metrics import counted
+from support.processes import memory, processes
 from support.serving import Disk, Server, ask, start
+from support.waiting import PATIENCE, until
 
 from tvetl.spec import Arguments, parse, parse_arguments
 from tvetl_server import problems

@@ -13,8 +13,8 @@ from PIL import Image
 pytest.importorskip("torch", reason="the device needs torch, which is not installed")
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")
 
-from device.direct import Both
-from device.pictures import jpeg, turned
+from support.device.in_process import Both
+from support.device.sample_jpegs import jpeg, turned
 
 
 def file(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device.looking import PATIENCE, until
-from device.scripted import Scripted, Started, made, reason, request, together
 from PIL import Image
 from support.alone import alone, descriptors
+from support.device.scripted import Scripted, Started, made, reason, request, together
+from support.waiting import PATIENCE, until
 
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import DeviceRequest, Engine

@@ -15,8 +15,8 @@ from tvetl.spec import OPS
 pytest.importorskip("torch", reason="the device needs torch, which is not installed")
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")
 
-from device.direct import Both, distance
-from device.pictures import seeded
+from support.device.in_process import Both, distance
+from support.device.sample_jpegs import seeded
 
 MOVES: dict[str, list[dict[str, Any]]] = {
     "nothing": [],

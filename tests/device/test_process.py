@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from device.forks import Fork, end
-from device.looking import PATIENCE, until
-from device.scripted import Started, request, together
+from support.device.scripted import Started, request, together
+from support.forks import Fork, end
+from support.waiting import PATIENCE, until
 
 from tvetl_server.engine import DeviceRequest
 

@@ -15,8 +15,8 @@ from tvetl.spec import parse_arguments
 pytest.importorskip("torch", reason="the device needs torch, which is not installed")
 pytest.importorskip("nvidia.nvimgcodec", reason="the device needs nvImageCodec, which is not installed")
 
-from device.direct import Both, distance, pixels
-from device.pictures import jpeg
+from support.device.in_process import Both, distance, pixels
+from support.device.sample_jpegs import jpeg
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from device.forks import Fork, end
-from device.looking import until
+from support.forks import Fork, end
+from support.waiting import until
 
 from tvetl_server.processes.device.semaphore import Semaphore
 

@@ -1,6 +1,6 @@
 """A server with a device: each object gets its own result, and nothing is leaked, also where processes end.
 
-The device is launch.py's, which has no torch; all else is the real server.
+The device is support/fake_device.py's, which has no torch; all else is the real server.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device.launch import REFUSES, SLOW
-from device.looking import PATIENCE, runs, until
-from device.pretended import (
+from PIL import Image
+from support import faulty_ops
+from support.alone import descriptors
+from support.device.fake_server import (
     Run,
     comes_through,
     decoders,
@@ -31,12 +32,11 @@ from device.pretended import (
     ways,
     workers,
 )
-from hostile import faulty
-from hostile.peers import Peers
-from hostile.promises import memory, processes
-from PIL import Image
-from support.alone import descriptors
+from support.fake_device import REFUSES, SLOW
+from support.peers import Peers
+from support.processes import memory, processes, runs
 from support.serving import Disk, ask
+from support.waiting import PATIENCE, until
 
 
 def test_thousands_of_objects_each_get_their_own_result_and_nothing_is_leaked(pretend: Run, disk: Disk) -> None:
@@ -101,7 +101,7 @@ def test_the_way_of_each_image_is_counted(pretend: Run, tmp_path: Path) -> None:
     assert ways(server) == {"device": 1, "format": 1, "refused": 2}
     assert server.put("/src/a.jpg", picture(1)[:200]).status == 422
     assert ways(server)["device"] == 1
-    own = pretend(**faulty.install(tmp_path))
+    own = pretend(**faulty_ops.install(tmp_path))
     reply = own.put("/src/a.jpg", picture(1))
     assert reply.status == 200
     assert ways(own) == {"step": 1}, "a plugin op is the CPU's"

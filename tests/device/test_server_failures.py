@@ -1,6 +1,6 @@
 """A server with a device that fails: no object is lost or wrong, and metrics and /health report the failure.
 
-The device is launch.py's, which has no torch; all else is the real server.
+The device is support/fake_device.py's, which has no torch; all else is the real server.
 """
 
 from __future__ import annotations
@@ -11,21 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from device.launch import DIES, FAILS, HANGS, SLOW
-from device.looking import PATIENCE, runs, until
-from device.pretended import (
-    Run,
-    comes_through,
-    device_of,
-    is_up,
-    number,
-    parent,
-    picture,
-    right,
-    source,
-    ways,
-)
-from hostile.peers import Peers
+from support.device.fake_server import Run, comes_through, device_of, is_up, number, picture, right, source, ways
+from support.fake_device import DIES, FAILS, HANGS, SLOW
+from support.peers import Peers
+from support.processes import parent, runs
+from support.waiting import PATIENCE, until
 
 
 def test_a_device_killed_every_half_second_under_load_loses_no_object(pretend: Run) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device.looking import PATIENCE, children, runs, until
-from device.scripted import Scripted, Started, reason, request, together
+from support.device.scripted import Scripted, Started, reason, request, together
+from support.processes import children, runs
+from support.waiting import PATIENCE, until
 
 from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.engine.driver import DeviceError

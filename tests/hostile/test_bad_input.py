@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile.inputs import BOMBS, damages, good, strange, truncations
-from hostile.promises import PIPELINE, Broken, Sender, code_of, deaths, lasting
 from PIL import Image
+from support.hostile.answers import PIPELINE, Broken, Sender, code_of, deaths
+from support.hostile.inputs import BOMBS, damages, good, strange, truncations
+from support.processes import lasting
 from support.serving import Disk, Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow, of one of ours

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hostile.inputs import BOMBS
+from support.hostile.inputs import BOMBS
 from support.serving import environment
 
 #: What a refusal may cost.
@@ -21,7 +21,7 @@ def test_refusing_a_bomb_costs_next_to_nothing(tmp_path: Path, figure: Callable[
     for number, (_, make) in enumerate(BOMBS.values()):
         files.append(tmp_path / str(number))
         files[-1].write_bytes(make())
-    command = [sys.executable, "-m", "hostile.costs", *map(str, files)]
+    command = [sys.executable, "-m", "support.hostile.refusal_costs", *map(str, files)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=True)
     costs = dict(zip(BOMBS, map(json.loads, done.stdout.splitlines()), strict=True))
     assert {name: cost["code"] for name, cost in costs.items()} == {name: code for name, (code, _) in BOMBS.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hostile import faulty
+from support import faulty_ops
 from support.serving import PATIENCE, Disk, Server, start
 
 PUT = b"PUT /src/a.png HTTP/1.1\r\nHost: pod\r\n"
@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Each object is an image of one level, and the answer tells which: no answer can be taken for another's."""
     folder = tmp_path_factory.mktemp("levels")
     settings = {"TVETL_MAX_BYTES": "1000000", "TVETL_ROOTS": str(folder), "TVETL_SECONDS": "8"}
-    running = start(folder / "log", **faulty.install(folder), **settings)
+    running = start(folder / "log", **faulty_ops.install(folder), **settings)
     yield running
     assert running.stop() == 0
     assert "Traceback" not in running.log
@@ -64,7 +64,7 @@ def statuses(found: bytes) -> list[int]:
 
 def levels(found: bytes) -> list[int]:
     """The images that were answered."""
-    return [faulty.level_of(body) for status, body in answers(found) if status == 200]
+    return [faulty_ops.level_of(body) for status, body in answers(found) if status == 200]
 
 
 def head(name: str, length: int | str, *more: str) -> bytes:
@@ -73,12 +73,12 @@ def head(name: str, length: int | str, *more: str) -> bytes:
 
 
 def put(level: int, *more: str) -> bytes:
-    sent = faulty.picture(level)
+    sent = faulty_ops.picture(level)
     return head(f"{level}.png", len(sent), *more) + sent
 
 
 def chunked(level: int, step: int = 30) -> bytes:
-    sent = faulty.picture(level)
+    sent = faulty_ops.picture(level)
     parts = [sent[at : at + step] for at in range(0, len(sent), step)]
     body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
     return PUT + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n"
@@ -167,7 +167,7 @@ def test_a_length_that_is_none_is_refused(length: str, server: Server) -> None:
     "size", [b"-1", b"0x5", b"g", b"", b" 5", b"5 ", b"+5", b"5\n", b"F" * 20, b"5;\r", b"5" * 70_000, b"1_0"]
 )
 def test_a_chunk_size_that_is_none_is_refused(size: bytes, server: Server) -> None:
-    body = size + b"\r\n" + faulty.picture(144) + b"\r\n0\r\n\r\n"
+    body = size + b"\r\n" + faulty_ops.picture(144) + b"\r\n0\r\n\r\n"
     found = talk(server, PUT + b"Transfer-Encoding: chunked\r\n\r\n" + body + put(145))
     assert statuses(found) in ([400], [413]), found[:300]
 
@@ -192,11 +192,11 @@ def test_a_name_of_1_kb_of_cjk_with_arguments(server: Server) -> None:
     name = "/".join(["\u8a9e" * 80] * 4 + ["\u8a9e" * 20 + ".png"])
     assert len(name.encode()) > 1000
     arguments = quote(json.dumps({"seed": 7, "format": "png"}), safe="")
-    found = server.put(f"/src/{quote(name)}?etl_args={arguments}", faulty.picture(129))
-    assert (found.status, faulty.level_of(found.body)) == (200, 129)
-    by_file = Disk(server.log_file.parent).add(name, faulty.picture(130))
+    found = server.put(f"/src/{quote(name)}?etl_args={arguments}", faulty_ops.picture(129))
+    assert (found.status, faulty_ops.level_of(found.body)) == (200, 129)
+    by_file = Disk(server.log_file.parent).add(name, faulty_ops.picture(130))
     found = server.put(f"{by_file}&etl_args={arguments}")
-    assert (found.status, faulty.level_of(found.body)) == (200, 130)
+    assert (found.status, faulty_ops.level_of(found.body)) == (200, 130)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_what_is_huge_is_refused(sent: bytes, status: int, server: Server) -> No
 
 
 def test_who_asks_before_sending_is_told_to_go_on(server: Server) -> None:
-    sent = faulty.picture(131)
+    sent = faulty_ops.picture(131)
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.sendall(head("131.png", len(sent), "Expect: 100-continue"))
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -13,9 +13,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from hostile import faulty
-from hostile.peers import family
-from hostile.promises import processes
+from support import faulty_ops
+from support.processes import family, processes
 from support.serving import PATIENCE, Server, ask, start
 
 SECONDS = 2.0
@@ -27,7 +26,7 @@ LATE = 5.0
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One worker, so that whatever is asked is asked of the same one."""
     folder = tmp_path_factory.mktemp("faulty")
-    running = start(folder / "log", **faulty.install(folder), TVETL_SECONDS=str(SECONDS), TVETL_DECODERS="2")
+    running = start(folder / "log", **faulty_ops.install(folder), TVETL_SECONDS=str(SECONDS), TVETL_DECODERS="2")
     yield running
     assert running.stop() == 0, running.log
 
@@ -57,12 +56,12 @@ class Good:
             thread.join()
 
     def _run(self, level: int) -> None:
-        connection, sent = self._server.connect(), faulty.picture(level)
+        connection, sent = self._server.connect(), faulty_ops.picture(level)
         while not self._stop.is_set():
             began = time.monotonic()
             try:
                 reply = ask(connection, "PUT", f"/src/{level}.png", sent, keep=True)
-                if reply.status != 200 or faulty.level_of(reply.body) != level:
+                if reply.status != 200 or faulty_ops.level_of(reply.body) != level:
                     self.wrong.append(f"{level}: {reply.status} {reply.body[:100]!r}")
             except Exception as error:  # noqa: BLE001  all of them are what is looked for
                 self.wrong.append(f"{level}: {error!r}")
@@ -74,19 +73,19 @@ class Good:
 
 def test_a_crash_or_a_hang_costs_its_own_object_fifty_times(server: Server, figure: Callable[[str, str], None]) -> None:
     workers = server.log.count("Booting worker")
-    faults = [*faulty.CRASHES * 11, *faulty.HANGS * 2]
+    faults = [*faulty_ops.CRASHES * 11, *faulty_ops.HANGS * 2]
     answers: Counter[tuple[int, str]] = Counter()
     crashed, hung = [], []
     with Good(server) as good:
         for fault in faults:
             began = time.monotonic()
-            reply = server.put(f"/src/{fault.replace(' ', '-')}.png", faulty.picture(faulty.LEVELS[fault]))
+            reply = server.put(f"/src/{fault.replace(' ', '-')}.png", faulty_ops.picture(faulty_ops.LEVELS[fault]))
             took = time.monotonic() - began
-            expected = "out_of_time" if fault in faulty.HANGS else "damaged_image"
+            expected = "out_of_time" if fault in faulty_ops.HANGS else "damaged_image"
             assert (reply.status, code(reply.body)) == (422, expected), fault
             assert took < SECONDS + LATE, fault
             answers[reply.status, expected] += 1
-            (hung if fault in faulty.HANGS else crashed).append(took)
+            (hung if fault in faulty_ops.HANGS else crashed).append(took)
     assert good.wrong == []
     assert sum(answers.values()) == 50
     assert server.log.count("Booting worker") == workers
@@ -101,9 +100,9 @@ def test_a_crash_or_a_hang_costs_its_own_object_fifty_times(server: Server, figu
 
 def test_a_decoder_that_hears_no_timer_is_ended_too(server: Server) -> None:
     before = len(processes(server))
-    reply = server.put("/src/deaf.png", faulty.picture(faulty.LEVELS["deaf to the timer"]))
+    reply = server.put("/src/deaf.png", faulty_ops.picture(faulty_ops.LEVELS["deaf to the timer"]))
     assert (reply.status, code(reply.body)) == (422, "out_of_time")
-    assert server.put("/src/good.png", faulty.picture(200)).status == 200
+    assert server.put("/src/good.png", faulty_ops.picture(200)).status == 200
     end = time.monotonic() + PATIENCE
     while len(processes(server)) > before and time.monotonic() < end:
         time.sleep(0.1)
@@ -111,7 +110,7 @@ def test_a_decoder_that_hears_no_timer_is_ended_too(server: Server) -> None:
 
 
 def test_memory_that_is_not_there_is_the_images_fault(server: Server) -> None:
-    reply = server.put("/src/large.png", faulty.picture(faulty.LEVELS["memory"]))
+    reply = server.put("/src/large.png", faulty_ops.picture(faulty_ops.LEVELS["memory"]))
     assert (reply.status, code(reply.body)) == (422, "too_many_pixels")
 
 
@@ -119,8 +118,10 @@ def test_with_one_decoder_a_hang_still_keeps_nobody_waiting(
     tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None]
 ) -> None:
     """The next ones get a spare after half a second, and that ends when it is not needed any more."""
-    server = run_server(**faulty.install(tmp_path), TVETL_SECONDS="5", TVETL_DECODERS="1")
-    hang = threading.Thread(target=server.put, args=("/src/hang.png", faulty.picture(faulty.LEVELS["native loop"])))
+    server = run_server(**faulty_ops.install(tmp_path), TVETL_SECONDS="5", TVETL_DECODERS="1")
+    hang = threading.Thread(
+        target=server.put, args=("/src/hang.png", faulty_ops.picture(faulty_ops.LEVELS["native loop"]))
+    )
     hang.start()
     time.sleep(0.2)
     with Good(server) as good:
@@ -129,7 +130,7 @@ def test_with_one_decoder_a_hang_still_keeps_nobody_waiting(
     assert max(good.seconds) < 3, "they would have waited 5.3 s"
     figure("a hang where each worker has one decoder", f"the others waited {max(good.seconds):.2f} s of its 5 s")
     for _ in range(3):
-        assert server.put("/src/good.png", faulty.picture(200)).status == 200
+        assert server.put("/src/good.png", faulty_ops.picture(200)).status == 200
     running = [process for process in processes(server) if _is_running(process)]
     assert len(running) <= 4, "the arbiter, a worker, its fork server, a decoder"
 
@@ -143,11 +144,11 @@ def test_where_memory_is_short_the_kernel_ends_a_decoder_first(
     try:
         if os.geteuid() == 0:  # nobody else could go down again
             ours.write_text("990", encoding="ascii")  # as Kubernetes does to a pod that asks for little
-        server = run_server(**faulty.install(tmp_path))
+        server = run_server(**faulty_ops.install(tmp_path))
     finally:
         if os.geteuid() == 0:
             ours.write_text(before, encoding="ascii")
-    server.put("/src/good.png", faulty.picture(200))
+    server.put("/src/good.png", faulty_ops.picture(200))
     scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii")) for pid in processes(server)}
     here, kinds = scores[server.process.pid], family(server)
     assert os.geteuid() != 0 or here == 990
@@ -156,8 +157,8 @@ def test_where_memory_is_short_the_kernel_ends_a_decoder_first(
 
 
 def test_ctrl_c_ends_all_that_was_started(tmp_path: Path, run_server: Callable[..., Server]) -> None:
-    server = run_server(**faulty.install(tmp_path))
-    server.put("/src/good.png", faulty.picture(200))
+    server = run_server(**faulty_ops.install(tmp_path))
+    server.put("/src/good.png", faulty_ops.picture(200))
     all_of_them = processes(server)
     assert len(all_of_them) >= 4
     for process in all_of_them:  # as a terminal does to its foreground
@@ -168,7 +169,7 @@ def test_ctrl_c_ends_all_that_was_started(tmp_path: Path, run_server: Callable[.
 
 def test_what_is_left_alone_ends_by_itself(tmp_path: Path, run_server: Callable[..., Server]) -> None:
     """The first process is killed while an object is being decoded that would never end."""
-    server = run_server(**faulty.install(tmp_path), TVETL_SECONDS="60")
+    server = run_server(**faulty_ops.install(tmp_path), TVETL_SECONDS="60")
     hang = threading.Thread(target=_try, args=(server,))
     hang.start()
     time.sleep(1)
@@ -182,7 +183,7 @@ def test_what_is_left_alone_ends_by_itself(tmp_path: Path, run_server: Callable[
 
 def _try(server: Server) -> None:
     with pytest.raises((OSError, HTTPException)):
-        server.put("/src/hang.png", faulty.picture(faulty.LEVELS["deaf to the timer"]))
+        server.put("/src/hang.png", faulty_ops.picture(faulty_ops.LEVELS["deaf to the timer"]))
 
 
 def _end_of(all_of_them: list[int]) -> None:

@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile.inputs import good, shard
-from hostile.mutants import Mutants, put_together, take_apart
-from hostile.promises import PIPELINE, Broken, Sender, code_of, deaths, lasting, memory, processes
+from support.hostile.answers import PIPELINE, Broken, Sender, code_of, deaths
+from support.hostile.inputs import good, shard
+from support.hostile.mutants import Mutants, put_together, take_apart
+from support.processes import lasting, memory, processes
 from support.serving import Disk, Reply, Server
 
 SENDERS = 3

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import escapes
-from hostile.peers import family
-from hostile.promises import processes
 from PIL import Image
+from support import escapes
+from support.processes import family, processes
 from support.serving import PATIENCE, PIPELINE, SECRET, Recorder, Server, environment, jailed, start
 
 from tvetl_server.processes.jail import PARTS, calls
@@ -158,13 +157,13 @@ def test_health_metrics_and_the_log_tell_which_parts_hold(run_server: Callable[.
 
 def test_where_a_part_is_missing_the_others_hold_or_there_is_no_start(run_server: Callable[..., Server]) -> None:
     """On a kernel that refuses Landlock, for a reason of its own."""
-    server = run_server("hostile.layered", TVETL_JAIL="try")
+    server = run_server("support.hostile.without_landlock", TVETL_JAIL="try")
     why = "without landlock: Argument list too long"
     assert f"\njail: seccomp, limits; {why}\n" in server.get("/health").body.decode()
     assert f"[WARNING] The jail of decoders: seccomp, limits; {why}\n" in server.log
     metrics = server.get("/metrics").body.decode()
     assert 'tvetl_jail{part="landlock"} 0\n' in metrics and 'tvetl_jail{part="seccomp"} 1\n' in metrics
-    command = [sys.executable, "-m", "hostile.layered"]
+    command = [sys.executable, "-m", "support.hostile.without_landlock"]
     env = environment(TVETL_PIPELINE=PIPELINE, TVETL_JAIL="require")
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
@@ -172,7 +171,7 @@ def test_where_a_part_is_missing_the_others_hold_or_there_is_no_start(run_server
 
 
 def test_seccomp_alone_lets_nothing_out_but_what_can_be_read(tmp_path: Path) -> None:
-    server, found = tried(tmp_path / "seccomp", "try", "hostile.layered")
+    server, found = tried(tmp_path / "seccomp", "try", "support.hostile.without_landlock")
     assert server.stop() == 0
     out = [name for name, outcome in found.items() if outcome == "out"]
     assert [name for name in out if not name.startswith(("read_", "list_", "open_again", "look_up"))] == []
@@ -235,7 +234,7 @@ def test_only_workers_know_the_secret_also_where_there_is_a_device(
     run_server: Callable[..., Server], recorder: Recorder, image: bytes
 ) -> None:
     server = run_server(
-        "device.launch", AIS_TARGET_URL=recorder.url, direct_put="true", TVETL_DEVICE="host", TVETL_WORKERS="2"
+        "support.fake_device", AIS_TARGET_URL=recorder.url, direct_put="true", TVETL_DEVICE="host", TVETL_WORKERS="2"
     )
     assert server.put("/src/a.jpg", image).status == 200
     workers = {int(process) for process in re.findall(r"Booting worker with pid: (\d+)", server.log)}

@@ -13,8 +13,9 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from hostile import faulty
-from hostile.peers import Outcome, Peers, family
+from support import faulty_ops
+from support.peers import Outcome, Peers
+from support.processes import family
 from support.serving import PATIENCE, Server
 
 #: Seconds after a kill within which objects come through again.
@@ -43,18 +44,18 @@ def pauses(outcomes: list[Outcome], moments: list[float]) -> list[float]:
 
 
 def picture(number: int) -> bytes:
-    return faulty.picture(110 + number % 100)
+    return faulty_ops.picture(110 + number % 100)
 
 
 def right(number: int, answer: bytes) -> bool:
-    return faulty.level_of(answer) == 110 + number % 100
+    return faulty_ops.level_of(answer) == 110 + number % 100
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("decoder", 4.0), ("fork server", 3.0), ("worker", 5.0)])
 def test_one_killed_every_half_second(
     kind: str, seconds: float, tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None]
 ) -> None:
-    server = run_server(**faulty.install(tmp_path), TVETL_WORKERS="2")
+    server = run_server(**faulty_ops.install(tmp_path), TVETL_WORKERS="2")
     with Peers(server, 16, picture, right, pause=0.01) as peers:
         time.sleep(1)
         moments = kill(server, kind, seconds)
@@ -111,9 +112,9 @@ def test_sigterm_under_64_connections_loses_nothing(
     tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None]
 ) -> None:
     """Who has sent a request before is answered; who comes later is refused or reset, and repeats elsewhere."""
-    server = run_server(**faulty.install(tmp_path), TVETL_WORKERS="2", TVETL_DECODERS="2")
+    server = run_server(**faulty_ops.install(tmp_path), TVETL_WORKERS="2", TVETL_DECODERS="2")
     time.sleep(1)  # the second worker, too
-    slow = faulty.picture(faulty.LEVELS["slow"])
+    slow = faulty_ops.picture(faulty_ops.LEVELS["slow"])
     head = f"PUT /src/a.png HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(slow)}\r\n\r\n".encode()
     connections = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(64)]
     for connection in connections:
@@ -136,7 +137,7 @@ def test_sigterm_under_64_connections_loses_nothing(
 def test_recycled_workers_lose_nothing(
     how: str, tmp_path: Path, run_server: Callable[..., Server], figure: Callable[[str, str], None]
 ) -> None:
-    server = run_server(**faulty.install(tmp_path), TVETL_WORKERS="2")
+    server = run_server(**faulty_ops.install(tmp_path), TVETL_WORKERS="2")
     with Peers(server, 16, picture, right, pause=0.005) as peers:
         moments = []
         for _ in range(2):

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile.inputs import damages, good, jpeg_of, picture, saved, strange
-from hostile.promises import PIPELINE, Broken, Memory, Sender, code_of, memory, watching
 from PIL import Image
+from support.hostile.answers import PIPELINE, Broken, Sender, code_of
+from support.hostile.inputs import damages, good, jpeg_of, picture, saved, strange
+from support.processes import Memory, memory, watching
 from support.serving import Disk, Server
 
 MIB = 2**20

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostile import faulty
-from hostile.peers import Peers, percentile
+from support import faulty_ops
+from support.peers import Peers, percentile
 from support.serving import Server
 
 #: Each object takes so long in its decoder: the server's pace is known, and is not this machine's.
@@ -19,11 +19,11 @@ PEERS = 10 * DECODERS
 
 
 def slow(number: int) -> bytes:
-    return faulty.picture(faulty.LEVELS["slow"])
+    return faulty_ops.picture(faulty_ops.LEVELS["slow"])
 
 
 def right(number: int, answer: bytes) -> bool:
-    return faulty.level_of(answer) == faulty.LEVELS["slow"]
+    return faulty_ops.level_of(answer) == faulty_ops.LEVELS["slow"]
 
 
 def test_ten_times_as_much_as_can_be_served(
@@ -32,7 +32,7 @@ def test_ten_times_as_much_as_can_be_served(
     """Closed loop: each peer sends its next object when it has the last. Fewer threads than peers, too."""
     seconds = 60.0 if pytestconfig.getoption("--long", default=False) else 8.0
     settings = {"TVETL_WORKERS": "1", "TVETL_DECODERS": str(DECODERS), "TVETL_THREADS": "16"}
-    server = run_server(**faulty.install(tmp_path), **settings)
+    server = run_server(**faulty_ops.install(tmp_path), **settings)
     with Peers(server, 2 * DECODERS, slow, right) as peers:
         time.sleep(3)
     before = percentile([outcome.seconds for outcome in peers.outcomes], 0.5)
@@ -64,7 +64,7 @@ def test_what_cannot_be_served_in_time_is_told(
 ) -> None:
     """More than fits into TVETL_SECONDS: 422 out_of_time, and no other status."""
     settings = {"TVETL_WORKERS": "1", "TVETL_DECODERS": "1", "TVETL_SECONDS": "1"}
-    server = run_server(**faulty.install(tmp_path), **settings)
+    server = run_server(**faulty_ops.install(tmp_path), **settings)
     with Peers(server, 100, slow, right) as many:
         time.sleep(4)
     times = [outcome.seconds for outcome in many.outcomes]

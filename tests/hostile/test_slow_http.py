@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from hostile import faulty
-from hostile.peers import Peers, percentile
+from support import faulty_ops
+from support.peers import Peers, percentile
 from support.serving import PATIENCE, Server, start
 
 #: A tensor of 600 kB, as of ImageNet's usual 224 x 224: more than a socket takes of an answer that nobody reads.
@@ -97,14 +97,14 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def picture(number: int) -> bytes:
-    return faulty.picture(number % 250, 32)
+    return faulty_ops.picture(number % 250, 32)
 
 
 def right(number: int, answer: bytes) -> bool:
     return bool(abs(float(np.frombuffer(answer[-4:], "<f4")[0]) * 255 - number % 250) < 0.01)
 
 
-SENT = faulty.picture(77, 32)
+SENT = faulty_ops.picture(77, 32)
 BAD = {
     "100 heads of a byte a second": (100, b"", b"PUT /src/slow.png HTTP/1.1\r\nHost: pod\r\nX: yyyyy"),
     "100 bodies of a byte a second": (100, head("slow.png", 10_000), b"x"),

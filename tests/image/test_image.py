@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from hostile import escapes
 from packaging.requirements import Requirement
 from PIL import Image
+from support import escapes
 from support.serving import jailed
 
 import tvetl

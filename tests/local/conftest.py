@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tvetl.local import LocalCluster
 
-RECORDER = [sys.executable, str(Path(__file__).with_name("recorder.py"))]
+RECORDER = [sys.executable, str(Path(__file__).parents[1] / "support/local/recorder.py")]
 CRASH = [sys.executable, "-c", "import sys; print(1, flush=True); sys.exit('boom: bad config')"]
 ALLOW = {"localhost/rec:1": RECORDER, "localhost:5000/rec:1": RECORDER, "localhost/crash:1": CRASH}
 

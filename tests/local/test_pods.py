@@ -97,7 +97,7 @@ def test_nothing_lingers_when_the_cluster_is_killed(tmp_path: Path, pod: Callabl
         "cluster = LocalCluster(pathlib.Path(sys.argv[1]), targets=2, allow={'localhost/rec:1': sys.argv[2:]})\n"
         "cluster.start(); print(cluster.endpoint, flush=True); time.sleep(600)\n"
     )
-    recorder = [sys.executable, str(Path(__file__).with_name("recorder.py"))]
+    recorder = [sys.executable, str(Path(__file__).parents[1] / "support/local/recorder.py")]
     argv = [sys.executable, "-c", program, str(tmp_path / "ais"), *recorder]
     path = os.pathsep.join(sys.path)
     victim = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
@@ -121,7 +121,7 @@ def test_serve_says_where_it_is_and_ends_on_a_signal(tmp_path: Path, pod: Callab
         "allow = {'localhost/rec:1': sys.argv[2:]}\n"
         "serve(pathlib.Path(sys.argv[1]), allow=allow, log=lambda line: print(line, flush=True))\n"
     )
-    recorder = [sys.executable, str(Path(__file__).with_name("recorder.py"))]
+    recorder = [sys.executable, str(Path(__file__).parents[1] / "support/local/recorder.py")]
     argv = [sys.executable, "-c", program, str(tmp_path / "ais"), *recorder]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as server:

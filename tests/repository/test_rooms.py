@@ -37,6 +37,18 @@ def test_no_function_is_longer_than_a_screen(repository: Path) -> None:
     assert long == {}
 
 
+def test_helpers_of_the_tests_lie_in_support(repository: Path) -> None:
+    tests = repository / "tests"
+    helpers = [
+        str(path.relative_to(tests))
+        for path in tests.rglob("*.py")
+        if path.parts[len(tests.parts)] not in ("support", "benchmarks")
+        and not path.name.startswith("test_")
+        and path.name != "conftest.py"
+    ]
+    assert helpers == []
+
+
 def test_no_folder_has_more_than_ten_rooms(repository: Path) -> None:
     for package in PACKAGES:
         for folder in [repository / package, *(repository / package).rglob("*/")]:

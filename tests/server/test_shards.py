@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
-from hostile.promises import watching
+from support.processes import watching
 from support.serving import Disk, Recorder, Reply, Server
 
 MIB = 2**20

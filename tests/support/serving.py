@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from support.waiting import PATIENCE
 
 from tvetl_server.processes.jail import Jail
 
@@ -30,8 +31,6 @@ T = TypeVar("T")
 
 PIPELINE = '{"version": 1, "steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}}'
 SECRET = "S3cr3tOfTheWrites"
-#: Generous: a hang is a failure, slowness of a busy machine is not.
-PATIENCE = 60.0
 
 
 @dataclass

@@ -1,63 +1,39 @@
-"""What the server promises for any input, and what its processes take."""
+"""A server's processes as /proc has them: which they are, and the memory that they take."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.serving import Disk, Reply, Server, ask, sampled
-
-from tvetl_server.problems import PROBLEMS
-
-#: Crops, so that regions are decoded too; a PNG, so that equal pixels are equal bytes.
-PIPELINE = '{"steps": [{"op": "CenterCrop", "size": 32}], "output": {"format": "png"}, "depth": "convert"}'
-
-_STATUS = {problem.code: problem.status for problem in PROBLEMS.values()}
+from support.serving import Server, sampled
 
 
-class Broken(AssertionError):
-    """A promise that was not kept."""
-
-
-def code_of(reply: Reply) -> str:
-    """``answered``, or the code of the error; raises Broken for what must never be answered."""
-    if reply.status == 200:
-        shard = reply.headers["Content-Type"] == "application/x-tar"
-        if not (reply.body[257:262] == b"ustar" if shard else reply.body.startswith(b"\x89PNG\r\n\x1a\n")):
-            raise Broken(f"200 with {reply.body[:20]!r}")
-        return "answered"
+def children(process: int) -> list[int]:
+    """The ids of its children that run."""
     try:
-        code = str(json.loads(reply.body)["error"])
-    except (ValueError, KeyError, TypeError):
-        raise Broken(f"{reply.status} with {reply.body[:200]!r}") from None
-    if _STATUS.get(code) != reply.status or reply.status >= 500:
-        raise Broken(f"{reply.status} {code}: {reply.body[:200]!r}")
-    return code
+        started = [
+            int(child)
+            for thread in Path(f"/proc/{process}/task").iterdir()
+            for child in (thread / "children").read_text(encoding="ascii").split()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [child for child in started if runs(child)]
 
 
-class Sender:
-    """One connection that is kept, as a target keeps its own."""
+def runs(process: int) -> bool:
+    """Whether it exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
-    def __init__(self, server: Server, disk: Disk) -> None:
-        self._connection = server.connect()
-        self._disk = disk
 
-    def by_body(self, name: str, data: bytes) -> Reply:
-        return ask(self._connection, "PUT", f"/src/{name}", data, keep=True)
-
-    def by_name(self, name: str, data: bytes) -> Reply:
-        target = self._disk.add(name, data)
-        try:
-            return ask(self._connection, "PUT", target, keep=True)
-        finally:
-            self._disk.path(name).unlink()
-
-    def close(self) -> None:
-        self._connection.close()
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
 
 
 def processes(server: Server, levels: int = 99) -> set[int]:
@@ -78,9 +54,20 @@ def lasting(server: Server) -> set[int]:
     return processes(server, 2)
 
 
-def deaths(server: Server) -> list[str]:
-    """The objects of which a decoder died, or that kept it beyond all limits, by the log."""
-    return re.findall(r"decoder (?:died|was ended)\b.*'(.*)'", server.log)
+def family(server: Server) -> dict[str, list[int]]:
+    """The processes by what they are: their depth below the first tells."""
+    parents = {}
+    for process in processes(server):
+        with contextlib.suppress(FileNotFoundError):
+            stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            if stat[0] != "Z":
+                parents[process] = int(stat[1])
+
+    def depth(process: int) -> int:
+        return 0 if process == server.process.pid or process not in parents else 1 + depth(parents[process])
+
+    kinds = ("arbiter", "worker", "fork server", "decoder")
+    return {kind: [process for process in parents if depth(process) == at] for at, kind in enumerate(kinds)}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import BadStatusLine, HTTPConnection, HTTPException
-from pathlib import Path
 
-from hostile.promises import processes
 from support.serving import PATIENCE, Reply, Server, ask
 
 #: How often a target repeats a connection that was refused or reset.
@@ -120,19 +117,3 @@ class Peers:
 def percentile(values: list[float], part: float) -> float:
     """The value below which ``part`` of them lie."""
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
-
-
-def family(server: Server) -> dict[str, list[int]]:
-    """The processes by what they are: their depth below the first tells."""
-    parents = {}
-    for process in processes(server):
-        with contextlib.suppress(FileNotFoundError):
-            stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-            if stat[0] != "Z":
-                parents[process] = int(stat[1])
-
-    def depth(process: int) -> int:
-        return 0 if process == server.process.pid or process not in parents else 1 + depth(parents[process])
-
-    kinds = ("arbiter", "worker", "fork server", "decoder")
-    return {kind: [process for process in parents if depth(process) == at] for at, kind in enumerate(kinds)}

@@ -1,4 +1,4 @@
-"""A real server with launch.py's device, which has no torch, as a fixture; and looks at it from outside."""
+"""A real server with support/fake_device.py's device, as a fixture; and what can be seen of it from outside."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import io
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
-from device.looking import children, counted
 from PIL import Image
+from support.metrics import counted
+from support.processes import children, parent
 from support.serving import PIPELINE, Server
 
 from tvetl.spec import Arguments, parse
@@ -25,7 +25,7 @@ Run = Callable[..., Server]
 def pretend(run_server: Callable[..., Server]) -> Run:
     def run(**settings: str) -> Server:
         given = {"TVETL_DEVICE": "host", "TVETL_DECODERS": "12", "TVETL_BATCH": "8", **settings}
-        return run_server("device.launch", **given)
+        return run_server("support.fake_device", **given)
 
     return run
 
@@ -70,10 +70,6 @@ def ways(server: Server) -> dict[str, float]:
 def device_of(server: Server) -> int:
     """The id of the process that owns the device, from the log."""
     return int(re.findall(r"\[(\d+)\] \[INFO\] The device is ready", server.log)[-1])
-
-
-def parent(process: int) -> int:
-    return int(Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
 
 
 def workers(server: Server) -> list[int]:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from hostile.inputs import KINDS, chunk, good, riff, segment, shard
+from support.hostile.inputs import KINDS, chunk, good, riff, segment, shard
 
 Parts = list[tuple[bytes, bytes]]
 """What a file is made of, in order: the kind of a part, and what is in it."""

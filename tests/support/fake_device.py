@@ -1,4 +1,4 @@
-"""tvetl-server with a pretended device, without torch, that fails on demand: ``python -m device.launch``.
+"""tvetl-server with a fake device, without torch, that fails on demand: ``python -m support.fake_device``.
 
 It decodes with Pillow, so its answers are the CPU's own. An image's width says what fails. The server around it,
 its processes and its sockets are the real ones.
@@ -25,7 +25,7 @@ from tvetl_server.processes.device import timing
 DIES, HANGS, FAILS, REFUSES, SLOW = 201, 202, 203, 204, 205
 
 
-class Pretended:
+class FakeDevice:
     """A tvetl_server.processes.device.Runner, for pipelines that crop."""
 
     about = "a device of the tests' own"
@@ -55,10 +55,10 @@ class Pretended:
         return [np.asarray(image.crop(tuple(steps[0][1:]))) for steps in request.steps]
 
 
-def make(*_: object) -> Pretended:
+def make(*_: object) -> FakeDevice:
     if os.path.exists(os.environ.get("PRETEND_NO_DEVICE", "")):  # noqa: PTH110  a name that may be empty
         raise DeviceError("it is unplugged", hint="Plug it in.")
-    return Pretended()
+    return FakeDevice()
 
 
 if __name__ == "__main__":

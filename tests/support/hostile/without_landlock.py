@@ -1,4 +1,4 @@
-"""tvetl-server on a kernel that has no Landlock left: ``python -m hostile.layered``.
+"""tvetl-server on a kernel that has no Landlock left: ``python -m support.hostile.without_landlock``.
 
 A process can be in sixteen of its domains. Here it is in as many, which forbid to make named sockets and nothing else.
 """

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device.looking import PATIENCE, children, counted, until
+from support.metrics import counted
+from support.processes import children
+from support.waiting import PATIENCE, until
 
 from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.metrics import Metrics

@@ -1,4 +1,4 @@
-"""What it costs to refuse a file: ``python -m hostile.costs FILE...`` writes a line of JSON for each."""
+"""What it costs to refuse a file, in JSON lines: ``python -m support.hostile.refusal_costs FILE...``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from hostile.inputs import picture, saved
+from support.hostile.inputs import picture, saved
 
 from tvetl.spec import Arguments, parse
 from tvetl_server.engine import Engine
