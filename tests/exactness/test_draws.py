@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.torch_seed import seed_cpu
 
 from tvetl.spec import parse
 from tvetl_server.engine.draw import LOG_OF_RATIO, Draw
@@ -20,10 +21,19 @@ SIZES = ((500, 375), (375, 500), (640, 427), (33, 1000), (2000, 21), (1, 1), (40
 MOST = 10
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
+def test_seeding_the_cpu_alone_is_torchs_manual_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    expected = torch.get_rng_state()
+    torch.manual_seed(5)
+    seed_cpu(seed)
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
 def test_each_kind_of_draw_is_torchs_in_any_order() -> None:
     kinds = np.random.default_rng(1).integers(0, 4, 60)
     for seed in [*range(300), 2**31, 2**32 - 1]:
-        torch.manual_seed(seed)
+        seed_cpu(seed)
         ours = Draw(seed)
         for kind in kinds:
             if kind == 0:
@@ -41,7 +51,7 @@ def test_choices_are_torchs() -> None:
         shares = np.random.default_rng(seed).random(seed % 7 + 2)
         shares[seed % 3 :: 5] = 0
         shares /= shares.sum()
-        torch.manual_seed(seed)
+        seed_cpu(seed)
         ours = Draw(seed)
         assert ours.choice(shares.tolist()) == int(torch.multinomial(torch.tensor(shares.tolist()), 1)), seed
         assert ours.rand() == torch.rand(1).item()
@@ -61,7 +71,7 @@ def test_of_100_000_seeds_all_but_a_few_draw_torchvisions_box_and_flip() -> None
     differing: list[int] = []
     for seed in range(100_000):
         image = images[seed % len(SIZES)]
-        torch.manual_seed(seed)
+        seed_cpu(seed)
         box = crop.make_params([image])
         flipped = torch.rand(1).item() < 0.5
         ours = Draw(seed)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image
+from support.torch_seed import seed_cpu
 
 from tvetl.spec import OPS, Arguments, derive_seed, parse
 from tvetl_server.engine import Engine
@@ -236,9 +237,21 @@ SLOW = {
 }
 
 
+@pytest.fixture(scope="module")
+def originals(sample: list[bytes]) -> list[Image.Image]:
+    """The photographs as Pillow opens them, decoded once for all tests; transforms leave their input as it is."""
+    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in sample]
+    for original in opened:
+        original.info = {}  # metadata does not go on to the output
+    return opened
+
+
 @pytest.mark.parametrize("case", ON_ITS_OWN, ids=_name)
 def test_pixels_of_each_op_are_torchvisions(
-    case: tuple[list[dict[str, object]], list[Callable[..., object]]], sample: list[bytes], limits: Limits
+    case: tuple[list[dict[str, object]], list[Callable[..., object]]],
+    sample: list[bytes],
+    originals: list[Image.Image],
+    limits: Limits,
 ) -> None:
     steps, transforms = case
     pipeline = parse({"steps": steps})
@@ -246,12 +259,11 @@ def test_pixels_of_each_op_are_torchvisions(
     is_random = any(OPS[each.op].random for step in pipeline.steps for each in step.walk())
     # What draws nothing is the same for each seed.
     seeds = (SEEDS_OF_SLOW if SLOW & {step["op"] for step in steps} else SEEDS) if is_random else 1
-    for number, data in enumerate(sample):
+    for number, (data, original) in enumerate(zip(sample, originals, strict=True)):
         source = open_source(data, limits)
-        original = Image.open(io.BytesIO(data)).convert("RGB")
         for seed in range(seeds * number, seeds * (number + 1)):
             ours = np.asarray(plan(source, Job(seed, limits, keep=True)))
-            torch.manual_seed(seed)
+            seed_cpu(seed)
             theirs: object = original
             for transform in transforms:
                 theirs = transform(theirs)
@@ -320,15 +332,15 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_files_of_whole_pipelines_are_pillows_byte_for_byte(name: str, sample: list[bytes], limits: Limits) -> None:
+def test_files_of_whole_pipelines_are_pillows_byte_for_byte(
+    name: str, sample: list[bytes], originals: list[Image.Image], limits: Limits
+) -> None:
     transforms, steps, output, saving = WHOLE[name]
     engine = Engine(parse({"steps": steps, "output": output}), limits)
-    for number, data in enumerate(sample):
-        original = Image.open(io.BytesIO(data)).convert("RGB")
-        original.info = {}  # metadata does not go on to the output
+    for number, (data, original) in enumerate(zip(sample, originals, strict=True)):
         for seed in range(20):
             ours = engine.transform(data, f"photos/{number}.jpg", Arguments(seed=seed, epoch=seed % 3)).body
-            torch.manual_seed(derive_seed(seed, seed % 3, 0, f"photos/{number}.jpg"))
+            seed_cpu(derive_seed(seed, seed % 3, 0, f"photos/{number}.jpg"))
             theirs = original
             for transform in transforms:
                 theirs = transform(theirs)
@@ -338,11 +350,13 @@ def test_files_of_whole_pipelines_are_pillows_byte_for_byte(name: str, sample: l
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_tensors_of_the_evaluation_pipeline_are_torchvisions(dtype: str, sample: list[bytes], limits: Limits) -> None:
+def test_tensors_of_the_evaluation_pipeline_are_torchvisions(
+    dtype: str, sample: list[bytes], originals: list[Image.Image], limits: Limits
+) -> None:
     steps = _steps(("Resize", {"size": 256}), ("CenterCrop", {"size": 224}), ("ToTensor", {}), _NORMALIZE)
     engine = Engine(parse({"steps": steps, "output": {"format": "npy", "dtype": dtype}}), limits)
-    for data in sample:
-        theirs: object = Image.open(io.BytesIO(data)).convert("RGB")
+    for data, original in zip(sample, originals, strict=True):
+        theirs: object = original
         for transform in EVALUATION:
             theirs = transform(theirs)
         ours = np.load(io.BytesIO(engine.transform(data, "b/o", Arguments()).body))
