@@ -1,4 +1,4 @@
-"""What belongs to an image and moves with it: its mask, its boxes and its keypoints.
+"""The annotations of an image, which move with it: its mask, its boxes and its keypoints.
 
 Each method moves them as torchvision's kernels do, bit for bit, without torch. Coordinates are float32, in pixels.
 Sources: torchvision/transforms/v2/functional/_geometry.py, _meta.py and _misc.py of the pinned release.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from tvetl.spec import Arguments
 from tvetl_server.engine.pixels import Box, Mask, Size
 from tvetl_server.errors import BadAnnotations, TransformFailed
 
@@ -23,29 +24,24 @@ _BEYOND = 1.0
 
 @dataclass(frozen=True)
 class Annotations:
-    """All but ``size`` may be None: what an image does not have."""
+    """All but ``size`` are None where an image has none."""
 
     size: Size
-    """Width and height of the image that they belong to, as they are now."""
+    """Width and height of the image, as it is now."""
     mask: Mask | None = None
     boxes: Floats | None = None
     """(N, 4): x1, y1, x2, y2."""
     kept: npt.NDArray[np.int64] | None = None
-    """(N,): the place of each box among those that came."""
+    """(N,): the index of each box among those of the request."""
     keypoints: Floats | None = None
     """(K, 2): x, y."""
 
     @classmethod
-    def of(
-        cls, size: Size, boxes: Sequence[Sequence[float]] | None, keypoints: Sequence[Sequence[float]] | None
-    ) -> Annotations:
-        """Those of an image of this size. Raises BadAnnotations where one lies outside."""
-        return cls(
-            size,
-            boxes=_inside("boxes", boxes, 4, size),
-            kept=None if boxes is None else np.arange(len(boxes)),
-            keypoints=_inside("keypoints", keypoints, 2, size),
-        )
+    def of(cls, size: Size, arguments: Arguments) -> Annotations:
+        """A request's boxes and keypoints in an image of ``size``. Raises BadAnnotations where one lies outside."""
+        boxes = _inside("boxes", arguments.boxes, 4, size)
+        kept = None if boxes is None else np.arange(len(boxes))
+        return cls(size, boxes=boxes, kept=kept, keypoints=_inside("keypoints", arguments.keypoints, 2, size))
 
     def cropped(self, box: Box) -> Annotations:
         """Keep ``box``, whose left and top may be negative for boxes and keypoints."""
@@ -72,22 +68,22 @@ class Annotations:
                 _nearest(new, old, exact=exact) for new, old in zip(size[::-1], self.size[::-1], strict=True)
             )
             mask = np.take(mask[rows], columns, axis=1)
-        boxes, keypoints = self.boxes, self.keypoints
-        return Annotations(
-            size,
-            mask,
-            None if boxes is None else boxes * np.array(ratio * 2, np.float32),
-            self.kept,
-            None if keypoints is None else keypoints * np.array(ratio, np.float32),
-        )
+        boxes = None if self.boxes is None else self.boxes * np.array(ratio * 2, np.float32)
+        keypoints = None if self.keypoints is None else self.keypoints * np.array(ratio, np.float32)
+        return Annotations(size, mask, boxes, self.kept, keypoints)
 
-    def mirrored(self) -> Annotations:
-        """Left becomes right."""
-        return self._flipped(0, None if self.mask is None else self.mask[:, ::-1])
-
-    def upside_down(self) -> Annotations:
-        """Top becomes bottom."""
-        return self._flipped(1, None if self.mask is None else self.mask[::-1])
+    def flipped(self, axis: int) -> Annotations:
+        """Left becomes right (``axis`` 0), or top bottom (1)."""
+        boxes, keypoints, side = self.boxes, self.keypoints, self.size[axis]
+        if boxes is not None:
+            first, last = boxes[:, axis], boxes[:, axis + 2]
+            boxes = boxes.copy()
+            boxes[:, axis], boxes[:, axis + 2] = -(last - np.float32(side)), -(first - np.float32(side))
+        if keypoints is not None:
+            keypoints = keypoints.copy()
+            keypoints[:, axis] = -(keypoints[:, axis] - np.float32(side - 1))
+        mask = None if self.mask is None else np.flip(self.mask, 1 - axis)
+        return replace(self, mask=mask, boxes=boxes, keypoints=keypoints)
 
     def clamped(self) -> Annotations:
         """Boxes end at the edges of the image."""
@@ -105,26 +101,9 @@ class Annotations:
 
     def _shifted(self, x: float, y: float, size: Size) -> Annotations:
         """All but the mask, in an image of ``size``."""
-        boxes, keypoints = self.boxes, self.keypoints
-        return Annotations(
-            size,
-            self.mask,
-            None if boxes is None else _clamped(boxes + np.array([x, y, x, y], np.float32), size),
-            self.kept,
-            None if keypoints is None else keypoints + np.array([x, y], np.float32),
-        )
-
-    def _flipped(self, axis: int, mask: Mask | None) -> Annotations:
-        """``axis`` is 0 for x and 1 for y."""
-        boxes, keypoints, side = self.boxes, self.keypoints, self.size[axis]
-        if boxes is not None:
-            first, last = boxes[:, axis], boxes[:, axis + 2]
-            boxes = boxes.copy()
-            boxes[:, axis], boxes[:, axis + 2] = -(last - np.float32(side)), -(first - np.float32(side))
-        if keypoints is not None:
-            keypoints = keypoints.copy()
-            keypoints[:, axis] = -(keypoints[:, axis] - np.float32(side - 1))
-        return replace(self, mask=mask, boxes=boxes, keypoints=keypoints)
+        boxes = None if self.boxes is None else _clamped(self.boxes + np.array([x, y, x, y], np.float32), size)
+        keypoints = None if self.keypoints is None else self.keypoints + np.array([x, y], np.float32)
+        return Annotations(size, self.mask, boxes, self.kept, keypoints)
 
 
 def _clamped(boxes: Floats, size: Size) -> Floats:
@@ -132,17 +111,17 @@ def _clamped(boxes: Floats, size: Size) -> Floats:
     return np.minimum(np.where(boxes < 0, np.float32(0), boxes), np.array(size * 2, np.float32))
 
 
-def _inside(name: str, several: Sequence[Sequence[float]] | None, length: int, size: Size) -> Floats | None:
+def _inside(name: str, points: Sequence[Sequence[float]] | None, length: int, size: Size) -> Floats | None:
     """Rows of ``length`` coordinates. Raises BadAnnotations with the place of the first that lies outside."""
-    if several is None:
+    if points is None:
         return None
-    rows = np.array(several, np.float32).reshape(-1, length)
+    rows = np.array(points, np.float32).reshape(-1, length)
     outside = rows > np.array([size[0] + _BEYOND, size[1] + _BEYOND] * (length // 2), np.float32)
     if outside.any():
         place = int(outside.any(axis=1).argmax())
-        found = ", ".join(f"{value:g}" for value in several[place])
+        point = ", ".join(f"{value:g}" for value in points[place])
         raise BadAnnotations(
-            f"$.{name}[{place}]: [{found}] is not in the image, which is {size[0]} x {size[1]} pixels."
+            f"$.{name}[{place}]: [{point}] is not in the image, which is {size[0]} x {size[1]} pixels."
         )
     return rows
 
@@ -163,22 +142,22 @@ def _padded(mask: Mask, border: Sequence[int], fill: float, mode: str) -> Mask:
 
 
 def _nearest(new: int, old: int, *, exact: bool) -> npt.NDArray[np.intp]:
-    """Where each of ``new`` pixels comes from, rounded as torch does (UpSample.h, nearest_idx)."""
+    """The source index of each of ``new`` pixels, rounded as torch does (UpSample.h, nearest_idx)."""
     if exact:
         return _nearest_exact(new, old)
-    found = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
-    nearest: npt.NDArray[np.intp] = np.minimum(np.floor(found).astype(np.intp), old - 1)
+    positions = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
+    nearest: npt.NDArray[np.intp] = np.minimum(np.floor(positions).astype(np.intp), old - 1)
     return nearest
 
 
 def _nearest_exact(new: int, old: int) -> npt.NDArray[np.intp]:
-    """The same of "nearest-exact", by torch itself: its rounding differs from processor to processor."""
+    """The source indices of "nearest-exact", by torch itself: its rounding differs from processor to processor."""
     try:
         import torch
     except ImportError:
         raise TransformFailed(
             "A mask is resized by nearest-exact, which needs torch: the image's cpu variant has it. nearest needs none."
         ) from None
-    places = torch.arange(old, dtype=torch.float32)[None, None, None]
-    found = torch.nn.functional.interpolate(places, size=(1, new), mode="nearest-exact")
-    return np.array(found.flatten().tolist(), np.intp)
+    positions = torch.arange(old, dtype=torch.float32)[None, None, None]
+    nearest = torch.nn.functional.interpolate(positions, size=(1, new), mode="nearest-exact")
+    return np.array(nearest.flatten().tolist(), np.intp)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISeedSequence
+
+from tvetl_server import plugin_ops
 
 _F24 = 2.0**-24
 _F53 = 2.0**-53
@@ -26,6 +28,14 @@ LOG_OF_RATIO: dict[float, float] = {
     4.0 / 3.0: 0.28768211603164673,
     1.0: 0.0,
 }
+
+
+class RandomStream(plugin_ops.Draw, Protocol):
+    """What ops draw from: :class:`Draw`, or torch's own generator. Plugin ops are promised less: plugin_ops.Draw."""
+
+    def exp_uniform(self, low: float, high: float) -> float: ...
+
+    def choice(self, shares: Sequence[float]) -> int: ...
 
 
 class _NoEntropy(ISeedSequence):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
+import secrets
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from tvetl_server.engine.decode import Source, open_source
 from tvetl_server.engine.device_request import DEVICE, Device, DeviceRequest, NotByDevice
 from tvetl_server.engine.encode import encode, encode_annotated, encode_masks, encode_views, media_type
 from tvetl_server.engine.pixels import Encoded, Mask, Outcome
-from tvetl_server.engine.plans import Job, Plan, device_steps, execute, execute_sample, make_plan
+from tvetl_server.engine.plans import Job, Plan, execute, make_plan, step_errors
 from tvetl_server.engine.shards import Transformed, is_shard, transform_shard
 from tvetl_server.errors import BadAnnotations, BadArguments, TransformFailed
 from tvetl_server.limits import Limits
@@ -34,7 +34,7 @@ __all__ = ["Engine", "Result"]
 #: Bytes of text in a PNG, inflated; beyond it is refused as damaged. XMP and the longest prompts take a tenth.
 _TEXT = 8 * 2**20
 
-#: Plans for a ``size`` or ``pixels`` that requests asked for, kept ready.
+#: Plans kept for the ``size`` or ``pixels`` of requests.
 _PLANS = 64
 
 
@@ -51,7 +51,7 @@ class Result:
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked of one object, be it an image or a shard of them."""
+    """A request for one object: an image, or a shard of images."""
 
     arguments: Arguments
     pipeline: Pipeline
@@ -68,7 +68,8 @@ class _Request:
         base = self.arguments.seed if self.arguments.seed is not None else self.pipeline.seed
         views = range(self.arguments.views) if self.arguments.views is not None else (self.arguments.view,)
         seeds = [
-            _random_seed() if base is None else derive_seed(base, self.arguments.epoch, view, name) for view in views
+            secrets.randbits(32) if base is None else derive_seed(base, self.arguments.epoch, view, name)
+            for view in views
         ]
         return [Job(seed, limits, self.deadline, keep=len(views) > 1) for seed in seeds]
 
@@ -123,14 +124,14 @@ class Engine:
         file = io.BytesIO(data) if isinstance(data, bytes) else data
 
         def transform(content: bytes, key: str, *, is_mask: bool, annotated: Arguments | None) -> Transformed:
-            asked = self._member(request, is_mask=is_mask, annotated=annotated)
-            return self._image(asked, content, f"{name}/{key}", is_member=True)
+            member = self._member(request, is_mask=is_mask, annotated=annotated)
+            return self._image(member, content, f"{name}/{key}", is_member=True)
 
         spool = transform_shard(file, request.pipeline, self._limits, transform)
         return Result(spool.file(), "application/x-tar", request.ways)
 
     def _image(self, request: _Request, data: bytes, name: str, *, is_member: bool = False) -> Transformed:
-        """One image or mask, in as many views as were asked for; of a shard's member as its pipeline's output says."""
+        """One image or mask, in all views of the request. A shard's member has the format of the pipeline's output."""
         output, arguments = request.pipeline.output, request.arguments
         source = open_source(data, self._limits, request.pipeline, is_mask=request.is_mask)
         jobs = request.jobs(name, self._limits)
@@ -141,12 +142,14 @@ class Engine:
             )
         moved = None
         if request.is_mask:
-            with self._cpu(request):
+            with self._cpu(request, "step"):
                 masks = _masks(request, source, jobs)
             body = encode_masks(masks, output, source.size, several=arguments.views is not None)
         elif arguments.is_annotated:
-            with self._cpu(request):
-                outcome, moved = _annotated(request, source, jobs[0])
+            annotations = Annotations.of(source.size, arguments)
+            with self._cpu(request, "step"), step_errors():
+                outcome, moved = request.plan.sample(source, annotations, jobs[0])
+            assert outcome is not None
             body = encode(outcome, output) if is_member else encode_annotated(outcome, moved, output, source.size)
         else:
             outcomes = self._outcomes(request, source, jobs)
@@ -169,43 +172,42 @@ class Engine:
         return replace(request, arguments=arguments, pipeline=pipeline, plan=plan)
 
     @contextlib.contextmanager
-    def _cpu(self, request: _Request) -> Iterator[None]:
-        """For what no device does."""
+    def _cpu(self, request: _Request, reason: str) -> Iterator[None]:
+        """Held while the CPU does an image: where there is a device, for one of the reasons of NotByDevice."""
         if self._device is None:
             yield
             return
-        request.ways["step"] += 1
+        request.ways[reason] += 1
         with self._device.cpu_slot():
             yield
 
     def _outcomes(self, request: _Request, source: Source, jobs: Sequence[Job]) -> Sequence[Outcome | Encoded]:
         if self._device is None:
-            return [execute(request.plan, source, job) for job in jobs]
+            return execute(request.plan, source, jobs)
         try:
             outcomes = _by_device(self._device, request, source, jobs)
             request.ways[DEVICE] += 1
             return outcomes
-        except NotByDevice as reason:
-            request.ways[str(reason)] += 1
-            with self._device.cpu_slot():
-                return [execute(request.plan, source, job) for job in jobs]
+        except NotByDevice as error:
+            with self._cpu(request, str(error)):
+                return execute(request.plan, source, jobs)
 
     def self_test(self) -> None:
         """Decode and transform a real JPEG; raises whatever is broken in this process."""
         buffer = io.BytesIO()
         Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(buffer, "JPEG")
-        # It is too small for, say, RandomCrop(512); it was decoded, though, which is what was asked.
+        # It is too small for, say, RandomCrop(512). That is no fault: it was decoded.
         boxes = () if self._needs_boxes[False] else None
         with contextlib.suppress(TransformFailed):
             self.transform(buffer.getvalue(), "self/test", Arguments(role="image", boxes=boxes))
 
     def _drawn_as(self, name: str, arguments: Arguments) -> str:
-        """The object on whose name the draws of this one depend."""
+        """The name that the draws of this object depend on."""
         template = self._pipeline.like
         return arguments.like or (expand(template, *name.split("/", 1)) if template else name)
 
     def _variant(self, arguments: Arguments) -> tuple[Pipeline, Plan]:
-        """The pipeline as this request asks for it, and its plan."""
+        """The pipeline with the request's arguments, and its plan."""
         pipeline = with_arguments(self._pipeline, arguments)
         if pipeline.steps is self._pipeline.steps:
             return pipeline, self._plan
@@ -217,18 +219,6 @@ class Engine:
         return pipeline, self._plans[key]
 
 
-def _annotations(request: _Request, source: Source) -> Annotations:
-    arguments = request.arguments
-    return Annotations.of(source.size, arguments.boxes, arguments.keypoints)
-
-
-def _annotated(request: _Request, source: Source, job: Job) -> tuple[Outcome, Annotations]:
-    """An image with its boxes and keypoints."""
-    outcome, moved = execute_sample(request.plan, source, _annotations(request, source), job)
-    assert outcome is not None
-    return outcome, moved
-
-
 def _masks(request: _Request, source: Source, jobs: Sequence[Job]) -> list[Mask]:
     """A mask, once for each job."""
     width, height = source.size
@@ -237,8 +227,9 @@ def _masks(request: _Request, source: Source, jobs: Sequence[Job]) -> list[Mask]
         raise BadAnnotations(
             f"The mask is {height} x {width} pixels (height x width), and its image {of[0]} x {of[1]}."
         )
-    annotations = replace(_annotations(request, source), mask=source.mask())
-    moved = [execute_sample(request.plan, None, annotations, job)[1].mask for job in jobs]
+    annotations = replace(Annotations.of(source.size, request.arguments), mask=source.mask())
+    with step_errors():
+        moved = [request.plan.sample(None, annotations, job)[1].mask for job in jobs]
     return [mask for mask in moved if mask is not None]
 
 
@@ -247,28 +238,26 @@ def _by_device(device: Device, request: _Request, source: Source, jobs: Sequence
     data = source.baseline()
     if data is None:
         raise NotByDevice("format")
-    steps = [each for job in jobs if (each := device_steps(request.plan, source, job)) is not None]
+    with step_errors():
+        steps = [each for job in jobs if (each := request.plan.device_steps(source.size, job)) is not None]
     # Torchvision would run the whole pipeline there, also what ``pixels`` leaves out.
     if len(steps) < len(jobs) or (
         request.arguments.pixels and any(each[0][0] == "torchvision" for each in steps if each)
     ):
         raise NotByDevice("step")
     output = request.pipeline.output
-    asked = DeviceRequest(data, source.size, steps, _jpeg(output), request.arguments.size, request.deadline)
-    results = device.transform(asked)
+    results = device.transform(
+        DeviceRequest(data, source.size, steps, _jpeg(output), request.arguments.size, request.deadline)
+    )
     gives_images = output.format in IMAGE_FORMATS
     return [Image.fromarray(each) if gives_images and isinstance(each, np.ndarray) else each for each in results]
 
 
 def _jpeg(output: Output) -> tuple[int, str | None] | None:
-    """Quality and subsampling of what every JPEG encoder can write; None for all else."""
+    """Quality and subsampling where any JPEG encoder can write the output; None otherwise."""
     options = output.options
     if output.format != "jpeg" or options["progressive"] or options["optimize"]:
         return None
     quality, subsampling = options["quality"], options["subsampling"]
     assert isinstance(quality, int) and (subsampling is None or isinstance(subsampling, str))
     return quality, subsampling
-
-
-def _random_seed() -> int:
-    return int.from_bytes(os.urandom(4), "big")

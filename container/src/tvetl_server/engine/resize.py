@@ -67,17 +67,14 @@ class Resize:
             return replace(self, window=(end - right, y + top, end - left, y + bottom))
         return replace(self, window=(x + left, y + top, x + right, y + bottom))
 
-    def flipped(self) -> Resize:
-        """This resize, with its result mirrored left to right."""
-        return replace(self, mirrored=not self.mirrored)
-
-    def looked_up(self, table: Table) -> Resize:
-        """This resize, with a look-up of its result."""
-        return replace(self, table=table)
-
     def __call__(self, pixels: Image.Image | Array) -> Image.Image | Array:
         """Resize an RGB or L image, or uint8 of (H, W, 3), to what the table returns, or without one to an image."""
-        if self._is_for_c(pixels) and (outcome := self._by_c(np.asarray(pixels), _size(pixels))) is not None:
+        if isinstance(pixels, Image.Image):
+            old = pixels.size
+            pays = pixels.mode in ("RGB", "L") and old[0] * old[1] <= _WORTH_A_COPY
+        else:
+            old, pays = (pixels.shape[1], pixels.shape[0]), True
+        if pays and self._is_known(old) and (outcome := self._by_c(np.asarray(pixels), old)) is not None:
             return outcome
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         image = image.resize(self.size, self.resample, self.part)
@@ -100,12 +97,6 @@ class Resize:
         if native is None or _down_first is None or self.resample == Image.Resampling.NEAREST:
             return False
         return max(*old, *self.size) <= _LARGEST
-
-    def _is_for_c(self, pixels: Image.Image | Array) -> bool:
-        old = _size(pixels)
-        if isinstance(pixels, Image.Image) and (pixels.mode not in ("RGB", "L") or old[0] * old[1] > _WORTH_A_COPY):
-            return False
-        return self._is_known(old)
 
     def _by_c(self, pixels: Array | Coded, old: Size) -> Image.Image | Array | None:
         """None where ``pixels`` are coded in a way that the C part does not decode."""
@@ -133,7 +124,3 @@ class Resize:
         if not done:
             return None
         return out if planes else image_on(out)
-
-
-def _size(pixels: Image.Image | Array) -> Size:
-    return pixels.size if isinstance(pixels, Image.Image) else (pixels.shape[1], pixels.shape[0])

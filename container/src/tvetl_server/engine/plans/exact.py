@@ -1,4 +1,4 @@
-"""``precision: exact``: torchvision's pixels without torch, by the table of ops."""
+"""The plans without torch: ``precision: exact``, and ``fast``, which decodes a JPEG small that is made much smaller."""
 
 from __future__ import annotations
 
@@ -8,21 +8,40 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tvetl.spec import Pipeline, Step, Value
-from tvetl.spec.ops import is_plugin
+from tvetl.spec import Pipeline, Step, Value, forms
+from tvetl.spec.ops import is_plugin, row
+from tvetl.spec.pointwise import CLOSES, OPENS
 from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.pixels import Box, Outcome, Size
 from tvetl_server.engine.plans import ops
-from tvetl_server.engine.plans.chance import chosen
 from tvetl_server.engine.plans.plan import Job
-from tvetl_server.engine.plans.stages import stages
 from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import Table
 from tvetl_server.errors import TransformFailed
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
+
+#: What a JPEG can be decoded at: a block of 8 x 8 pixels becomes 1, 2 or 4 of them.
+_FACTORS = (8, 4, 2)
+
+
+def stages(pipeline: Pipeline) -> Iterator[Step | Table]:
+    """The steps, with all steps from image to tensor (and back) merged into one table."""
+    inside: list[Step] = []
+    for step, form in zip(pipeline.steps, forms(pipeline), strict=False):  # the form before each step
+        if not row(step.op).image:  # which changes no value: the same before a table as in it
+            yield step
+        elif inside or step.op in OPENS:
+            inside.append(step)
+            if step.op == CLOSES:
+                yield Table(inside, form.channels)
+                inside = []
+        else:
+            yield step
+    if inside:
+        yield Table(inside, form.channels)
 
 
 class ExactPlan:
@@ -87,7 +106,7 @@ class ExactPlan:
             if isinstance(stage, Table):
                 yield _Drawn(stage, [stage], size)
             elif stage.inner:
-                inner = [stage.inner[place] for place in chosen(stage, draw)]
+                inner = [stage.inner[place] for place in ops.chosen(stage, draw)]
                 for drawn in self._draw(inner, draw, size, job):
                     yield drawn
                     size = drawn.size
@@ -98,6 +117,31 @@ class ExactPlan:
                 actions, size = ops.DRAWERS[stage.op](stage.params, draw, size)
                 yield _Drawn(stage, actions, size)
             job.check(size)
+
+
+class FastPlan(ExactPlan):
+    """Decodes at 1/2, 1/4 or 1/8 where the result is at least as large as the target; otherwise an ExactPlan.
+
+    The draws, the boxes, the flips and all sizes are those of the exact plan. What differs, and how far, is in
+    docs/exactness.md, and tests/exactness/test_fast.py keeps it.
+    """
+
+    def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
+        box = box or (0, 0, *source.size)
+        factor = _factor(box, resize)
+        reduced = source.reduced(box, factor, keep=job.keep) if factor else None
+        if reduced is None:
+            return super()._resize(source, box, resize, job)
+        pixels, part = reduced
+        return replace(resize, part=part)(pixels)
+
+
+def _factor(box: Box, resize: Resize) -> int | None:
+    """The largest factor that leaves at least the target; none for nearest, which picks single pixels."""
+    if resize.resample == Image.Resampling.NEAREST:
+        return None
+    width, height = box[2] - box[0], box[3] - box[1]
+    return next((n for n in _FACTORS if width >= n * resize.size[0] and height >= n * resize.size[1]), None)
 
 
 class _Drawn(NamedTuple):
@@ -124,7 +168,7 @@ def _moved(annotations: Annotations, drawn: _Drawn) -> Annotations:
     if isinstance(stage, Table):
         return annotations
     if stage.op == "SanitizeBoundingBoxes":
-        return annotations.sanitized(_number(stage, "min_size"), _number(stage, "min_area"))
+        return annotations.sanitized(ops.number(stage.params["min_size"]), ops.number(stage.params["min_area"]))
     if stage.op == "ClampBoundingBoxes":  # with null, torchvision leaves them as they are
         return annotations if stage.params["clamping_mode"] is None else annotations.clamped()
     if stage.op == "RandomResizedCrop":  # torchvision clamps also where it crops nothing
@@ -152,23 +196,16 @@ def _acted(annotations: Annotations, action: ops.Action, stage: Step) -> Annotat
         assert isinstance(border, tuple)
         own = stage.params.get("mask_fill")
         of_mask = 0.0 if annotations.mask is None else _fill(fill if own is None else own)
-        return annotations.padded([int(str(each)) for each in border], of_mask, str(mode))
-    if action.name == "horizontal_flip":
-        return annotations.mirrored()
-    return annotations.upside_down() if action.name == "vertical_flip" else annotations
+        return annotations.padded([ops.integer(each) for each in border], of_mask, str(mode))
+    flips = {"horizontal_flip": 0, "vertical_flip": 1}
+    return annotations.flipped(flips[action.name]) if action.name in flips else annotations
 
 
 def _fill(fill: Value) -> float:
     """What a mask is filled with. Raises TransformFailed for colours."""
     if isinstance(fill, tuple):
         raise TransformFailed("A mask cannot be filled with a colour; give the step a mask_fill.")
-    return float(str(fill or 0))
-
-
-def _number(step: Step, name: str) -> float:
-    value = step.params[name]
-    assert isinstance(value, (int, float))
-    return value
+    return ops.number(fill or 0)
 
 
 def _merged(actions: Iterable[ops.Action]) -> Iterator[ops.Action]:
@@ -178,9 +215,9 @@ def _merged(actions: Iterable[ops.Action]) -> Iterator[ops.Action]:
         if resize and not resize.table and isinstance(action, ops.Crop):
             resize = resize.cropped(action.box)
         elif resize and not resize.table and action is ops.mirror:
-            resize = resize.flipped()
+            resize = replace(resize, mirrored=not resize.mirrored)
         elif resize and not resize.table and isinstance(action, Table):
-            resize = resize.looked_up(action)
+            resize = replace(resize, table=action)
         else:
             if resize:
                 yield resize

@@ -17,13 +17,11 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tvetl.spec import Step, Value
 from tvetl.spec.ops import HOLD_STEPS
-from tvetl_server.engine.draw import LOG_OF_RATIO
+from tvetl_server.engine.draw import LOG_OF_RATIO, RandomStream
 from tvetl_server.engine.pixels import Box, Outcome, Size
-from tvetl_server.engine.plans.chance import Draw, happens
 from tvetl_server.engine.resize import Resize
 from tvetl_server.errors import TransformFailed
-
-Do = Callable[[Image.Image], Image.Image]
+from tvetl_server.plugin_ops import Do
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ Action = Callable[[Image.Image], Outcome]
 """A Crop, a Call, or any other function of an image; only the last of a pipeline may give a tensor."""
 
 Drawn = tuple[list[Action], Size]
-Drawer = Callable[[Mapping[str, Value], Draw, Size], Drawn]
+Drawer = Callable[[Mapping[str, Value], RandomStream, Size], Drawn]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -75,15 +73,15 @@ def resized(params: Mapping[str, Value], size: Size) -> Size:
     """The size that Resize gives (torchvision.transforms.functional._compute_resized_output_size)."""
     wanted, longest = params["size"], params["max_size"]
     if isinstance(wanted, tuple):
-        height, width = map(_int, wanted)
+        height, width = map(integer, wanted)
         return width, height
     short, long = sorted(size)
     if wanted is None:
-        new_short, new_long = int(_int(longest) * short / long), _int(longest)
+        new_short, new_long = int(integer(longest) * short / long), integer(longest)
     else:
-        new_short, new_long = _int(wanted), int(_int(wanted) * long / short)
-        if longest is not None and new_long > _int(longest):
-            new_short, new_long = int(_int(longest) * new_short / new_long), _int(longest)
+        new_short, new_long = integer(wanted), int(integer(wanted) * long / short)
+        if longest is not None and new_long > integer(longest):
+            new_short, new_long = int(integer(longest) * new_short / new_long), integer(longest)
     return (new_short, new_long) if size[0] <= size[1] else (new_long, new_short)
 
 
@@ -94,12 +92,12 @@ def _resize_to(new: Size, old: Size, interpolation: Value) -> list[Action]:
     return [] if new == old else [Resize.to(new, how)]
 
 
-def _resize(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _resize(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     new = resized(params, size)
     return _resize_to(new, size, params["interpolation"]), new
 
 
-def _center_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _center_crop(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     height, width = _pair(params["size"])
     missing = (max(width - size[0], 0), max(height - size[1], 0))
     # The odd pixel goes to the right and the bottom.
@@ -110,11 +108,11 @@ def _center_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
     return actions + _crop_to((left, top, left + width, top + height), padded), (width, height)
 
 
-def _random_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _random_crop(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     height, width = _pair(params["size"])
     padding = params["padding"] or (0, 0, 0, 0)
     assert isinstance(padding, tuple)
-    left, top, right, bottom = map(_int, padding)
+    left, top, right, bottom = map(integer, padding)
     if params["pad_if_needed"]:
         need_x = max(width - size[0] - left - right, 0)
         need_y = max(height - size[1] - top - bottom, 0)
@@ -128,9 +126,9 @@ def _random_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
     return actions + _crop_to((x, y, x + width, y + height), padded), (width, height)
 
 
-def random_box(params: Mapping[str, Value], draw: Draw, size: Size) -> Box:
+def random_box(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Box:
     """The box of RandomResizedCrop: ten tries, then the largest central one of an allowed ratio."""
-    (low, high), ratio = _floats(params["scale"]), _floats(params["ratio"])
+    (low, high), ratio = numbers(params["scale"]), numbers(params["ratio"])
     log_low, log_high = (LOG_OF_RATIO[value] for value in ratio)
     width, height = size
     for _ in range(10):
@@ -149,7 +147,7 @@ def random_box(params: Mapping[str, Value], draw: Draw, size: Size) -> Box:
     return left, top, left + w, top + h
 
 
-def _random_resized_crop(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _random_resized_crop(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     left, top, right, bottom = box = random_box(params, draw, size)
     height, width = _pair(params["size"])
     # Crop, then resize: resize(box=...) would read beyond the crop and differ at its edges.
@@ -157,9 +155,9 @@ def _random_resized_crop(params: Mapping[str, Value], draw: Draw, size: Size) ->
     return _crop_to(box, size) + _resize_to((width, height), cropped, params["interpolation"]), (width, height)
 
 
-def _pad(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _pad(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     assert isinstance(params["padding"], tuple)
-    left, top, right, bottom = border = tuple(map(_int, params["padding"]))
+    left, top, right, bottom = border = tuple(map(integer, params["padding"]))
     new = (size[0] + left + right, size[1] + top + bottom)
     return [_bordered(border, params["fill"], str(params["padding_mode"]))], new
 
@@ -191,14 +189,14 @@ def _colour(fill: Value, image: Image.Image) -> int | tuple[int, ...]:
     """torchvision's ``fill`` as Pillow takes it (_functional_pil._parse_fill): truncated to whole numbers."""
     bands = len(image.getbands())
     if isinstance(fill, tuple):
-        return tuple(int(_float(value)) for value in fill)
-    value = int(_float(fill or 0))
+        return tuple(int(number(value)) for value in fill)
+    value = int(number(fill or 0))
     return value if bands == 1 else (value,) * bands
 
 
-def _between(params: Mapping[str, Value], name: str, draw: Draw) -> np.float32:
+def _between(params: Mapping[str, Value], name: str, draw: RandomStream) -> np.float32:
     """``low + torch.rand(1) * (high - low)``: in float32."""
-    low, high = _floats(params[name])
+    low, high = numbers(params[name])
     return np.float32(draw.rand()) * np.float32(high - low) + np.float32(low)
 
 
@@ -208,29 +206,29 @@ def _times(size: Size, ratio: float | np.float32) -> Size:
     return int(kind(size[0]) * ratio), int(kind(size[1]) * ratio)
 
 
-def _scale_jitter(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _scale_jitter(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     scale = _between(params, "scale_range", draw)
     first, second = _pair(params["target_size"])
     new = _times(size, np.float32(min(second / size[1], first / size[0])) * scale)
     return _resize_to(new, size, params["interpolation"]), new
 
 
-def _random_shortest_size(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _random_shortest_size(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     least, longest = params["min_size"], params["max_size"]
     assert isinstance(least, tuple)
-    ratio = _int(least[draw.below(len(least))]) / min(size)
-    new = _times(size, ratio if longest is None else min(ratio, _int(longest) / max(size)))
+    ratio = integer(least[draw.below(len(least))]) / min(size)
+    new = _times(size, ratio if longest is None else min(ratio, integer(longest) / max(size)))
     return _resize_to(new, size, params["interpolation"]), new
 
 
-def _random_resize(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
-    least, most = _int(params["min_size"]), _int(params["max_size"])
+def _random_resize(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
+    least, most = integer(params["min_size"]), integer(params["max_size"])
     new = resized({"size": least + draw.below(most - least), "max_size": None}, size)
     return _resize_to(new, size, params["interpolation"]), new
 
 
-def _random_zoom_out(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
-    if not happens(params, draw):
+def _random_zoom_out(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
+    if not _happens(params, draw):
         return [], size
     width, height = new = _times(size, _between(params, "side_range", draw))
     left, top = (int(np.float32(new[axis] - size[axis]) * np.float32(draw.rand())) for axis in (0, 1))
@@ -238,7 +236,7 @@ def _random_zoom_out(params: Mapping[str, Value], draw: Draw, size: Size) -> Dra
     return [_bordered(border, params["fill"], "constant")], new
 
 
-def _of_boxes(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _of_boxes(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     """The image stays as it is."""
     return [], size
 
@@ -246,25 +244,34 @@ def _of_boxes(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
 # --- now and then -------------------------------------------------------------------------------------------------
 
 
+def _happens(params: Mapping[str, Value], draw: RandomStream) -> bool:
+    """Whether a step that is done with probability ``p`` is done, as ``torch.rand(1) < p`` says: in float32."""
+    return draw.rand() < float(np.float32(number(params["p"])))
+
+
+def chosen(step: Step, draw: RandomStream) -> list[int]:
+    """The places of the steps that are done, of those that ``step`` holds, in the order in which they are done."""
+    count = len(step.inner)
+    if step.op == "RandomApply":
+        return list(range(count)) if _happens(step.params, draw) else []
+    if step.op == "RandomOrder":
+        return draw.permutation(count)
+    given = step.params["p"]
+    shares = [number(share) for share in given] if isinstance(given, tuple) else [1.0] * count
+    return [draw.choice([share / sum(shares) for share in shares])]
+
+
 def _sometimes(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
     """A step done with probability ``p`` (v2's _RandomApplyTransform), which keeps the size."""
 
-    def drawer(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
-        return ([make(params)] if happens(params, draw) else []), size
+    def drawer(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
+        return ([make(params)] if _happens(params, draw) else []), size
 
     return drawer
 
 
-def _always(make: Callable[[Mapping[str, Value]], Action]) -> Drawer:
-    return lambda params, draw, size: ([make(params)], size)
-
-
-def _transposed(how: Image.Transpose) -> Do:
-    return lambda image: image.transpose(how)
-
-
-mirror = Call("horizontal_flip", (), _transposed(Image.Transpose.FLIP_LEFT_RIGHT))
-_upside_down = Call("vertical_flip", (), _transposed(Image.Transpose.FLIP_TOP_BOTTOM))
+mirror = Call("horizontal_flip", (), lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+_upside_down = Call("vertical_flip", (), lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
 
 
 def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance], factor: float) -> Call:
@@ -274,10 +281,10 @@ def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance]
 # --- colour ---------------------------------------------------------------------------------------------------------
 
 
-def _color_jitter(params: Mapping[str, Value], draw: Draw, size: Size) -> Drawn:
+def _color_jitter(params: Mapping[str, Value], draw: RandomStream, size: Size) -> Drawn:
     order = draw.permutation(4)
     names = ("brightness", "contrast", "saturation", "hue")
-    factors = [draw.uniform(*_floats(params[name])) if params[name] is not None else None for name in names]
+    factors = [draw.uniform(*numbers(params[name])) if params[name] is not None else None for name in names]
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     actions: list[Action] = []
     for index in order:
@@ -311,22 +318,17 @@ def _gray(params: Mapping[str, Value]) -> Call:
 
 
 def _posterize(params: Mapping[str, Value]) -> Call:
-    bits = _int(params["bits"])
+    bits = integer(params["bits"])
     return Call("posterize", (bits,), lambda image: ImageOps.posterize(image, bits))
 
 
 def _solarize(params: Mapping[str, Value]) -> Call:
-    threshold = _float(params["threshold"])
+    threshold = number(params["threshold"])
     return Call("solarize", (threshold,), lambda image: ImageOps.solarize(image, threshold))  # type: ignore[arg-type]
 
 
 def _sharpen(params: Mapping[str, Value]) -> Call:
-    return _enhance("sharpness", ImageEnhance.Sharpness, _float(params["sharpness_factor"]))
-
-
-_invert = Call("invert", (), ImageOps.invert)
-_autocontrast = Call("autocontrast", (), ImageOps.autocontrast)
-_equalize = Call("equalize", (), ImageOps.equalize)
+    return _enhance("sharpness", ImageEnhance.Sharpness, number(params["sharpness_factor"]))
 
 
 #: The ops done here. A new one is a row; what is not here, or cannot be exact here, is torchvision's own.
@@ -345,21 +347,21 @@ DRAWERS: Mapping[str, Drawer] = {
     "ClampBoundingBoxes": _of_boxes,
     "SanitizeBoundingBoxes": _of_boxes,
     "ColorJitter": _color_jitter,
-    "Grayscale": _always(_gray),
+    "Grayscale": lambda params, draw, size: ([_gray(params)], size),
     "RandomGrayscale": _sometimes(_gray),
-    "RandomInvert": _sometimes(lambda params: _invert),
+    "RandomInvert": _sometimes(lambda params: Call("invert", (), ImageOps.invert)),
     "RandomPosterize": _sometimes(_posterize),
     "RandomSolarize": _sometimes(_solarize),
     "RandomAdjustSharpness": _sometimes(_sharpen),
-    "RandomAutocontrast": _sometimes(lambda params: _autocontrast),
-    "RandomEqualize": _sometimes(lambda params: _equalize),
+    "RandomAutocontrast": _sometimes(lambda params: Call("autocontrast", (), ImageOps.autocontrast)),
+    "RandomEqualize": _sometimes(lambda params: Call("equalize", (), ImageOps.equalize)),
 }
 
 
 def can_draw(step: Step) -> bool:
     """Whether the step can be drawn without torch: all of the table, except ratios whose logarithm only torch knows."""
     if step.op == "RandomResizedCrop":
-        return all(value in LOG_OF_RATIO for value in _floats(step.params["ratio"]))
+        return all(value in LOG_OF_RATIO for value in numbers(step.params["ratio"]))
     if step.op in HOLD_STEPS:
         return all(map(can_draw, step.inner))
     return step.op in DRAWERS
@@ -368,21 +370,21 @@ def can_draw(step: Step) -> bool:
 # --- plain data, typed ------------------------------------------------------------------------------------------
 
 
-def _int(value: Value) -> int:
+def integer(value: Value) -> int:
     assert isinstance(value, int)
     return value
 
 
-def _float(value: Value) -> float:
+def number(value: Value) -> float:
     assert isinstance(value, (int, float))
     return float(value)
 
 
 def _pair(value: Value) -> tuple[int, int]:
     assert isinstance(value, tuple)
-    return _int(value[0]), _int(value[1])
+    return integer(value[0]), integer(value[1])
 
 
-def _floats(value: Value) -> tuple[float, float]:
+def numbers(value: Value) -> tuple[float, float]:
     assert isinstance(value, tuple)
-    return _float(value[0]), _float(value[1])
+    return number(value[0]), number(value[1])

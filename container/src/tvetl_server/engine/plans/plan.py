@@ -1,10 +1,10 @@
-"""What all plans have in common: what they are asked to do, and how their errors are told."""
+"""What all plans have in common: their job, their methods, and the errors of their steps."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,28 +52,15 @@ class Plan(Protocol):
         ...
 
 
-def execute(plan: Plan, source: Source, job: Job) -> Outcome:
-    """Execute the plan; whatever else a step throws becomes TransformFailed."""
-    with _step_errors():
-        return plan(source, job)
-
-
-def execute_sample(
-    plan: Plan, source: Source | None, annotations: Annotations, job: Job
-) -> tuple[Outcome | None, Annotations]:
-    """The plan's sample, with the same errors."""
-    with _step_errors():
-        return plan.sample(source, annotations, job)
-
-
-def device_steps(plan: Plan, source: Source, job: Job) -> DeviceSteps | None:
-    """The plan's steps for a device, with the same errors."""
-    with _step_errors():
-        return plan.device_steps(source.size, job)
+def execute(plan: Plan, source: Source, jobs: Sequence[Job]) -> list[Outcome]:
+    """One outcome for each job."""
+    with step_errors():
+        return [plan(source, job) for job in jobs]
 
 
 @contextlib.contextmanager
-def _step_errors() -> Iterator[None]:
+def step_errors() -> Iterator[None]:
+    """Whatever a step throws, other than an ObjectError, becomes one."""
     try:
         yield
     except ObjectError:

@@ -22,8 +22,7 @@ from tvetl_server.engine.annotations import Annotations
 from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.pixels import Outcome, Size
-from tvetl_server.engine.plans.chance import chosen
-from tvetl_server.engine.plans.ops import DRAWERS, can_draw
+from tvetl_server.engine.plans.ops import DRAWERS, can_draw, chosen, numbers
 from tvetl_server.engine.plans.plan import Job
 from tvetl_server.errors import TransformFailed
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
@@ -126,7 +125,7 @@ class TorchPlan:
 class _TorchDraw:
     """Draws from the generator that torchvision draws from, for plugin ops and for steps that hold steps.
 
-    They are equal to :class:`draw.Draw`'s.
+    They are equal to those of :class:`tvetl_server.engine.draw.Draw`.
     """
 
     def rand(self) -> float:
@@ -156,8 +155,7 @@ def _size_after(step: Step, size: Size) -> Size:
     state = torch.get_rng_state()
     try:
         if turns:
-            assert isinstance(step.params["degrees"], tuple)
-            return _turned(size, _TorchDraw().uniform(*(float(str(each)) for each in step.params["degrees"])))
+            return _turned(size, _TorchDraw().uniform(*numbers(step.params["degrees"])))
         return DRAWERS[step.op](step.params, _TorchDraw(), size)[1]
     finally:
         torch.set_rng_state(state)
@@ -177,13 +175,13 @@ def _turned(size: Size, degrees: float) -> Size:
 
 
 def _do_alone(prepared: _Prepared, sample: dict[str, Image.Image | torch.Tensor]) -> _Value:
-    """A step on a mask whose image is not there: what the image would draw is drawn."""
+    """A step on a mask without its image. It makes the draws that it would make for the image."""
     assert prepared.transform is not None
     if prepared.step.op in ("SanitizeBoundingBoxes", "ClampBoundingBoxes"):
         # They draw nothing and leave masks. But on the boxes that they leave depends what RandomIoUCrop draws later.
         if "boxes" not in sample:
             return sample
-        labels = torch.arange(np.asarray(sample["boxes"]).shape[0])  # without which there is no sample to sanitize
+        labels = torch.arange(np.asarray(sample["boxes"]).shape[0])  # SanitizeBoundingBoxes refuses a sample without
         return {**sample, "boxes": _moved(prepared, {"boxes": sample["boxes"], "labels": labels})["boxes"]}
     width, height = _size(sample)
     image = tv_tensors.Image(torch.zeros(1).expand(prepared.channels, height, width))  # takes no memory
@@ -213,21 +211,21 @@ def _draw_alone(transform: Callable[..., object], image: torch.Tensor) -> None:
 def _tensors(annotations: Annotations, *, with_labels: bool) -> dict[str, Image.Image | torch.Tensor]:
     """As torchvision takes them. A label is a box's place, by which it is known when others are gone."""
     canvas = annotations.size[1], annotations.size[0]
-    found: dict[str, Image.Image | torch.Tensor] = {}
+    sample: dict[str, Image.Image | torch.Tensor] = {}
     if annotations.mask is not None:
         if annotations.mask.max(initial=0) > _LARGEST or annotations.mask.min(initial=0) < -_LARGEST:
             raise TransformFailed(
                 f"torchvision moves a mask's numbers up to {_LARGEST:,}, as they pass through float32."
             )
-        found["mask"] = tv_tensors.Mask(torch.from_numpy(np.array(annotations.mask)))
+        sample["mask"] = tv_tensors.Mask(torch.from_numpy(np.array(annotations.mask)))
     if annotations.boxes is not None:
         boxes = torch.from_numpy(annotations.boxes)
-        found["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)
+        sample["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)
         if with_labels:
-            found["labels"] = torch.from_numpy(annotations.kept)
+            sample["labels"] = torch.from_numpy(annotations.kept)
     if annotations.keypoints is not None:
-        found["keypoints"] = tv_tensors.KeyPoints(torch.from_numpy(annotations.keypoints), canvas_size=canvas)
-    return found
+        sample["keypoints"] = tv_tensors.KeyPoints(torch.from_numpy(annotations.keypoints), canvas_size=canvas)
+    return sample
 
 
 def _outcome(value: Image.Image | torch.Tensor) -> Outcome:
