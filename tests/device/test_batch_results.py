@@ -61,11 +61,11 @@ class Faulty(Gpu):
     lost = False
     batches: list[int]
 
-    def _together(self, requests: Sequence[DeviceRequest]) -> Any:
+    def _run_batch(self, requests: Sequence[DeviceRequest]) -> Any:
         self.batches.append(len(requests))
         if any(each is culprit for each in requests for culprit in self.culprits):
             raise RuntimeError("CUDA out of memory.\nmore")
-        return super()._together(requests)
+        return super()._run_batch(requests)
 
     def _probe(self, error: Exception) -> None:
         if self.lost:

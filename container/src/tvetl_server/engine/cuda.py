@@ -12,6 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ _FILTERS: Mapping[str, Mapping[str, Any]] = {
     "bilinear": {"mode": "bilinear", "antialias": True},
     "bicubic": {"mode": "bicubic", "antialias": True},
 }
-#: Pipelines for a ``size`` that requests asked for, kept ready.
+#: Transforms kept for the ``size`` of requests.
 _KEPT = 64
 
 _NVJPEG = "It needs nvJPEG (the nvidia-nvjpeg wheel), which the image's cuda variant has."
@@ -79,13 +80,13 @@ class DeviceLost(Exception):
     """The device no longer answers in this process; another process may still reach it."""
 
 
-class _NotHere(Exception):
-    """A step that tensors do not have."""
+class _Unsupported(Exception):
+    """A step that is not defined on tensors."""
 
 
 @dataclass(frozen=True)
-class _Rest:
-    """What is still to be done to a view; as each call costs, to all that have the same before them at once."""
+class _Pending:
+    """The steps that a view still needs. One call does them for all views that need the same, as each call costs."""
 
     rounded: bool = False
     """From float32, as a resize leaves them, to whole numbers."""
@@ -94,7 +95,7 @@ class _Rest:
     """The table to be looked up, or none."""
 
 
-_NOTHING = _Rest()
+_NONE_PENDING = _Pending()
 
 
 @dataclass(eq=False)
@@ -105,7 +106,7 @@ class _View:
     steps: DeviceSteps
     pixels: torch.Tensor | None = None
     """(C, H, W); None where the device cannot do it."""
-    rest: _Rest = _NOTHING
+    pending: _Pending = _NONE_PENDING
     result: Array | Encoded | None = None
 
 
@@ -115,7 +116,7 @@ class Gpu:
     def __init__(self, where: DeviceKind, pipeline: Pipeline, visible: str | None = None) -> None:
         """``visible`` is CUDA_VISIBLE_DEVICES. Raises DeviceError where there is none that can be used."""
         self._device = torch.device("cuda:0" if where == "cuda" else "cpu")
-        #: For people: what it is.
+        #: The device's name and memory, for people.
         self.about = "the CPU in place of a GPU"
         #: Pixels of the sources that may go together.
         self.pixels = _HOST_PIXELS
@@ -135,7 +136,7 @@ class Gpu:
         self._pipeline = pipeline
         self._gives_images = [*forms(pipeline)][-1].kind == "pil"
         self._tables = [torch.from_numpy(table.values).to(self._device) for table in tables(pipeline)]
-        self._transforms: dict[object, list[tuple[str, Callable[..., Any]]]] = {}
+        self._steps = lru_cache(_KEPT)(self._make_steps)
         self._try_out()
 
     def _try_out(self) -> None:
@@ -148,7 +149,7 @@ class Gpu:
             if view.pixels is None:
                 raise DeviceError("nvImageCodec does not decode on the device", hint=_NVJPEG)
             view.pixels = _resized(view.pixels, (224, 224), "bilinear", (0, 0, 224, 224))
-            view.rest = _Rest(rounded=True, mirrored=True)
+            view.pending = _Pending(rounded=True, mirrored=True)
             self._finish([view])
             self._encoded([view.pixels], 75, None)
         except RuntimeError as error:
@@ -161,7 +162,7 @@ class Gpu:
         stands for an image that the device cannot do: damaged, of another kind, or too large. Raises DeviceLost.
         """
         try:
-            return self._together(requests)
+            return self._run_batch(requests)
         except Exception as error:  # noqa: BLE001  one of them, or memory; whichever it is, the others shall not suffer
             self._probe(error)
         if len(requests) == 1:
@@ -183,24 +184,24 @@ class Gpu:
         except Exception as worse:
             raise DeviceLost(reason) from worse
 
-    def _together(self, requests: Sequence[DeviceRequest]) -> list[list[Array | Encoded] | None]:
-        several = [[_View(request, steps) for steps in request.steps] for request in requests]
-        views = [view for each in several for view in each]
+    def _run_batch(self, requests: Sequence[DeviceRequest]) -> list[list[Array | Encoded] | None]:
+        by_request = [[_View(request, steps) for steps in request.steps] for request in requests]
+        views = [view for each in by_request for view in each]
         with torch.inference_mode():
             self._decode(views)
             for view in views:
                 try:
                     self._transform(view)
-                except (_NotHere, TypeError, ValueError):  # what only PIL images have; the CPU does it, or says why not
+                except (_Unsupported, TypeError, ValueError):  # defined on PIL images alone; the CPU does it, or fails
                     view.pixels = None
             self._finish(views)
             self._encode(views)
             self._fetch(views)
-        found = [[view.result for view in each if view.result is not None] for each in several]
-        return [each if len(each) == len(views) else None for each, views in zip(found, several, strict=True)]
+        results = [[view.result for view in each if view.result is not None] for each in by_request]
+        return [each if len(each) == len(views) else None for each, views in zip(results, by_request, strict=True)]
 
     def _decode(self, views: Sequence[_View]) -> None:
-        """The pixels of each, of its region alone."""
+        """Decode the region of each."""
         files: dict[int, Any] = {}
         streams, wanted = [], []
         for view in views:
@@ -236,7 +237,7 @@ class Gpu:
         for name, *arguments in view.steps[1 if _region(view.steps) else 0 :]:
             if view.pixels is None:
                 return
-            if view.rest is not _NOTHING:
+            if view.pending is not _NONE_PENDING:
                 self._finish([view])
             if name == "crop":
                 left, top, right, bottom = arguments
@@ -244,9 +245,9 @@ class Gpu:
             elif name == "resize":
                 size, how, window, mirrored, table = arguments
                 view.pixels = _resized(view.pixels, size, how, window)
-                view.rest = _Rest(rounded=True, mirrored=mirrored, table=table)
+                view.pending = _Pending(rounded=True, mirrored=mirrored, table=table)
             elif name == "look_up":
-                view.rest = _Rest(table=arguments[0])
+                view.pending = _Pending(table=arguments[0])
             elif name == "torchvision":
                 view.pixels = self._by_torchvision(view.pixels, arguments[0], view.request.resized)
             elif name == "rgb_to_grayscale":
@@ -254,7 +255,7 @@ class Gpu:
             elif name in _FUNCTIONS:
                 view.pixels = _FUNCTIONS[name](view.pixels, *arguments)
             else:
-                raise _NotHere(name)
+                raise _Unsupported(name)
 
     def _by_torchvision(self, pixels: torch.Tensor, seed: int, resized: int | tuple[int, int] | None) -> torch.Tensor:
         """The whole pipeline, drawn as on the CPU: torchvision's draws are the CPU's wherever the pixels are."""
@@ -268,37 +269,28 @@ class Gpu:
                 pixels = transform(pixels)
         return pixels
 
-    def _steps(self, resized: int | tuple[int, int] | None) -> list[tuple[str, Callable[..., Any]]]:
-        if resized not in self._transforms:
-            asked = Arguments() if resized is None else Arguments(given=frozenset(["size"]), size=resized)
-            if len(self._transforms) > _KEPT:
-                self._transforms.clear()
-            steps = with_arguments(self._pipeline, asked).steps
-            self._transforms[resized] = [(step.op, to_transform(step)) for step in steps]
-        return self._transforms[resized]
-
-    def _looked_up(self, pixels: torch.Tensor, table: int) -> torch.Tensor:
-        """(..., C, H, W) through a table of (C, 256)."""
-        values = self._tables[table]
-        channel = torch.arange(len(values), device=self._device)[:, None, None]
-        return values[channel, pixels.long()]
+    def _make_steps(self, resized: int | tuple[int, int] | None) -> list[tuple[str, Callable[..., Any]]]:
+        arguments = Arguments() if resized is None else Arguments(given=frozenset(["size"]), size=resized)
+        return [(step.op, to_transform(step)) for step in with_arguments(self._pipeline, arguments).steps]
 
     def _finish(self, views: Sequence[_View]) -> None:
-        """What is left of each."""
+        """Do the pending steps of each."""
         for same in _alike(
-            views, lambda view, pixels: (view.rest, pixels.shape) if view.rest is not _NOTHING else None
+            views, lambda view, pixels: (view.pending, pixels.shape) if view.pending is not _NONE_PENDING else None
         ):
-            rest, stack = same[0][0].rest, torch.stack([pixels for _, pixels in same])
-            if rest.rounded:  # bicubic goes beyond 0..255
+            pending, stack = same[0][0].pending, torch.stack([pixels for _, pixels in same])
+            if pending.rounded:  # bicubic goes beyond 0..255
                 stack = stack.round_().clamp_(0, 255).to(torch.uint8)
-            if rest.mirrored:
+            if pending.mirrored:
                 stack = stack.flip(-1)
-            if rest.table >= 0:
-                stack = self._looked_up(stack, rest.table)
+            if pending.table >= 0:
+                values = self._tables[pending.table]  # (C, 256)
+                channel = torch.arange(len(values), device=self._device)[:, None, None]
+                stack = values[channel, stack.long()]
             if self._gives_images:  # so each is as the encoder wants it
                 stack = stack.contiguous(memory_format=torch.channels_last)
             for (view, _), pixels in zip(same, stack, strict=True):
-                view.pixels, view.rest = pixels, _NOTHING
+                view.pixels, view.pending = pixels, _NONE_PENDING
 
     def _encode(self, views: Sequence[_View]) -> None:
         """JPEGs, where these are wanted and the encoder makes them; else pixels go out."""
@@ -317,14 +309,12 @@ class Gpu:
             quality_value=quality,
             chroma_subsampling=_SUBSAMPLING[subsampling],
         )
-        given = [self._image(pixels) for pixels in images]
-        files = self._encoder.encode(given, "jpeg", params=params, cuda_stream=self._stream())
+        # (H, W, C), as the encoder takes it.
+        inputs: list[torch.Tensor | Array] = [pixels.permute(1, 2, 0).contiguous() for pixels in images]
+        if self._device.type == "cpu":
+            inputs = [np.asarray(image) for image in inputs]
+        files = self._encoder.encode(inputs, "jpeg", params=params, cuda_stream=self._stream())
         return [None if file is None else bytes(file) for file in files]
-
-    def _image(self, pixels: torch.Tensor) -> Any:  # noqa: ANN401
-        """(H, W, C), as the encoder takes it."""
-        image = pixels.permute(1, 2, 0).contiguous()
-        return image.numpy() if self._device.type == "cpu" else image
 
     def _fetch(self, views: Sequence[_View]) -> None:
         """What is not encoded, in one copy for all of a shape."""
@@ -353,7 +343,7 @@ def _open(device: torch.device, visible: str | None) -> tuple[int, int]:
 
 
 def _region(steps: DeviceSteps) -> tuple[int, int, int, int] | None:
-    """What the source is cropped to at once."""
+    """The crop of the source, if the steps begin with one."""
     if steps and steps[0][0] == "crop":
         left, top, right, bottom = steps[0][1:]
         return left, top, right, bottom
@@ -361,9 +351,9 @@ def _region(steps: DeviceSteps) -> tuple[int, int, int, int] | None:
 
 
 def _resized(pixels: torch.Tensor, size: Sequence[int], how: str, window: Sequence[int]) -> torch.Tensor:
-    """In float32, not rounded: what CUDA has, and so the CPU here, too."""
+    """In float32, not rounded: CUDA has no other, and the CPU shall do the same here."""
     if how not in _FILTERS:
-        raise _NotHere(how)
+        raise _Unsupported(how)
     left, top, right, bottom = window
     pixels = interpolate(pixels[None].to(torch.float32), (size[1], size[0]), **_FILTERS[how])[0]
     return pixels[:, top:bottom, left:right]
@@ -372,7 +362,7 @@ def _resized(pixels: torch.Tensor, size: Sequence[int], how: str, window: Sequen
 def _alike(
     views: Sequence[_View], key: Callable[[_View, torch.Tensor], Hashable]
 ) -> list[list[tuple[_View, torch.Tensor]]]:
-    """Views that go on together, by what they have in common; those of None, or without pixels, do not."""
+    """Views with pixels, grouped by their key; views whose key is None are left out."""
     groups: defaultdict[Hashable, list[tuple[_View, torch.Tensor]]] = defaultdict(list)
     for view in views:
         if view.pixels is not None and (common := key(view, view.pixels)) is not None:

@@ -1,4 +1,4 @@
-"""What an engine asks of a device, and how a device answers. Both sides of that import this module."""
+"""The request of an engine to a device, and the interface of a device. Both sides import this module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tvetl_server.engine.pixels import Array, Encoded, Size
 __all__ = ["DEVICE", "Device", "DeviceRequest", "DeviceSteps", "NotByDevice"]
 
 DeviceSteps = list[list[Any]]
-"""What is to be done to one view, as JSON has it: each step is a name and its arguments. The names are:
+"""The steps of one view, as JSON has them: each is a name and its arguments. The names are:
 
 - ``crop``, left, top, right, bottom: of the source. It comes first or not at all.
 - ``resize``, [width, height], filter, [left, top, right, bottom], mirrored, table: the box is kept of the result.
@@ -28,9 +28,7 @@ DEVICE = "device"
 
 
 class NotByDevice(Exception):
-    """The CPU does this image; the message is one of REASONS."""
-
-    REASONS = ("format", "step", "refused", "late", "lost")
+    """The CPU does this image; the message is the reason: format, step, refused, late or lost."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class DeviceRequest:
     jpeg: tuple[int, str | None] | None
     """Quality and subsampling, where the device may encode its images. None: pixels are wanted."""
     resized: int | tuple[int, int] | None
-    """The ``size`` that was asked for in place of the pipeline's."""
+    """The request's ``size``, in place of the pipeline's."""
     deadline: float | None = None
     """On time.monotonic()."""
 
@@ -56,10 +54,10 @@ class Device(Protocol):
     def transform(self, request: DeviceRequest) -> Sequence[Array | Encoded]:
         """One result a view: a file, uint8 of (H, W, 3) or (H, W) for an image, or a (C, H, W) tensor.
 
-        Raises NotByDevice where there is none, whatever the cause.
+        Raises NotByDevice where there is no result, whatever the cause.
         """
         ...
 
     def cpu_slot(self) -> contextlib.AbstractContextManager[None]:
-        """Held while the CPU does an image instead, so that no more are at work than there are processors."""
+        """Held while the CPU does an image instead, so that no more run at once than there are processors."""
         ...
