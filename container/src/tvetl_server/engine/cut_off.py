@@ -1,4 +1,4 @@
-"""How much there is of a file that is cut off, for the sentence of its error."""
+"""How much of a truncated file is present, for its error message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL import _imaging as core
 
-#: What no row of a picture is all of.
+#: A colour that fills no whole row of a picture, by the number of bands.
 _UNLIKELY = {1: 137, 2: (137, 213), 3: (137, 213, 91), 4: (137, 213, 91, 44)}
 _OPTION = "A pipeline with truncated: pad takes it, and Pillow fills the rest."
 
@@ -27,13 +27,13 @@ def message(data: bytes, kind: str | None, error: Exception) -> str | None:
         return "The image is cut off in its header or metadata."
     if not kind or not str(error).startswith("image file is truncated"):
         return None
-    there = ""
-    with contextlib.suppress(Exception):  # of what is broken, whatever it raises
-        there = _there(data, kind)
-    return f"The image is cut off{there}. {_OPTION}"
+    extent = ""
+    with contextlib.suppress(Exception):  # a broken file may raise anything
+        extent = _extent(data, kind)
+    return f"The image is cut off{extent}. {_OPTION}"
 
 
-def _there(data: bytes, kind: str) -> str:
+def _extent(data: bytes, kind: str) -> str:
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         assert isinstance(image, ImageFile.ImageFile)
         if image.info.get("progressive") and image.fp:
@@ -58,12 +58,12 @@ def _there(data: bytes, kind: str) -> str:
 
 
 def _riff(data: bytes) -> int:
-    """What the header of a WebP says of its bytes."""
+    """The length of a WebP in bytes, by its header."""
     return 8 + int.from_bytes(data[4:8], "little")
 
 
 def _boxes(data: bytes) -> int:
-    """Where the last box of an AVIF's file ends; 0 where that is not said."""
+    """The end of the last box of an AVIF's file; 0 where its header gives none."""
     at = 0
     while at + 16 <= len(data):
         size, more = struct.unpack_from(">I4xQ", data, at)

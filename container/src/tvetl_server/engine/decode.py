@@ -32,41 +32,32 @@ from tvetl_server.limits import Limits
 #: Other libjpegs round otherwise; Pillow's wheels have libjpeg-turbo.
 _IS_TURBO = features.check_feature("libjpeg_turbo")
 
-#: What starts a file of each allowed format. EPS, PSD, FITS and the like run interpreters or are not
+#: How a file of each allowed format starts. EPS, PSD, FITS and the like run interpreters or are not
 #: photographs: they stay shut whatever Pillow could do.
-_MAGIC: tuple[tuple[str, int, bytes], ...] = (
+_MAGIC: tuple[tuple[str, int, bytes | tuple[bytes, ...]], ...] = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
     ("WEBP", 8, b"WEBP"),
-    ("GIF", 0, b"GIF87a"),
-    ("GIF", 0, b"GIF89a"),
+    ("GIF", 0, (b"GIF87a", b"GIF89a")),
     ("BMP", 0, b"BM"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("TIFF", 0, b"II+\0"),
-    ("TIFF", 0, b"MM\0+"),
-    ("AVIF", 4, b"ftypavif"),
-    ("AVIF", 4, b"ftypavis"),
-    ("AVIF", 4, b"ftypmif1"),
+    ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("AVIF", 4, (b"ftypavif", b"ftypavis", b"ftypmif1")),
 )
 
-#: What a file that is none of these looks like, for the message.
-_LOOKS_LIKE: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"%!PS", "PostScript"),
-    (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
+#: How other kinds of files start, for the message.
+_LOOKS_LIKE: tuple[tuple[int, bytes | tuple[bytes, ...], str], ...] = (
+    (0, (b"%!PS", b"\xc5\xd0\xd3\xc6"), "PostScript"),
     (0, b"%PDF", "a PDF"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"SIMPLE", "a FITS file"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG 2000"),
     (0, b"\x1f\x8b", "gzip"),
     (0, b"PK\x03\x04", "a zip archive"),
     (0, b"(\xb5/\xfd", "zstd"),
     (257, b"ustar", "a tar archive"),
     (4, b"ftyp", "a video or HEIF file"),
     (0, b"P7\n", "a PAM image"),
-    (0, b"PF\n", "a PFM image"),
-    (0, b"Pf\n", "a PFM image"),
+    (0, (b"PF\n", b"Pf\n"), "a PFM image"),
     (0, b"<svg", "SVG"),
     (0, b"<?xml", "XML"),
     (0, b"<", "HTML or XML"),
@@ -90,9 +81,8 @@ _TO_UPRIGHT = {
 #: Pillow's modes of one whole number a pixel.
 _MASK_MODES = frozenset(["1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"])
 
-#: Formats of which Pillow would tell the number of frames by opening each; they are counted already.
+#: Formats whose frames Pillow would count by opening each; :mod:`headers` has counted them.
 _COUNTED = frozenset(["GIF", "TIFF"])
-
 
 #: A pipeline whose fields are those by default.
 _PLAIN = parse({"steps": []})
@@ -120,7 +110,7 @@ class Source:
     def pixels(self, box: Box | None = None, *, keep: bool = False) -> Image.Image:
         """RGB pixels of the image or of ``box``; raises DamagedImage.
 
-        ``keep`` decodes the whole once, for other parts that will be asked for.
+        ``keep`` decodes the whole once, for other parts that follow.
         """
         everything = (0, 0, *self.size)
         box = box or everything
@@ -162,6 +152,7 @@ class Source:
             return None
         width, height = (-(-side // factor) for side in self.size)
         left, top, right, bottom = box[0] // factor, box[1] // factor, -(-box[2] // factor), -(-box[3] // factor)
+        part = box[0] / factor - left, box[1] / factor - top, box[2] / factor - left, box[3] / factor - top
         whole = self._reduced.get(factor)
         if whole is None and not self._region_can_do():
             whole = self._draft(factor)
@@ -172,9 +163,9 @@ class Source:
             coded = self.coded((0, 0, width, height) if keep else (left, top, right, bottom), factor)
             pixels = _decode(coded) if coded else None
             if pixels is None or not keep:
-                return pixels if pixels is None else (pixels, _part(box, factor, left, top))
+                return None if pixels is None else (pixels, part)
             whole = self._reduced[factor] = pixels
-        return whole[top:bottom, left:right], _part(box, factor, left, top)
+        return whole[top:bottom, left:right], part
 
     def mask(self) -> Mask:
         """The values as Pillow reads them, in no other order than the pixels of an image.
@@ -219,7 +210,7 @@ class Source:
                 if self._to_upright is not None:
                     rgb = rgb.transpose(self._to_upright)
         except (DamagedImage, WrongDepth):
-            self._image.close()  # asked once more, Pillow would hand out what it had decoded until then
+            self._image.close()  # a second load would return the rows that Pillow had decoded until then
             raise
         rgb.info = {}  # nothing of the source but its pixels goes on: no comment, no profile, no GPS
         self._image = rgb  # and the decoder's own buffers end here
@@ -240,14 +231,14 @@ class Source:
 def _orientation(image: Image.Image, *, upright: bool) -> tuple[Size, Image.Transpose | None]:
     """The size that the image will have, and how it is to be turned once it is decoded."""
     if image.format == "TIFF":
-        # Pillow turns a TIFF while it decodes it, also by its XMP, which the size of an opened one does not tell.
+        # Pillow turns a TIFF while it decodes it, also by its XMP. The size of an opened one may be that from before.
         width, height = image._tile_size  # type: ignore[attr-defined]
         turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
         return ((height, width) if turned else (width, height)), None
     if not upright:
         return image.size, None
     if image.format == "PNG":
-        image.load()  # what tells the orientation may stand behind the pixels
+        image.load()  # the chunk with the orientation may follow the pixels
     orientation = image.getexif().get(_ORIENTATION, 1)
     width, height = image.size
     return ((height, width) if orientation in _ON_ITS_SIDE else (width, height)), _TO_UPRIGHT.get(orientation)
@@ -288,9 +279,9 @@ def _looks_like(data: bytes) -> str:
     if not data:
         return "empty"
     head = data[:512].lstrip()
-    for offset, magic, what in _LOOKS_LIKE:
+    for offset, magic, description in _LOOKS_LIKE:
         if (head if offset == 0 else data).startswith(magic, offset):
-            return what
+            return description
     words = data[:64].decode("utf-8", "replace").rstrip("\ufffd")  # the cut may have hit a character
     known = all(character.isprintable() or character.isspace() for character in words) and "\ufffd" not in words
     return "text" if words and known else "of a kind not known here"
@@ -298,7 +289,7 @@ def _looks_like(data: bytes) -> str:
 
 @contextlib.contextmanager
 def _damage(data: bytes) -> Iterator[None]:
-    """Whatever a decoder throws at a broken file is the file's damage, said in one line."""
+    """Whatever a decoder raises on a broken file becomes DamagedImage, with a message of one line."""
     try:
         yield
     except ObjectError:
@@ -313,14 +304,9 @@ def _damage(data: bytes) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # a TIFF of three floats a pixel, say: Pillow does not tell
+    if isinstance(error, UnidentifiedImageError):  # a TIFF of three floats a pixel, say: Pillow gives no reason
         return "The image is damaged, or of a kind that Pillow does not read: its header is not understood."
     return f"The image is damaged: {first_line(error)}."
-
-
-def _part(box: Box, factor: int, left: int, top: int) -> Part:
-    """Where ``box`` lies in pixels at 1/``factor`` that begin at ``left``, ``top``."""
-    return box[0] / factor - left, box[1] / factor - top, box[2] / factor - left, box[3] / factor - top
 
 
 def _decode(coded: Coded, channels: int = 3) -> Array | None:

@@ -46,12 +46,10 @@ def check(data: bytes, kind: str, limits: Limits) -> tuple[int, int] | None:
     TooManyFrames beyond ``limits``, and DamagedImage where the file has more parts than any image of its kind needs.
     """
     walk = _WALKS.get(kind)
-    if walk is not None:
-        try:
-            return walk(data, limits)
-        except (struct.error, IndexError, OverflowError):  # it ends in the middle, or points beyond all ends
-            return None
-    return None
+    try:
+        return walk(data, limits) if walk else None
+    except (struct.error, IndexError, OverflowError):  # it ends in the middle, or points beyond all ends
+        return None
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -68,8 +66,8 @@ def check_frames(frames: int, limits: Limits, *, counting: bool = False) -> None
         )
 
 
-def _too_many(what: str, limit: int) -> DamagedImage:
-    return DamagedImage(f"The image is damaged: more than {limit:,} {what}.")
+def _too_many(parts: str, limit: int) -> DamagedImage:
+    return DamagedImage(f"The image is damaged: more than {limit:,} {parts}.")
 
 
 # --- JPEG -----------------------------------------------------------------------------------------------------
@@ -91,8 +89,8 @@ def _marker(data: bytes, start: int) -> int:
     """Where the next marker is, from ``start`` on; -1 where there is none."""
     if native is not None:
         return int(native.marker(data, start))
-    found = _MARKER.search(data, start)
-    return found.start() if found else -1
+    match = _MARKER.search(data, start)
+    return match.start() if match else -1
 
 
 def _jpeg(data: bytes, limits: Limits) -> tuple[int, int] | None:
@@ -127,9 +125,9 @@ def _jpeg(data: bytes, limits: Limits) -> tuple[int, int] | None:
         if junk > MAX_JUNK:
             raise _too_many("bytes that belong to nothing", MAX_JUNK)
     begin = at + 2 + max(2, _u16(data, at + 2)[0])
-    found = _marker(data, begin)
-    if found >= 0 and data[found + 1] == _END:
-        return begin, found
+    end = _marker(data, begin)
+    if end >= 0 and data[end + 1] == _END:
+        return begin, end
     # Counting is quick, and an upper bound: what follows the image, a film maybe, may hold these two bytes too.
     if data.count(b"\xff\xda", at) > MAX_SCANS:
         _count_scans(data, at)
@@ -147,10 +145,10 @@ def _count_scans(data: bytes, at: int) -> None:
         if scans > MAX_SCANS:
             raise _too_many("scans", MAX_SCANS)
         # The search steps over a scan's data, and over what lies between two segments.
-        found = _ENDS_SCAN.search(data, at + 2 if marker in _BARE else at + 2 + max(2, _u16(data, at + 2)[0]))
-        if found is None:
+        match = _ENDS_SCAN.search(data, at + 2 if marker in _BARE else at + 2 + max(2, _u16(data, at + 2)[0]))
+        if match is None:
             return
-        at = found.start()
+        at = match.start()
 
 
 # --- PNG ------------------------------------------------------------------------------------------------------
@@ -192,8 +190,8 @@ def _gif(data: bytes, limits: Limits) -> None:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     check_pixels(width, height, limits)
     at, frames = 13 + _palette(flags), 0
-    while found := _GIF_BLOCK.search(data, at):  # what lies between them is stepped over, as Pillow does
-        at = found.start()
+    while match := _GIF_BLOCK.search(data, at):  # bytes between blocks are skipped, as Pillow does
+        at = match.start()
         block = data[at]
         if block == 0x21:  # an extension: its label, then its blocks
             at = _blocks(data, at + 2)

@@ -97,10 +97,10 @@ def _each_once(sample: list[Member], names: list[str]) -> None:
     """Raises BadShard where two of these names are one extension of one sample."""
     first: dict[tuple[str, str], int] = {}
     for at, (member, name) in enumerate(zip(sample, names, strict=True)):
-        found = split_name(name)
-        if member.key and found and (other := first.setdefault(found, at)) != at:
+        parts = split_name(name)
+        if member.key and parts and (other := first.setdefault(parts, at)) != at:
             raise BadShard(
-                f"The sample {member.key!r} has the extension {found[1]!r} twice, by {sample[other].info.name!r} and "
+                f"The sample {member.key!r} has the extension {parts[1]!r} twice, by {sample[other].info.name!r} and "
                 f"{member.info.name!r}. Give each member of a sample an extension of its own."
             )
 

@@ -101,19 +101,19 @@ def _transform(file: IO[bytes], result: Spool, pipeline: Pipeline, limits: Limit
     with source, tarfile.TarFile(fileobj=cast("IO[bytes]", result), mode="w", format=tarfile.PAX_FORMAT) as target:
         names = Names()
         for sample in _samples(_members(source, pipeline, limits)):
-            several = _Sample(sample, source, limits, transform)
+            contents = _Sample(sample, source, limits, transform)
             for member, name in zip(sample, new_names(sample, pipeline), strict=True):
                 names.add(member.info.name, name)
-                given = several.content(member)
+                content = contents.content(member)
                 info = member.info
                 info.name, info.pax_headers = name, {}  # the source's own, a length among them, would be written too
                 if info.type == tarfile.LNKTYPE:
                     info.linkname = names.of(info.linkname)
-                info.size = len(given) if isinstance(given, bytes) else info.size if given else 0
-                info.type = tarfile.REGTYPE if given is not None else info.type  # a sparse file comes out whole
-                target.addfile(info, io.BytesIO(given) if isinstance(given, bytes) else given)
+                info.size = len(content) if isinstance(content, bytes) else info.size if content else 0
+                info.type = tarfile.REGTYPE if content is not None else info.type  # a sparse file comes out whole
+                target.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else content)
                 _forget(target)
-            several.check_sizes()
+            contents.check_sizes()
         # tarfile ends without a word where a header is cut off; the end mark is a block of zeros.
         file.seek(source.offset)
         if file.read(_BLOCK) != bytes(_BLOCK):
@@ -122,7 +122,7 @@ def _transform(file: IO[bytes], result: Spool, pipeline: Pipeline, limits: Limit
 
 def _members(source: tarfile.TarFile, pipeline: Pipeline, limits: Limits) -> Iterator[Member]:
     """Each member as its header and its first bytes show it."""
-    said = 0
+    total = 0
     with _damage():
         for count, info in enumerate(source, start=1):
             _forget(source)
@@ -130,13 +130,13 @@ def _members(source: tarfile.TarFile, pipeline: Pipeline, limits: Limits) -> Ite
                 raise TooManyMembers(f"The shard has more than the {limits.max_members:,} members allowed.")
             if info.size < 0:
                 raise DamagedImage(f"The shard is damaged: {info.name!r} has less than nothing.")
-            said += info.size
-            if said > limits.max_shard_bytes:
+            total += info.size
+            if total > limits.max_shard_bytes:
                 raise TooManyBytes(f"The shard's members have more bytes than the limit of {limits.max_shard_bytes}.")
-            found = split_name(info.name)
-            file = source.extractfile(info) if info.isfile() and found else None
-            if found and file:
-                yield Member(info, found[0], kind_of(info.name, found[1], file.read(_HEAD), pipeline))
+            parts = split_name(info.name)
+            file = source.extractfile(info) if info.isfile() and parts else None
+            if parts and file:
+                yield Member(info, parts[0], kind_of(info.name, parts[1], file.read(_HEAD), pipeline))
             else:
                 yield Member(info)
 
@@ -259,13 +259,13 @@ def _moved(data: dict[str, object], moved: Annotations) -> dict[str, object]:
     """The same object with what moved, ``kept``, and of a list ``labels`` those of the boxes that are left."""
     assert moved.boxes is not None and moved.kept is not None
     kept = moved.kept.tolist()
-    found = {**data, "boxes": moved.boxes.tolist(), "kept": kept}
+    result = {**data, "boxes": moved.boxes.tolist(), "kept": kept}
     if moved.keypoints is not None:
-        found["keypoints"] = moved.keypoints.tolist()
+        result["keypoints"] = moved.keypoints.tolist()
     labels, before = data.get("labels"), data["boxes"]
     if isinstance(labels, list) and isinstance(before, list) and len(labels) == len(before):
-        found["labels"] = [labels[place] for place in kept]
-    return found
+        result["labels"] = [labels[place] for place in kept]
+    return result
 
 
 def _forget(archive: tarfile.TarFile) -> None:

@@ -17,7 +17,7 @@ MEMORY = 32 * 2**20
 
 
 class Spool:
-    """Is written to, and then handed on as an open file."""
+    """A file that is written once from start to end, within the limits, and then read by another."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -82,7 +82,7 @@ def _memory() -> IO[bytes]:
 
 
 def on_disk(least: int) -> IO[bytes] | None:
-    """A file in the folder for such; None where that has not even ``least`` bytes free, as a pod's /dev/shm."""
+    """A file in the temporary folder; None where that has less than ``least`` bytes free, as a pod's /dev/shm."""
     with contextlib.suppress(OSError):
         folder = tempfile.gettempdir()
         status = os.statvfs(folder)
@@ -91,7 +91,7 @@ def on_disk(least: int) -> IO[bytes] | None:
     return None
 
 
-#: A process that may make no files has another one here.
+#: A process that may make no files replaces this function.
 make_file: Callable[[int], IO[bytes] | None] = on_disk
 
 
