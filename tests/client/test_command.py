@@ -206,7 +206,7 @@ def test_a_flag_goes_over_the_environment_over_the_file_over_the_default(tvetl: 
 
     done = tvetl("list", cwd=tmp_path, env={**env, "AIS_ENDPOINT": NOBODY})
     assert (done.returncode, NOBODY.encode() in done.stderr) == (5, True)  # shown, and used
-    for wrong in ("nonsense: 1\n", "register: {nonsense: 1}\n", "- a\n", "a: [\n"):
+    for wrong in ("nonsense: 1\n", "register: {nonsense: 1}\n", "register: image:1\n", "- a\n", "a: [\n"):
         (tmp_path / "tvetl.yaml").write_text(wrong, encoding="utf-8")
         done = tvetl("list", cwd=tmp_path, env=env)
         assert done.returncode == 2, wrong

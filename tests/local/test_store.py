@@ -49,7 +49,7 @@ def test_a_file_is_named_as_plainly_as_can_be(name: str, path: str) -> None:
     assert object_names.to_file(name) == path
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "..", "x" * 256, "\ud800"])
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "..", "x" * 256, "/".join(["x" * 250] * 30), "\ud800"])
 def test_names_that_no_file_can_have_are_refused(store: Store, name: str) -> None:
     with pytest.raises(ApiError) as raised:
         store.put("b", name, BytesIO(b"x"))

@@ -153,7 +153,10 @@ def _read(path: Path, commands: Mapping[str, TyperCommand]) -> Values:
         for name in having:
             found[name][options[name][key]] = data[key]
     for name in data.keys() & commands.keys():
-        for key, value in (data[name] or {}).items():
+        section = data[name] or {}
+        if not isinstance(section, dict):
+            raise UsageError(f"{path}: expected options of {name}, got {section!r}")
+        for key, value in section.items():
             if key not in options[name]:
                 raise UsageError(f"{path}: {name} has no option {key!r}")
             found[name][options[name][key]] = value

@@ -113,7 +113,8 @@ class _Session:
                 sent += [self._prepare(request, peer)] * request.times
             answers = self._pipelined(sent) if case.pipelined else self._in_turn(sent, kept=case.kept)
             for at, (one, answer) in enumerate(answers, 1):
-                if answer is not None and answer.status == 200 and not answer.body and _must_be_filled(one.request):
+                has_content = (one.request.body or one.request.file or "empty") != "empty"
+                if answer is not None and answer.status == 200 and not answer.body and has_content:
                     self._empty.append(case.name)
                 try:
                     self._check_conditions(case, one, answer, peer)
@@ -262,10 +263,6 @@ def _answer_of(peer: PeerResponse) -> ServerResponse:
 
 def _good(answer: ServerResponse | str) -> TypeGuard[ServerResponse]:
     return isinstance(answer, ServerResponse) and answer.status == 200 and bool(answer.body)
-
-
-def _must_be_filled(request: CaseRequest) -> bool:
-    return (request.body or request.file or "empty") != "empty"
 
 
 def _args_query(args: str) -> str:

@@ -58,16 +58,6 @@ class _Kept(io.BufferedReader):
         pass
 
 
-class _Readable:
-    """The one method of a socket that HTTPResponse calls."""
-
-    def __init__(self, reader: io.BufferedReader) -> None:
-        self._reader = reader
-
-    def makefile(self, *_: object) -> io.BufferedReader:
-        return self._reader
-
-
 class RawConnection:
     """One connection. ``seconds`` is how long it waits for the next byte."""
 
@@ -89,7 +79,7 @@ class RawConnection:
 
     def receive(self, method: str) -> ServerResponse:
         """The next answer, to a request of that method. Raises NoAnswer."""
-        response = HTTPResponse(cast(socket.socket, _Readable(self._reader)), method=method)
+        response = HTTPResponse(cast(socket.socket, self), method=method)
         try:
             response.begin()
             body = response.read()
@@ -97,6 +87,10 @@ class RawConnection:
             raise NoAnswer(_reason(error)) from error
         headers = {name.lower(): value for name, value in response.getheaders()}
         return ServerResponse(response.status, headers, body, closing=response.will_close)
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        """The one method of a socket that HTTPResponse calls: all answers come from one buffer."""
+        return self._reader
 
     def close(self) -> None:
         self._socket.close()

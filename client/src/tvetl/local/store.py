@@ -191,8 +191,8 @@ class Store:
                     size += len(block)
             written = temporary.stat()
             with self._lock:
+                version = self._versions.get(path, 1) + 1 if os.path.lexists(path) else 1
                 self._place(temporary, path, name)
-                version = self._versions.get(path, 0) + 1
                 self._versions[path] = version
                 self._checksums[path] = (_identity(written), digest.hexdigest())
         finally:
@@ -201,21 +201,14 @@ class Store:
         return Stat(path, size, written.st_mtime_ns, version, digest.hexdigest())
 
     def _place(self, temporary: Path, path: Path, name: str) -> None:
-        existed = path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not existed:
-                self._versions.pop(path, None)
-            elif path not in self._versions:
-                self._versions[path] = 1  # stored before this process began
             if path.is_dir():  # empty folders that a failed write left
                 for folder, _, _ in os.walk(path, topdown=False):
                     Path(folder).rmdir()
             temporary.replace(path)
-        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-            raise ApiError(409, _COLLISION.format(name)) from error
         except OSError as error:
-            if error.errno == errno.ENOTEMPTY:
+            if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY):
                 raise ApiError(409, _COLLISION.format(name)) from error
             if error.errno == errno.ENAMETOOLONG:
                 raise ApiError(400, f'cannot store "{name}": {error.strerror}') from error
