@@ -197,12 +197,12 @@ def test_a_view_is_not_equal_where_only_its_boxes_or_its_mask_differ(photographs
     pipeline, data = parse({"steps": CROPS, "output": {"format": "jpeg"}}), photographs[3].read_bytes()
     with Image.open(photographs[3]) as image:
         mask = np.zeros((image.height, image.width), np.uint8)
-    one = replay(pipeline, data, 5, boxes=BOXES, mask=mask).moved
-    assert one.equals(replay(pipeline, data, 5, boxes=BOXES, mask=mask).moved)
-    assert not one.equals(replay(pipeline, data, 5, boxes=BOXES[:1], mask=mask).moved)
-    assert not one.equals(replay(pipeline, data, 5, boxes=BOXES, mask=mask + 1).moved)
-    assert not one.equals(replay(pipeline, data, 5, boxes=BOXES).moved)
-    assert not one.equals(replay(pipeline, data, 6, boxes=BOXES, mask=mask).moved)
+    one = replay(pipeline, data, 5, boxes=BOXES, mask=mask)
+    assert one.equals(replay(pipeline, data, 5, boxes=BOXES, mask=mask))
+    assert not one.equals(replay(pipeline, data, 5, boxes=BOXES[:1], mask=mask))
+    assert not one.equals(replay(pipeline, data, 5, boxes=BOXES, mask=mask + 1))
+    assert not one.equals(replay(pipeline, data, 5, boxes=BOXES))
+    assert not one.equals(replay(pipeline, data, 6, boxes=BOXES, mask=mask))
 
 
 @needs_torch
@@ -219,7 +219,7 @@ def test_a_replay_draws_as_steps_that_hold_steps_do(photographs: list[Path], op:
     with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGB")
     for seed in range(12):
-        found = replay(pipeline, data, seed).moved.outcome
+        found = replay(pipeline, data, seed).outcome
         torch.manual_seed(seed)
         assert isinstance(found, Image.Image)
         assert found.tobytes() == to_compose(pipeline)(image).tobytes()

@@ -44,8 +44,8 @@ class Apart:
             answer = self._connection.recv()
         except EOFError:
             raise TvetlError(f"a process of the comparison ended before it answered (id {self.pid})") from None
-        if isinstance(answer, _Raised):
-            raise TvetlError(answer.message, hint=answer.hint)
+        if isinstance(answer, TvetlError):
+            raise answer
         return answer
 
 
@@ -70,22 +70,15 @@ def apart(
             process.join()
 
 
-class _Raised:
-    """An error on its way to another process: exceptions with arguments of their own do not survive pickling."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        self.message, self.hint = message, hint
-
-
 def _answer(run: Callable[..., None], connection: Connection, arguments: tuple[object, ...], named: object) -> None:
     try:
         run(connection, *arguments, **named)  # type: ignore[arg-type]
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # nobody asks any more
-    except TvetlError as error:
-        connection.send(_Raised(error.message, error.hint))
+    except TvetlError as error:  # not as it is: errors with arguments of their own do not survive pickling
+        connection.send(TvetlError(error.message, hint=error.hint))
     except Exception as error:  # noqa: BLE001 - the parent raises it
-        connection.send(_Raised(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        connection.send(TvetlError(f"{type(error).__name__}: {error}", hint=traceback.format_exc()))
 
 
 def cpu_seconds() -> float:

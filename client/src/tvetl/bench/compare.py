@@ -6,7 +6,6 @@ training machine pays.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -15,14 +14,13 @@ from functools import partial
 from multiprocessing.connection import Connection
 from statistics import median
 
-import torch
-
 from tvetl.bench import sides
 from tvetl.bench.apart import Apart, apart, cpu_seconds
 from tvetl.bench.sides import Epochs, Make, Task
 from tvetl.cluster import Cluster
 from tvetl.datasets.reader import pipeline_of
 from tvetl.errors import UsageError
+from tvetl.preview.moved import digest
 from tvetl.spec import IMAGE_FORMATS, Pipeline
 from tvetl.spec.table import split
 
@@ -195,16 +193,10 @@ def _measure(connection: Connection, way: Way) -> None:
 def _digests(epochs: Epochs, epoch: int) -> list[tuple[str, str]]:
     """Of each image its name, and what is the same only where dtype, shape and each bit of the values are."""
     return [
-        (str(name), _digest(image))
+        (str(name), digest(image.numpy()))
         for images, names in epochs(epoch)
         for image, name in zip(images, names, strict=True)
     ]
-
-
-def _digest(image: torch.Tensor) -> str:
-    whole = hashlib.sha256(f"{image.dtype} {tuple(image.shape)} ".encode())
-    whole.update(image.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
 
 
 def _times(epochs: Epochs, epoch: int) -> tuple[float, float]:

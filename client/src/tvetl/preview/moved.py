@@ -22,17 +22,14 @@ class Moved:
 
     def equals(self, other: Moved) -> bool:
         """Whether every value is the same, and has the same type."""
-        parts = ((self.boxes, other.boxes), (self.kept, other.kept), (self.mask, other.mask))
-        return digest(self.outcome) == digest(other.outcome) and all(map(_same, *zip(*parts, strict=True)))
+        return self._digests() == other._digests()
+
+    def _digests(self) -> list[str | None]:
+        parts = (self.outcome, self.boxes, self.kept, self.mask)
+        return [None if part is None else digest(part) for part in parts]
 
 
 def digest(outcome: Image.Image | Array) -> str:
     """Over type, shape and every value: equal digests are equal pixels."""
     values = np.ascontiguousarray(outcome)
     return hashlib.sha256(f"{values.dtype.str} {values.shape} ".encode() + values.tobytes()).hexdigest()
-
-
-def _same(one: Array | None, other: Array | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return digest(one) == digest(other)

@@ -26,18 +26,12 @@ Sample = dict[str, object]
 _WARPS = ("RandomRotation", "RandomAffine", "RandomPerspective")
 
 
-@dataclass(frozen=True)
-class Replayed:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Replayed(Moved):
     """A view, the box of the original that its crops left, and the drawn parameters as text."""
 
-    moved: Moved
     box: Box
     drawn: tuple[str, ...]
-
-    @property
-    def outcome(self) -> Image.Image | Array:
-        """The image or tensor alone."""
-        return self.moved.outcome
 
 
 def replay(
@@ -62,14 +56,15 @@ def replay(
         # What may come before the steps opens the image, which is done.
         transforms = to_compose(pipeline).transforms[-max(1, len(pipeline.steps)) :]
         sample = _done(pipeline.steps, transforms, sample, place, drawn)
-    found = sample["image"]
-    outcome = found.numpy() if isinstance(found, torch.Tensor) else found
+    outcome = sample["image"]
+    if isinstance(outcome, torch.Tensor):
+        outcome = outcome.numpy()
     assert isinstance(outcome, (Image.Image, np.ndarray))
     dtype = pipeline.output.options.get("dtype")
     if isinstance(outcome, np.ndarray) and dtype is not None:
         outcome = outcome.astype(str(dtype), copy=False)
     rest = (np.asarray(sample[name]) if name in sample else None for name in ("boxes", "labels", "mask"))
-    return Replayed(Moved(outcome, *rest), place.box, tuple(drawn))
+    return Replayed(outcome, *rest, box=place.box, drawn=tuple(drawn))
 
 
 def _sample(image: Image.Image, boxes: Sequence[Sequence[float]] | None, mask: Array | None) -> Sample:

@@ -69,9 +69,8 @@ class Source:
     @property
     def like(self) -> str:
         """``<bucket>/<object>`` as which it is drawn."""
-        if self.pipeline.like is None:
-            return drawn_as(self.bucket, self.object)
-        return templates.expand(self.pipeline.like, drawn_as(self.bucket, "").removesuffix("/"), self.object)
+        drawn, like = drawn_as(self.bucket, self.object), self.pipeline.like
+        return drawn if like is None else templates.expand(like, *drawn.split("/", 1))
 
     def torch_seed(self, view: int) -> int:
         return derive_seed(self.seed, self.epoch, view, self.like)

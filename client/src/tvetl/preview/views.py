@@ -159,7 +159,7 @@ def _view(cluster: Cluster, source: Source, view: int, data: bytes, mask: Array 
     again = _by_torchvision(source, view, data, mask)
     if again is None:
         return made
-    return replace(made, box=again.box, drawn=again.drawn, equal=again.moved.equals(moved))
+    return replace(made, box=again.box, drawn=again.drawn, equal=again.equals(moved))
 
 
 def _by_etl(cluster: Cluster, source: Source, view: int, *, masks: bool = True) -> Moved:
