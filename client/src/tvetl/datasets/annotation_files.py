@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,27 +32,37 @@ def named_files(source: Files, suffix: str) -> dict[str, Path]:
     if isinstance(source, (Path, str)) and paths[0].is_dir():
         folder = paths[0]
         paths = sorted(path for path in folder.rglob(f"*{suffix}") if not path.name.startswith(".") and path.is_file())
-        found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+        files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
     else:
-        found = {}
+        files = {}
         for path in paths:
-            if found.setdefault(path.stem, path) != path:
-                raise UsageError(f"{found[path.stem]} and {path} are both of an image {path.stem!r}")
-    if not found:
+            if files.setdefault(path.stem, path) != path:
+                raise UsageError(f"{files[path.stem]} and {path} are both of an image {path.stem!r}")
+    if not files:
         raise UsageError(f"there is no {suffix} file in {source}")
-    return found
+    return files
 
 
-def read_bounded(path: Path) -> bytes:
-    """The bytes of a file. Raises UsageError where it cannot be read, or is far too long for one image."""
+def read_bytes(path: Path, *, one_image: bool = True) -> bytes:
+    """The bytes of a file. Raises UsageError where it cannot be read, or is far too long for ``one_image``."""
     try:
         with path.open("rb") as file:
-            data = file.read(_BYTES + 1)
+            data = file.read(_BYTES + 1 if one_image else -1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > _BYTES:
+    if one_image and len(data) > _BYTES:
         raise UsageError(f"{path} has more than {_BYTES >> 20} MiB: expected the annotations of one image")
     return data
+
+
+def read_text(path: Path, *, one_image: bool = True) -> str:
+    """The text of a file in UTF-8, without a byte order mark. Raises UsageError as :func:`read_bytes`."""
+    data = read_bytes(path, one_image=one_image).removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}, line {line}: it is not UTF-8", hint="Save the file as UTF-8.") from error
 
 
 def number(text: str) -> float | None:
@@ -86,7 +97,7 @@ class Objects:
         )
         of_images = np.array(sizes, np.int64).reshape(-1, 2)
         columns = checked(columns, of_images, empty, self._place)
-        return AnnotationTable(self._names, columns, sizes=of_images, classes=classes, named=named)
+        return AnnotationTable(self._names, columns, of_images, classes, named=named)
 
     def _place(self, row: int) -> str:
         return f"{self._paths[self._owners[row]]}, line {self._lines[row]}"
@@ -97,7 +108,7 @@ def numbered(classes: Iterable[str] | None) -> dict[str, int]:
     names: list[object] = [*(classes or ())]
     if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"classes is {classes!r}: expected a list of names")
-    found = {str(name): at for at, name in enumerate(names)}
-    if twice := [name for at, name in enumerate(names) if found[str(name)] != at]:
+    places = {str(name): at for at, name in enumerate(names)}
+    if twice := [name for at, name in enumerate(names) if places[str(name)] != at]:
         raise UsageError(f"{twice[0]!r} is twice in the classes")
-    return found
+    return places

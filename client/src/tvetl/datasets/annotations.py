@@ -52,15 +52,8 @@ class Columns:
     ignore: npt.NDArray[np.bool_] | None = None
 
     def taken(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Columns:
-        """These rows, or those where a mask says so."""
-        return Columns(
-            self.owners[rows],
-            self.boxes[rows],
-            self.labels[rows],
-            None if self.keypoints is None else self.keypoints[rows],
-            None if self.visible is None else self.visible[rows],
-            None if self.ignore is None else self.ignore[rows],
-        )
+        """A copy of these rows, or of those where a mask says so."""
+        return Columns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
 class NameIndex:
@@ -73,7 +66,7 @@ class NameIndex:
     2. by file name: an image ``1.jpg`` in any folder of the table;
     3. by file name without extension: ``1.png``, or ``train/1``.
 
-    Where 2 or 3 finds several, the look-up raises UsageError that names two of them; where nothing is found, KeyError.
+    Where 2 or 3 finds several, the look-up raises UsageError that names two of them.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -81,7 +74,8 @@ class NameIndex:
         self._rows = {name: row for row, name in enumerate(names)}
         self._parts: dict[Callable[[str], str], dict[str, int]] = {}
 
-    def row(self, name: str) -> int:
+    def get(self, name: str) -> int | None:
+        """The row of a name, None where nothing is found."""
         rest = name
         while rest:
             for key in (rest, splitext(rest)[0]):
@@ -94,7 +88,7 @@ class NameIndex:
                     return row
                 first, second, *_ = (other for other in self._names if part(other) == part(name))
                 raise UsageError(f"{name!r} may be {first!r} or {second!r} of the annotations")
-        raise KeyError(name)
+        return None
 
     def _by(self, part: Callable[[str], str]) -> dict[str, int]:
         """Rows by a part of their name, -1 where several have it; made when first needed."""
@@ -104,12 +98,6 @@ class NameIndex:
                 key = part(name)
                 index[key] = -1 if key in index else row
         return self._parts[part]
-
-    def has(self, name: str) -> bool:
-        try:
-            return self.row(name) >= 0
-        except KeyError:
-            return False
 
 
 class AnnotationTable(Mapping[str, Annotation]):
@@ -123,21 +111,27 @@ class AnnotationTable(Mapping[str, Annotation]):
         self,
         names: Sequence[str],
         columns: Columns,
+        sizes: npt.NDArray[np.int64],
+        classes: Mapping[int, str],
         *,
-        sizes: npt.NDArray[np.int64] | None = None,
-        classes: Mapping[int, str] | None = None,
         named: bool = False,
     ) -> None:
         """``sizes`` are (height, width) of M images, [0, 0] where unknown; ``named`` gives labels as names."""
         self._names, self._sizes, self._named = names, sizes, named
-        self.classes = dict(classes or {})
-        columns = columns.taken(np.argsort(columns.owners, kind="stable"))
-        self._columns = columns
-        self._starts = np.searchsorted(columns.owners, np.arange(len(names) + 1))
+        self.classes = dict(classes)
+        self._columns = columns.taken(np.argsort(columns.owners, kind="stable"))
+        self._starts = np.searchsorted(self._columns.owners, np.arange(len(names) + 1))
         self._index = NameIndex(names)
 
     def __getitem__(self, name: str) -> Annotation:
-        return self._annotation(self._index.row(name))
+        if (row := self._index.get(name)) is None:
+            raise KeyError(name)
+        # Copies: what is given may be changed, the table stays as it is.
+        own = self._columns.taken(np.arange(self._starts[row], self._starts[row + 1]))
+        labels = tuple(self.classes[label] for label in own.labels.tolist()) if self._named else own.labels
+        height, width = self._sizes[row].tolist()
+        size = (height, width) if height and width else None
+        return Annotation(own.boxes, labels, own.keypoints, own.visible, own.ignore, size)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -149,30 +143,14 @@ class AnnotationTable(Mapping[str, Annotation]):
         """Raise UsageError where an image has no annotations here, or shares them with another that is called alike."""
         taken: dict[int, str] = {}
         for name in names:
-            try:
-                row = self._index.row(name)
-            except KeyError:
+            if (row := self._index.get(name)) is None:
                 hint = f"There are {len(self)}, {self._names[0]!r} first." if self._names else "There are none at all."
-                raise UsageError(f"there are no annotations of {name!r}", hint=hint) from None
+                raise UsageError(f"there are no annotations of {name!r}", hint=hint)
             if taken.setdefault(row, name) != name:
                 hint = "Read annotations of which the names tell the images' folders apart."
                 raise UsageError(
                     f"{taken[row]!r} and {name!r} would both have the annotations of {self._names[row]!r}", hint=hint
                 )
-
-    def _annotation(self, row: int) -> Annotation:
-        columns, rows = self._columns, slice(self._starts[row], self._starts[row + 1])
-        size = None if self._sizes is None or not self._sizes[row].all() else self._sizes[row]
-        labels = columns.labels[rows]
-        # Copies: what is given may be changed, the table stays as it is.
-        return Annotation(
-            columns.boxes[rows].copy(),
-            tuple(self.classes[label] for label in labels.tolist()) if self._named else labels.copy(),
-            None if columns.keypoints is None else columns.keypoints[rows].copy(),
-            None if columns.visible is None else columns.visible[rows].copy(),
-            None if columns.ignore is None else columns.ignore[rows].copy(),
-            None if size is None else (int(size[0]), int(size[1])),
-        )
 
 
 def checked(columns: Columns, sizes: npt.NDArray[np.int64], empty: Empty, place: Callable[[int], str]) -> Columns:

@@ -76,25 +76,25 @@ class _Reader:
         columns = checked(columns, sizes, empty, lambda at: f"{self._path}: $.annotations[{at}]")
         if columns.ignore is not None and not crowd:
             columns = columns.taken(~columns.ignore)
-        return AnnotationTable(self._names, columns, sizes=sizes, classes=self.classes)
+        return AnnotationTable(self._names, columns, sizes, self.classes)
 
     def _read_lists(self) -> None:
         self._expect("start_map", "an object with images and annotations")
-        found = set()
+        present = set()
         for key in self._keys():
             self._place = f"$.{key[:60]}"
-            if key in found:
+            if key in present:
                 self._refuse("it is there twice")
             if key not in _LISTS:
                 skip(self._events, next(self._events)[0])
                 continue
-            found.add(key)
+            present.add(key)
             self._expect("start_array", "a list")
             add = {"images": self._image, "annotations": self._annotation, "categories": self._category}[key]
             for record in self._records(key):
                 add(record)
         self._place = "$"
-        if missing := [key for key in ("images", "annotations") if key not in found]:
+        if missing := [key for key in ("images", "annotations") if key not in present]:
             self._refuse(f"it has no {' and no '.join(missing)}", "Is it COCO's instances or keypoints JSON?")
         for _ in self._events:  # what follows the end is an error
             pass
@@ -103,7 +103,7 @@ class _Reader:
         for at, (event, value) in enumerate(self._elements()):
             self._place = f"$.{name}[{at}]"
             if event != "start_map":
-                self._refuse(f"expected an object, got {_told(event, value)}")
+                self._refuse(f"expected an object, got {_described(event, value)}")
             yield self._record(_LISTS[name])
 
     def _record(self, keys: tuple[str, ...]) -> _Record:
@@ -129,7 +129,7 @@ class _Reader:
         numbers: list[float] = []
         for event, value in self._elements():
             if event != "number":
-                self._refuse(f"expected numbers, got {_told(event, value)} as number {len(numbers)}")
+                self._refuse(f"expected numbers, got {_described(event, value)} as number {len(numbers)}")
             if len(numbers) == most:
                 self._refuse(f"expected at most {most} numbers")
             assert isinstance(value, (int, float))
@@ -149,10 +149,10 @@ class _Reader:
                 return
             yield str(value)
 
-    def _expect(self, kind: str, what: str) -> None:
+    def _expect(self, kind: str, expected: str) -> None:
         event, value = next(self._events)
         if event != kind:
-            self._refuse(f"expected {what}, got {_told(event, value)}")
+            self._refuse(f"expected {expected}, got {_described(event, value)}")
 
     def _image(self, record: _Record) -> None:
         self._image_ids.append(self._whole(record, "id"))
@@ -263,21 +263,17 @@ class _Reader:
         self, known: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], key: str, otherwise: str
     ) -> npt.NDArray[np.int64]:
         """Where each of the annotations' numbers is among those that are known."""
-        if not len(wanted):
-            return np.zeros(0, np.int64)
-        order = np.argsort(known)
-        ordered = known[order]
-        places = np.minimum(np.searchsorted(ordered, wanted), max(len(known) - 1, 0))
-        absent = ordered[places] != wanted if len(known) else np.ones(len(wanted), np.bool_)
+        absent = ~np.isin(wanted, known)
         if absent.any():
             at = int(absent.argmax())
             self._place = f"$.annotations[{at}].{key}"
             self._refuse(f"{otherwise}: {wanted[at]}")
-        return order[places]
+        order = np.argsort(known)
+        return order[np.searchsorted(known, wanted, sorter=order)]
 
     def _refuse(self, why: str, hint: str = "", key: str = "") -> NoReturn:
         raise UsageError(f"{self._path}: {self._place}{'.' if key else ''}{key}: {why}", hint=hint)
 
 
-def _told(event: str, value: object) -> str:
+def _described(event: str, value: object) -> str:
     return {"start_map": "an object", "start_array": "a list", "null": "null"}.get(event, repr(value)[:60])

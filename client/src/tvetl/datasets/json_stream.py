@@ -28,8 +28,8 @@ class NotJSON(Exception):
 
 def events(path: Path) -> Iterator[Event]:
     """All events of a file. Raises NotJSON where it ends to be JSON, and UsageError where it cannot be read."""
-    found = ijson.sendable_list()
-    parser = ijson.basic_parse_coro(found, use_float=True)
+    parsed = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(parsed, use_float=True)
     silent, first, more = 0, True, True
     try:
         with path.open("rb") as file:
@@ -45,13 +45,13 @@ def events(path: Path) -> Iterator[Event]:
                         parser.close()
                 except ijson.JSONError as error:
                     problem = _sentence(error)
-                yield from found  # also those before a problem: they tell where it is
+                yield from parsed  # also those before a problem: they tell where it is
                 if problem:
                     raise NotJSON(problem)
-                silent = 0 if found else silent + len(data)
+                silent = 0 if parsed else silent + len(data)
                 if silent > _TOKEN:
                     raise NotJSON(f"one string or number of it has more than {_TOKEN >> 20} MiB")
-                found.clear()
+                parsed.clear()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
@@ -78,5 +78,5 @@ def _sentence(error: Exception) -> str:
     lines = (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).splitlines()
     if "premature EOF" in lines[0]:
         return "it ends in the middle"
-    found = f", at {lines[1].strip()[:60]!r}" if len(lines) > 1 and lines[1].strip() else ""
-    return lines[0].removeprefix("parse error: ").removeprefix("lexical error: ").rstrip(".") + found
+    place = f", at {lines[1].strip()[:60]!r}" if len(lines) > 1 and lines[1].strip() else ""
+    return lines[0].removeprefix("parse error: ").removeprefix("lexical error: ").rstrip(".") + place

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
-from tvetl.datasets.annotation_files import Files, Objects, named_files, number, numbered, read_bounded
+from tvetl.datasets.annotation_files import Files, Objects, named_files, number, numbered, read_bytes
 from tvetl.datasets.annotations import FARTHEST, AnnotationTable, Empty, check_empty
 from tvetl.errors import UsageError
 
@@ -49,47 +49,45 @@ def read_voc(
     are not in ``classes``, and boxes more than a pixel beyond their image.
     """
     check_empty(empty)
-    numbers, given = numbered(classes), classes is not None
+    numbers = numbered(classes)
     files = named_files(source, ".xml")
     objects, sizes = Objects(files), []
     for file, path in enumerate(files.values()):
-        read = _File(path)
+        read = _File(path, raw)
         sizes.append(read.size)
-        for found in read.objects:
-            name = found.texts["name"]
-            if given and name not in numbers:
-                read.refuse(f"{name!r} is none of the classes", found.line, f"They are {', '.join(numbers)}.")
-            label = numbers.setdefault(name, len(numbers))
-            if difficult or not found.difficult:
-                objects.add(file, found.line, found.box(raw), label, found.difficult)
+        for each in read.objects:
+            if classes is not None and each.name not in numbers:
+                read.refuse(f"{each.name!r} is none of the classes", each.line, f"They are {', '.join(numbers)}.")
+            label = numbers.setdefault(each.name, len(numbers))
+            if difficult or not each.difficult:
+                objects.add(file, each.line, each.box, label, each.difficult)
     names = {number: name for name, number in numbers.items()}
-    return objects.table(sizes, empty, names, named=not given, ignore=True)
+    return objects.table(sizes, empty, names, named=classes is None, ignore=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Object:
-    """One object of a file: where it begins, and the texts of its elements."""
+    """One object of a file, and the line where it begins."""
 
     line: int
-    texts: dict[str, str] = field(default_factory=dict)
-    edges: tuple[float, ...] = ()
-    difficult: bool = False
-
-    def box(self, raw: bool) -> tuple[float, ...]:
-        first = 0 if raw else 1
-        x1, y1, x2, y2 = self.edges
-        return x1 - first, y1 - first, x2, y2
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
 
 
 class _File:
     """What one file has of objects, and (height, width), 0 where it does not tell."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, raw: bool) -> None:
+        self._path, self._raw = path, raw
         self.objects: list[_Object] = []
+        #: The elements that are open, and the text of the last where it is looked at.
         self._open: list[str] = []
         self._text: list[str] | None = None
+        #: Texts by their element: of the image, and of the object that is open, which begins on this line.
         self._of_image: dict[str, str] = {}
+        self._of_object: dict[str, str] = {}
+        self._line = 0
         parser = self._parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = self._doctype
@@ -97,7 +95,7 @@ class _File:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
         try:
-            parser.Parse(read_bounded(path), True)
+            parser.Parse(read_bytes(path), True)
         except (expat.ExpatError, LookupError, ValueError) as error:  # the last two for encodings that are none
             self.refuse(f"it is no XML: {str(error).partition(': line')[0]}", hint="Is all of the file there?")
         self.size = self._size()
@@ -117,7 +115,7 @@ class _File:
             self.refuse(f"<{self._open[-1]}> holds <{name[:60]}>: expected a text")
         self._open.append(name)
         if self._open == ["annotation", "object"]:
-            self.objects.append(_Object(self._parser.CurrentLineNumber))
+            self._of_object, self._line = {}, self._parser.CurrentLineNumber
         if tuple(self._open) in _TEXTS:
             self._text = []
 
@@ -127,27 +125,29 @@ class _File:
 
     def _end(self, name: str) -> None:
         if self._text is not None:
-            texts = self.objects[-1].texts if self._open[1] == "object" else self._of_image
+            texts = self._of_object if self._open[1] == "object" else self._of_image
             if name in texts:
                 self.refuse(f"<{name}> is there twice")
             texts[name] = "".join(self._text).strip()
             self._text = None
         self._open.pop()
         if self._open == ["annotation"] and name == "object":
-            self._finish(self.objects[-1])
+            self._add_object(self._of_object, self._line)
 
-    def _finish(self, found: _Object) -> None:
-        if missing := [key for key in ("name", *_EDGES) if not found.texts.get(key)]:
+    def _add_object(self, texts: Mapping[str, str], line: int) -> None:
+        if missing := [key for key in ("name", *_EDGES) if not texts.get(key)]:
             hint = "An object has <name> and <bndbox> with <xmin>, <ymin>, <xmax> and <ymax>."
-            self.refuse(f"the object has no <{missing[0]}>", found.line, hint)
-        edges = [number(found.texts[edge]) for edge in _EDGES]
-        for name, edge in zip(_EDGES, edges, strict=True):
-            if edge is None:
-                self.refuse(f"<{name}> is {found.texts[name][:60]!r}: expected a number", found.line)
-        found.edges = tuple(edge for edge in edges if edge is not None)
-        if (told := found.texts.get("difficult", "0")) not in ("0", "1"):
-            self.refuse(f"<difficult> is {told[:60]!r}: expected 0 or 1", found.line)
-        found.difficult = told == "1"
+            self.refuse(f"the object has no <{missing[0]}>", line, hint)
+        edges = []
+        for key in _EDGES:
+            if (edge := number(texts[key])) is None:
+                self.refuse(f"<{key}> is {texts[key][:60]!r}: expected a number", line)
+            edges.append(edge)
+        if (difficult := texts.get("difficult", "0")) not in ("0", "1"):
+            self.refuse(f"<difficult> is {difficult[:60]!r}: expected 0 or 1", line)
+        x1, y1, x2, y2 = edges
+        first = 0 if self._raw else 1
+        self.objects.append(_Object(line, texts["name"], (x1 - first, y1 - first, x2, y2), difficult == "1"))
 
     def _size(self) -> tuple[int, int]:
         sizes = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from tvetl.datasets.annotation_files import Files, Objects, named_files, number, read_bounded
+from tvetl.datasets.annotation_files import Files, Objects, named_files, number, read_text
 from tvetl.datasets.annotations import FARTHEST, AnnotationTable, Empty, NameIndex, check_empty
 from tvetl.errors import UsageError
 
@@ -57,11 +57,7 @@ def read_yolo(
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty, with their numbers from 1."""
-    try:
-        text = read_bounded(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: it is not UTF-8", hint="Save the file as UTF-8.") from error
-    return ((at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip())
+    return ((at, line) for at, line in enumerate(read_text(path).split("\n"), 1) if line.strip())
 
 
 def _box(text: str, place: str) -> tuple[int, float, float, float, float]:
@@ -83,40 +79,37 @@ def _box(text: str, place: str) -> tuple[int, float, float, float, float]:
 
 def _sizes_of(files: Mapping[str, Path], sizes: Mapping[str, tuple[int, int]] | Path | str) -> list[tuple[int, int]]:
     """(height, width) of the image of each file."""
-    index = NameIndex([*files])
-    found: dict[int, tuple[int, int]] = {}
+    index, paths = NameIndex([*files]), [*files.values()]
+    known: dict[int, tuple[int, int]] = {}
     images = sizes.items() if isinstance(sizes, Mapping) else _images(Path(sizes), index)
     for name, size in images:
-        try:
-            row = index.row(name)
-        except KeyError:
+        if (row := index.get(name)) is None:
             continue
         if not _is_size(size):
             raise UsageError(f"the size of {name!r} is {size!r}: expected (height, width) in pixels")
         height, width = size
-        if found.setdefault(row, (int(height), int(width))) != (height, width):
-            raise UsageError(f"{[*files.values()][row]}: its image is {found[row]} and, as {name!r}, {(height, width)}")
-    if missing := [path for row, path in enumerate(files.values()) if row not in found]:
+        if known.setdefault(row, (int(height), int(width))) != (height, width):
+            raise UsageError(f"{paths[row]}: its image is {known[row]} and, as {name!r}, {(height, width)}")
+    if missing := [path for row, path in enumerate(paths) if row not in known]:
         hint = "sizes has (height, width) by the image's name, or is the folder of the images."
         raise UsageError(f"{missing[0]}: the size of its image is not known ({len(missing)} in all)", hint=hint)
-    return [found[row] for row in range(len(files))]
+    return [known[row] for row in range(len(paths))]
 
 
 def _is_size(size: object) -> bool:
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or any(isinstance(edge, bool) for edge in size):
         return False
-    whole = [edge for edge in size if isinstance(edge, (int, np.integer)) and not isinstance(edge, bool)]
-    return len(whole) == 2 and all(1 <= edge <= FARTHEST for edge in whole)
+    return all(isinstance(edge, (int, np.integer)) and 1 <= edge <= FARTHEST for edge in size)
 
 
 def _images(folder: Path, index: NameIndex) -> Iterator[tuple[str, tuple[int, int]]]:
     """The sizes of the images in a folder that belong to files."""
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", hint="sizes may be the folder of the images.")
-    known = Image.registered_extensions()
+    extensions = Image.registered_extensions()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() not in known or path.name.startswith(".") or not index.has(name):
+        if path.suffix.lower() not in extensions or path.name.startswith(".") or index.get(name) is None:
             continue
         try:
             with Image.open(path) as image:
