@@ -29,8 +29,8 @@ torch = pytest.importorskip("torch", reason="datasets give torch's tensors")
 from torch.utils.data import DataLoader  # noqa: E402
 
 from tvetl.datasets import TransformedBatches, TransformedStream  # noqa: E402
-from tvetl.datasets.lookup import look_up, look_up_on_device  # noqa: E402
-from tvetl.datasets.memory import Layout, Memory  # noqa: E402
+from tvetl.datasets.decoding import look_up, look_up_on_device  # noqa: E402
+from tvetl.datasets.rows import Layout, Memory  # noqa: E402
 
 NORMALIZE = {"op": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 ENDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
@@ -473,11 +473,11 @@ def test_at_most_two_batches_more_than_ahead_are_held(
             del images
         gc.collect()
         # Memory that is free is used again before more is taken: so much was in use at once.
-        assert 1 < sum(map(len, feed._rows._memory["pageable"]._free.values())) <= ahead + 2
+        assert 1 < sum(map(len, feed._rows._memory._free.values())) <= ahead + 2
 
 
 def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:
-    memory, layout = Memory("pageable"), Layout((1, 2, 2), torch.float32)
+    memory, layout = Memory(), Layout((1, 2, 2), torch.float32)
     first = layout.tensor(memory.take(2 * layout.row_bytes), 2)
     assert first.shape == (2, 1, 2, 2)
     part = first[1].fill_(7)

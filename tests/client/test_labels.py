@@ -95,6 +95,7 @@ def test_a_column_is_chosen_by_number_or_by_the_header_that_is_said() -> None:
         (["a.jpg 1", "my cat.jpg,2"], {}, "line 2: its fields are separated by commas"),
         (["a.jpg,1", "b.jpg\t2"], {}, "line 2: its fields are separated by tabs"),
         (["a.jpg,1", ",2"], {}, "line 2: it has no name"),
+        (['""'], {}, "line 1: it has no name"),
         (["a.jpg,1", 'b.jpg,"2', "c.jpg,3"], {}, "line 2: it opens a quote that is never closed"),
         (["a.jpg,1", '"b".jpg,2'], {}, "line 2: it is no CSV"),
         (["a.jpg,\0"], {}, "line 1: it has a byte 0"),

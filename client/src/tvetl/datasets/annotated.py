@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 
 from tvetl.answers import read_mask, read_sample
 from tvetl.cluster import Cluster, Json
-from tvetl.datasets.annotations import AnnotationTable
-from tvetl.datasets.beside import Given, Size, as_image, as_mask, prepare
-from tvetl.datasets.collate import collate_annotated
-from tvetl.datasets.decoding import decode, pixels_in, undecodable
-from tvetl.datasets.flight import Attempt, Body, OnError
-from tvetl.datasets.lookup import look_up
-from tvetl.datasets.reader import LabelOf, Reader, Sample, Stack, Wire, itself
+from tvetl.datasets.beside import Annotations, Size, as_image, as_mask, collate_annotated, prepare
+from tvetl.datasets.decoding import decode, look_up, pixels_of, undecodable
+from tvetl.datasets.reader import Attempt, Body, ByName, OnError, Reader, Stack, Wire, by_name, choose, itself
 from tvetl.errors import ArgumentsError, BrokenOff, NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch
 from tvetl.spec import parse_arguments, templates, with_arguments
@@ -25,8 +21,6 @@ from tvetl.spec.seed import drawn_as
 
 #: How an image's mask is called: a template, as "masks/{stem}.png", or a function of the image's name.
 MasksBy: TypeAlias = "str | Callable[[str], str] | None"
-#: An image's Annotation, or an array of its boxes or keypoints: by its name, or by a function of it.
-AnnotationsBy: TypeAlias = "Mapping[str, object] | Callable[[str], object] | None"
 
 #: Where the server found a box or keypoint that is none.
 _PLACE = re.compile(r"\$\.(boxes|keypoints)\[")
@@ -36,29 +30,33 @@ def reader_of(
     cluster: Cluster,
     bucket: str,
     etl: str,
-    names: Sequence[str],
     *,
+    prefix: str,
+    names: Sequence[str] | None,
+    template: str,
+    labels: ByName,
     masks: MasksBy,
-    boxes: AnnotationsBy,
-    keypoints: AnnotationsBy,
+    boxes: ByName,
+    keypoints: ByName,
     seed: int | None,
     views: int | None,
+    pil: bool = False,
     on_error: OnError,
     reads: int,
     wire: Wire = "auto",
-    pil: bool = False,
 ) -> Reader:
-    """A reader of images, alone or with what belongs to them."""
-    if masks is None and boxes is None and keypoints is None:
-        wire = "values" if pil else wire
-        return Reader(cluster, bucket, etl, names, seed=seed, views=views, on_error=on_error, reads=reads, wire=wire)
-    for name, given in (("views", views is not None), ("pil", pil)):
-        if given:
+    """A reader of the images that are chosen, alone or with what belongs to them."""
+    alone = masks is None and boxes is None and keypoints is None
+    for name, is_given in (("views", views is not None), ("pil", pil)):
+        if is_given and not alone:
             raise UsageError(f"{name} is for images alone, and masks, boxes or keypoints are asked for")
-    return AnnotatedReader(
-        cluster, bucket, etl, names,
-        masks=masks, boxes=boxes, keypoints=keypoints, seed=seed, on_error=on_error, reads=reads, wire=wire,
+    reader = (Reader if alone else AnnotatedReader)(
+        cluster, bucket, etl, choose(cluster, bucket, prefix, names, template),
+        labels=labels, seed=seed, views=views, pil=pil, on_error=on_error, reads=reads, wire=wire,
     )  # fmt: skip
+    if isinstance(reader, AnnotatedReader):
+        reader.annotate(masks, boxes, keypoints)
+    return reader
 
 
 class AnnotatedReader(Reader):
@@ -70,42 +68,26 @@ class AnnotatedReader(Reader):
 
     in_place = False
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        bucket: str,
-        etl: str,
-        names: Sequence[str],
-        *,
-        masks: MasksBy,
-        boxes: AnnotationsBy,
-        keypoints: AnnotationsBy,
-        seed: int | None,
-        on_error: OnError,
-        reads: int,
-        wire: Wire,
-    ) -> None:
-        super().__init__(
-            cluster, bucket, etl, names, seed=seed, views=None, on_error=on_error, reads=reads, wire=wire
-        )  # fmt: skip
+    def annotate(self, masks: MasksBy, boxes: ByName, keypoints: ByName) -> None:
+        """Say, before anything is read, what belongs to the images. Raises UsageError where the ETL cannot give it."""
         prepare()
-        self._masks, self._drawn_bucket = masks, drawn_as(bucket, "").removesuffix("/")
-        self._boxes = _looked_up("boxes", boxes, self.names)
+        self._masks = masks
+        self._boxes = None if boxes is None else by_name("boxes", boxes, self.names)
         #: None also where the keypoints are those of the annotations that have the boxes.
-        self._keypoints = None if keypoints is boxes else _looked_up("keypoints", keypoints, self.names)
+        own_keypoints = keypoints is not None and keypoints is not boxes
+        self._keypoints = by_name("keypoints", keypoints, self.names) if own_keypoints else None
         #: Whether the draws depend on boxes, which a mask's request therefore brings, too.
         self._drawn_by_boxes = bool(self.pipeline and needs_boxes(self.pipeline, is_mask=True))
         self._check()
 
-    def _asked(self, seed: int | None, views: int | None) -> dict[str, Json]:
+    def _etl_args(self, seed: int | None, views: int | None) -> dict[str, Json]:
         """The ``etl_args`` that image and mask share."""
-        asked = super()._asked(seed, views)
+        arguments = super()._etl_args(seed, views)
         #: Those of the image alone: whether its pixels are asked for, and by which table their values are looked up.
-        self._pixels: dict[str, Json] = {name: asked[name] for name in ("pixels", "table") if name in asked}
-        return {name: asked[name] for name in asked if name == "seed"}
+        self._pixels: dict[str, Json] = {name: arguments[name] for name in ("pixels", "table") if name in arguments}
+        return {name: arguments[name] for name in arguments if name == "seed"}
 
     def _check(self) -> None:
-        """Raises UsageError, before anything is read, where the ETL cannot give what is asked for."""
         if isinstance(self._masks, str):
             try:
                 templates.check(self._masks)
@@ -131,7 +113,7 @@ class AnnotatedReader(Reader):
 
     def fetches(self, name: str, attempt: Attempt, home: int | None) -> list[Fetch]:
         """The image's read, and its mask's. Raises ObjectFailed where its annotations are none that can be sent."""
-        attempt.beside = given = self._given(name)
+        attempt.beside = annotations = self._annotations_of(name)
         reads = [Fetch(name, attempt, home)]
         if self._masks is not None:
             reads.append(Fetch(self._mask_of(name), attempt))
@@ -139,23 +121,23 @@ class AnnotatedReader(Reader):
             # Said in both requests, so that they cannot differ.
             like = self._like(name)
             # Without boxes or keypoints the answer would be the image alone, without the original's size.
-            annotations = given.asked() or {"boxes": []}
-            reads[0].arguments = {"like": like, **annotations, **self._pixels}
+            arguments = annotations.arguments() or {"boxes": []}
+            reads[0].arguments = {"like": like, **arguments, **self._pixels}
             for mask in reads[1:]:
-                boxes = {"boxes": annotations["boxes"]} if self._drawn_by_boxes else {}
+                boxes = {"boxes": arguments["boxes"]} if self._drawn_by_boxes else {}
                 mask.arguments = {"as": "mask", "like": like, "format": "safetensors", **boxes}
         return reads
 
     def _like(self, name: str) -> str:
         """What the image is drawn as."""
-        if self.pipeline and self.pipeline.like is not None:
-            return templates.expand(self.pipeline.like, self._drawn_bucket, name)
-        return drawn_as(self.bucket, name)
+        drawn = drawn_as(self.bucket, name)
+        like = self.pipeline.like if self.pipeline else None
+        return drawn if like is None else templates.expand(like, *drawn.split("/", 1))
 
     def _mask_of(self, name: str) -> str:
         named = self._masks
         if isinstance(named, str):
-            mask = templates.expand(named, self._drawn_bucket, name)
+            mask = templates.expand(named, *drawn_as(self.bucket, name).split("/", 1))
         else:
             assert named is not None
             mask = named(name)
@@ -166,20 +148,20 @@ class AnnotatedReader(Reader):
             raise UsageError(f"masks says that {name!r} is its own mask", hint=hint)
         return mask
 
-    def _given(self, name: str) -> Given:
-        given = Given()
+    def _annotations_of(self, name: str) -> Annotations:
+        annotations = Annotations()
         if self._boxes is not None:
-            given.add_boxes(self._boxes(name))
+            annotations.add_boxes(self._boxes(name))
         if self._keypoints is not None:
-            given.add_keypoints(self._keypoints(name))
-        return given
+            annotations.add_keypoints(self._keypoints(name))
+        return annotations
 
     def called(self, fetch: Fetch) -> str:
         """A mask with its image."""
         attempt = fetch.tag
         assert isinstance(attempt, Attempt)
-        image, own = attempt.fetches[0], super().called(fetch)
-        return own if fetch is image else f"{own}, the mask of {image.name}"
+        image, called = attempt.fetches[0], super().called(fetch)
+        return called if fetch is image else f"{called}, the mask of {image.name}"
 
     def named(self, fetch: Fetch, error: TvetlError) -> TvetlError:
         """A failure with the name of its object. Boxes that the server does not take are that image's failure."""
@@ -194,13 +176,13 @@ class AnnotatedReader(Reader):
 
     # What comes
 
-    def sample(self, name: str, data: Body, attempt: Attempt, label: LabelOf, *, pil: bool) -> Sample:
+    def samples(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         image = as_image(self.decoded(name, data, attempt))
-        return {"image": image, **self.rest(name, attempt, label)}
+        return [{"image": image, **self.rest(name, attempt)}]
 
-    def rest(self, name: str, attempt: Attempt, label: LabelOf) -> dict[str, object]:
+    def rest(self, name: str, attempt: Attempt) -> dict[str, object]:
         assert isinstance(attempt.beside, dict)
-        return {**attempt.beside, "name": name} | ({} if label is itself else {"label": label(name)})
+        return {**attempt.beside, "name": name} | ({} if self._label is itself else {"label": self._label(name)})
 
     def collated(self, several: Sequence[object], stack: Stack) -> dict[str, object]:
         """Masks as one tensor (B, H, W), labels of images as torch collates them, all else as lists."""
@@ -209,47 +191,44 @@ class AnnotatedReader(Reader):
         collated = collate_annotated(samples)
         return {"mask": stack(masks), **collated} if masks else collated
 
-    def decoded(
-        self, name: str, data: Body, attempt: Attempt, *, pil: bool = False, values: bool = True
-    ) -> torch.Tensor:
+    def decoded(self, name: str, data: Body, attempt: Attempt, *, values: bool = True) -> torch.Tensor:
         """The image (C, H, W), as of :meth:`Reader.decoded`; what belongs to it goes into ``attempt.beside``."""
-        given = attempt.beside
-        assert isinstance(given, Given)
+        annotations = attempt.beside
+        assert isinstance(annotations, Annotations)
         assert data is not None
         try:
-            image, size, moved = self._moved(data, given, values=values)
+            image, size, moved = self._moved(data, annotations, values=values)
         except (UsageError, LookupError, TypeError, ValueError) as error:
             raise undecodable(f"{self.bucket}/{name}", error) from error
         attempt.beside = moved
-        if given.size is not None and given.size != size:
-            raise self._unlike(name, size, "its annotations are of", given.size)
+        if annotations.size is not None and annotations.size != size:
+            raise self._unlike(name, size, "its annotations are of", annotations.size)
         for fetch in attempt.fetches[1:]:
             mask, of = self._mask(fetch)
             canvas = tuple(mask.shape[-2:])
-            for here, there in ((size, of), (tuple(image.shape[-2:]), canvas)):
-                if here != there:
-                    raise self._unlike(name, here, f"its mask {fetch.name} has", there)
+            for image_size, mask_size in ((size, of), (tuple(image.shape[-2:]), canvas)):
+                if image_size != mask_size:
+                    raise self._unlike(name, image_size, f"its mask {fetch.name} has", mask_size)
             moved["mask"] = mask
         return image
 
     def _moved(
-        self, data: bytearray | bytes, given: Given, *, values: bool
+        self, data: bytearray | bytes, annotations: Annotations, *, values: bool
     ) -> tuple[torch.Tensor, Size, dict[str, object]]:
         """An image, its original's height and width, and its boxes and keypoints."""
         if not self.etl:
             stored = decode(data, pil=False)
             assert isinstance(stored, torch.Tensor)
             size = (stored.shape[-2], stored.shape[-1])
-            own = {"boxes": given.boxes, "keypoints": given.keypoints}
-            return stored, size, given.moved({name: rows for name, rows in own.items() if rows is not None}, size)
+            return stored, size, annotations.moved(annotations.arrays(), size)
         tensors, size = read_sample(data)
         answer = tensors["image"]
         if self.table is None:
             image = torch.from_numpy(answer)
         else:
-            pixels = pixels_in(answer)
+            pixels = pixels_of(answer)
             image = look_up(pixels, self.table) if values else torch.from_numpy(pixels)
-        return image, size, given.moved(tensors, (image.shape[-2], image.shape[-1]))
+        return image, size, annotations.moved(tensors, (image.shape[-2], image.shape[-1]))
 
     def _mask(self, fetch: Fetch) -> tuple[torch.Tensor, Size]:
         """The mask (H, W), and its original's height and width."""
@@ -266,19 +245,5 @@ class AnnotatedReader(Reader):
             raise undecodable(self.called(fetch), error) from error
 
     def _unlike(self, name: str, size: Sequence[int], other: str, others: Sequence[int]) -> ObjectFailed:
-        here, there = (f"{width} x {height} pixels" for height, width in (size, others))
-        return ObjectFailed(f"{self.bucket}/{name} has {here}, and {other} {there}", code="bad_annotations")
-
-
-def _looked_up(what: str, by: AnnotationsBy, names: Sequence[str]) -> Callable[[str], object] | None:
-    """What gives an image's annotations. Raises UsageError at once where a table of them lacks some of the names."""
-    if by is None or (callable(by) and not isinstance(by, Mapping)):
-        return by
-    if not isinstance(by, Mapping):
-        raise UsageError(f"{what} is {by!r}: expected a table by image name, like read_coco's, or a function of it")
-    if isinstance(by, AnnotationTable):
-        by.check(names)
-    elif missing := next((name for name in names if name not in by), None):
-        hint = "An image that has none needs an empty list; or leave it out, by names=[...]."
-        raise UsageError(f"there are no {what} of {missing!r}", hint=hint)
-    return by.__getitem__
+        this, that = (f"{width} x {height} pixels" for height, width in (size, others))
+        return ObjectFailed(f"{self.bucket}/{name} has {this}, and {other} {that}", code="bad_annotations")

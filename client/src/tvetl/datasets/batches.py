@@ -9,11 +9,10 @@ import torch
 from torch.utils.data import get_worker_info
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.annotated import AnnotatedReader, AnnotationsBy, MasksBy, reader_of
+from tvetl.datasets.annotated import AnnotatedReader, MasksBy, reader_of
+from tvetl.datasets.decoding import look_up_on_device
 from tvetl.datasets.filler import Filler
-from tvetl.datasets.flight import OnError
-from tvetl.datasets.lookup import look_up_on_device
-from tvetl.datasets.reader import LabelsBy, Wire, choose, labelled
+from tvetl.datasets.reader import ByName, OnError, Wire
 from tvetl.datasets.rows import Rows
 from tvetl.datasets.stream import Places, Stream
 from tvetl.errors import UsageError
@@ -54,10 +53,10 @@ class TransformedBatches(Stream):
         prefix: str = "",
         names: Sequence[str] | None = None,
         template: str = "",
-        labels: LabelsBy = None,
+        labels: ByName = None,
         masks: MasksBy = None,
-        boxes: AnnotationsBy = None,
-        keypoints: AnnotationsBy = None,
+        boxes: ByName = None,
+        keypoints: ByName = None,
         seed: int | None = None,
         views: int | None = None,
         on_error: OnError = "raise",
@@ -82,13 +81,12 @@ class TransformedBatches(Stream):
             raise UsageError(f"ahead is {ahead}: at least one batch is read ahead")
         if pin_memory and not torch.cuda.is_available():
             raise UsageError("pin_memory is for copies to a GPU, and torch sees none here")
-        chosen = choose(cluster, bucket, prefix, names, template)
         reader = reader_of(
-            cluster, bucket, etl, chosen, masks=masks, boxes=boxes, keypoints=keypoints,
+            cluster, bucket, etl, prefix=prefix, names=names, template=template,
+            labels=labels, masks=masks, boxes=boxes, keypoints=keypoints,
             seed=seed, views=views, on_error=on_error, reads=reads, wire=wire,
         )  # fmt: skip
         super().__init__(reader, shuffle=shuffle, batch=batch, rank=rank, world=world, even=even)
-        self._label = labelled(labels, self.names)
         self._ahead, self._drop_last, self._pin = ahead, drop_last, pin_memory
         self._device = torch.device(device) if device is not None else None
         #: (C, 256), in the dtype that is wanted; None where values are read.
@@ -115,7 +113,7 @@ class TransformedBatches(Stream):
             hint = "Leave it out with workers: values are looked up there, on the CPU."
             raise UsageError("device is for a feed in the training process itself", hint=hint)
         filler = Filler(
-            self._reader, self._rows, self._label, epoch, share[units:],
+            self._reader, self._rows, epoch, share[units:],
             batch=self._batch, ahead=self._ahead, drop_last=self._drop_last,
         )  # fmt: skip
         filler.start()
@@ -159,8 +157,4 @@ class TransformedBatches(Stream):
             images = look_up_on_device(images, self._table_there)
         if self._dtype is not None:
             images = images.to(self._dtype)
-        return _channels_last(images) if self._channels_last else images
-
-
-def _channels_last(images: torch.Tensor) -> torch.Tensor:
-    return images.movedim(-3, -1).contiguous().movedim(-1, -3)
+        return images.movedim(-3, -1).contiguous().movedim(-1, -3) if self._channels_last else images

@@ -1,13 +1,18 @@
-"""An ETL's answers as torch's tensors."""
+"""An ETL's answers as torch's tensors; and the values of pixels by a pipeline's table, bit for bit the server's own."""
 
 from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from tvetl.answers import Decoded, read_answer
+from tvetl.answers import Array, Decoded, read_answer
 from tvetl.errors import ObjectFailed, TvetlError, UsageError
 
 
@@ -17,13 +22,8 @@ def undecodable(name: str, error: Exception) -> ObjectFailed:
     return ObjectFailed(f"{name}: {error}", code="undecodable", hint=hint)
 
 
-def pixels_of(data: bytearray | bytes) -> npt.NDArray[np.uint8]:
+def pixels_of(answer: Decoded) -> npt.NDArray[np.uint8]:
     """The pixels that a server answered: uint8 (C, H, W), or of several views (N, C, H, W)."""
-    return pixels_in(read_answer(data))
-
-
-def pixels_in(answer: Decoded) -> npt.NDArray[np.uint8]:
-    """The same of an answer that is read."""
     if not isinstance(answer, np.ndarray) or answer.dtype != np.uint8:
         raise UsageError("the ETL was asked for pixels, and answered something else")
     return answer.view(np.uint8)
@@ -59,3 +59,37 @@ def _tensor(answer: Decoded) -> torch.Tensor:
     except RuntimeError as error:
         hint = "Resize them in the pipeline, or ask for images with pil=True."
         raise UsageError("the views differ in size, so they are no one tensor", hint=hint) from error
+
+
+#: The C part's look-up, where the package tvetl-pixels is installed: numpy takes more than twice as long.
+_look_up: Callable[[Any, Any, Any], None] | None = None
+with suppress(ImportError, AttributeError):
+    _look_up = importlib.import_module("tvetl_pixels._native").look_up
+
+
+def look_up(pixels: npt.NDArray[np.uint8], table: Array, out: Array | None = None) -> torch.Tensor:
+    """The values of pixels (..., C, H, W) in a table (C, 256), as a tensor of that shape in the table's dtype.
+
+    ``out`` is C-contiguous memory for them, of the same shape and as many bytes a value.
+    """
+    if out is None:
+        out = np.empty(pixels.shape, table.dtype)
+    channels = len(table)
+    planes = np.ascontiguousarray(pixels).reshape(-1, channels, pixels.shape[-1] * pixels.shape[-2])
+    results = out.reshape(planes.shape)
+    for image, values in zip(planes, results, strict=True):
+        for channel in range(channels):
+            if _look_up and table.itemsize in (2, 4):
+                _look_up(image[channel], table[channel], values[channel])
+            else:
+                # No byte is beyond 255, so nothing wraps; the other modes take longer, or buffer the results.
+                table[channel].take(image[channel], out=values[channel], mode="wrap")
+    return torch.from_numpy(out)
+
+
+def look_up_on_device(pixels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """The same where the pixels (..., C, H, W) and the table (C, 256) are: on a GPU, say."""
+    channels = len(table)
+    first = torch.arange(0, 256 * channels, 256, dtype=torch.int32, device=pixels.device)
+    places = pixels.to(torch.int32).add_(first.view(channels, 1, 1))
+    return table.flatten().index_select(0, places.flatten()).view(pixels.shape)

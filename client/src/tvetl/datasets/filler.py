@@ -5,16 +5,16 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tvetl.datasets.flight import Attempt, Body, Flight
-from tvetl.datasets.reader import Reader
+from tvetl.datasets.flight import Flight
+from tvetl.datasets.reader import Attempt, Body, Reader
 from tvetl.datasets.rows import Rows
 from tvetl.errors import UsageError
 from tvetl.fetch import Fetcher
@@ -61,14 +61,12 @@ class Filler(threading.Thread):
     """Reads a share into batches, at most ``ahead`` before the consumer."""
 
     def __init__(
-        self, reader: Reader, rows: Rows, label: Callable[[str], object], epoch: int, share: Iterable[int],
-        *, batch: int, ahead: int, drop_last: bool,
+        self, reader: Reader, rows: Rows, epoch: int, share: Iterable[int], *, batch: int, ahead: int, drop_last: bool
     ) -> None:  # fmt: skip
         super().__init__(name="tvetl-batches", daemon=True)
-        self._reader, self._rows, self._label, self._epoch, self._share = reader, rows, label, epoch, share
+        self._reader, self._rows, self._epoch, self._share = reader, rows, epoch, share
         self._batch, self._ahead, self._drop_last = batch, ahead, drop_last
-        self._turn = threading.Condition()
-        self._ready: deque[Filled | BaseException | None] = deque()
+        self._ready: SimpleQueue[Filled | BaseException | None] = SimpleQueue()
         self._stopped = False
         self._taken = 0
         self._fetcher: Fetcher | None = None
@@ -86,11 +84,8 @@ class Filler(threading.Thread):
 
     def take(self) -> Filled | None:
         """The next batch, None after the last. Raises what reading raised."""
-        with self._turn:
-            while not self._ready:
-                self._turn.wait()
-            filled = self._ready.popleft()
-            self._taken += 1
+        filled = self._ready.get()
+        self._taken += 1
         self._wake()
         if isinstance(filled, BaseException):
             raise filled
@@ -121,12 +116,7 @@ class Filler(threading.Thread):
             last = error
         self._fetcher = None
         _running.discard(self)
-        self._give(last)
-
-    def _give(self, filled: Filled | BaseException | None) -> None:
-        with self._turn:
-            self._ready.append(filled)
-            self._turn.notify()
+        self._ready.put(last)
 
     def _fill(self, fetcher: Fetcher) -> None:
         flight = Flight(self._reader, fetcher, self._make)
@@ -149,7 +139,7 @@ class Filler(threading.Thread):
         elif self._attempts:
             for attempt in self._attempts:  # what is left out was not given
                 attempt.samples = []
-            self._give(Filled(None, attempts=self._attempts, units=self._units))
+            self._ready.put(Filled(None, attempts=self._attempts, units=self._units))
 
     def _may_begin(self, flying: int) -> bool:
         """Whether the batch that the next sample goes into may be begun: it is one of ``ahead`` that are not taken."""
@@ -163,7 +153,10 @@ class Filler(threading.Thread):
             self._used.add(number)
         form = self._rows.form
         if form and form.prefix and self._reader.in_place:
-            row.answer = self._memory_of(row) if form.as_it_is else self._spare.pop() if self._spare else form.empty()
+            if form.as_it_is:
+                row.answer = self._memory_of(row)
+            else:
+                row.answer = self._spare.pop() if self._spare else torch.empty(form.shape, dtype=form.dtype)
             received: npt.NDArray[np.uint8] = row.answer.view(-1).view(torch.uint8).numpy()
             flight.begin(attempt, home, received.data, form.prefix)
         else:
@@ -191,9 +184,9 @@ class Filler(threading.Thread):
             answer, form = self._rows.answer(decoded, data), self._rows.form
             assert form is not None
             if (form.shape, form.dtype) != (tuple(answer.shape), answer.dtype):
-                here, others = _said(answer.shape, answer.dtype), _said(form.shape, form.dtype)
-                said = f"{self._reader.bucket}/{name} is {here}, the others {others}"
-                raise UsageError(f"{said}: no batch can hold both", hint="Resize or crop them to one size.")
+                this, others = _described(answer.shape, answer.dtype), _described(form.shape, form.dtype)
+                message = f"{self._reader.bucket}/{name} is {this}, the others {others}: no batch can hold both"
+                raise UsageError(message, hint="Resize or crop them to one size.")
         assert answer is not None
         assert self._rows.form is not None
         memory = self._memory_of(row)
@@ -202,7 +195,7 @@ class Filler(threading.Thread):
         if row.answer is not None and row.answer is not memory:
             self._spare.append(row.answer)
         row.answer = None
-        return [self._reader.rest(name, attempt, self._label)]
+        return [self._reader.rest(name, attempt)]
 
     def _collect(self, attempt: Attempt) -> None:
         """Its turn has come: move the sample to where it belongs, where something before it was skipped."""
@@ -226,7 +219,7 @@ class Filler(threading.Thread):
         images = self._open.pop((self._placed - 1) // self._batch)[:count]
         several = [each for attempt in self._attempts for each in attempt.samples]
         rest = self._reader.collated(several, self._rows.stack)
-        self._give(Filled(images, rest, self._attempts, self._units))
+        self._ready.put(Filled(images, rest, self._attempts, self._units))
         self._attempts = []
 
 
@@ -234,5 +227,5 @@ class Stopped(Exception):
     """The consumer wants no more."""
 
 
-def _said(shape: Sequence[int], dtype: torch.dtype) -> str:
+def _described(shape: Sequence[int], dtype: torch.dtype) -> str:
     return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"

@@ -7,9 +7,11 @@ answer in time) always raises. Some failures may be either; see :data:`_IN_DOUBT
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TypeAlias
 
+from tvetl.datasets.reader import Attempt, Body, Reader
 from tvetl.errors import BrokenOff, ClusterFault, NotFound, ObjectFailed, TvetlError
 from tvetl.fetch import Fetch, Fetcher
 
@@ -18,45 +20,6 @@ from tvetl.fetch import Fetch, Fetcher
 _IN_DOUBT = (ClusterFault, BrokenOff)
 _CODES_IN_DOUBT = ("unreadable_file", "outside_roots")
 _IN_A_ROW = 3
-
-OnError = Literal["raise", "skip", "substitute"]
-Body: TypeAlias = "bytearray | bytes | None"
-
-
-class Source(Protocol):
-    """What a flight asks of a reader."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
-    @property
-    def on_error(self) -> OnError: ...
-    def fetches(self, name: str, attempt: Attempt, home: int | None) -> list[Fetch]: ...
-    def named(self, fetch: Fetch, error: TvetlError) -> TvetlError: ...
-    def all_are_there(self, error: TvetlError) -> None: ...
-
-
-class Attempt:
-    """An object that is read: the one at ``index`` of the names, or where that failed, the next that can be read."""
-
-    __slots__ = ("beside", "done", "error", "failed", "fetches", "index", "missing", "samples", "where")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        #: The reads of it: its object's, and its mask's where there is one; and how many are not answered yet.
-        self.fetches: Sequence[Fetch] = ()
-        self.missing = 0
-        #: What is known of the object beside what is read: the reader's.
-        self.beside: object = None
-        #: Where what is made of it goes: the caller's.
-        self.where: object = None
-        self.done = False
-        #: None of them where it was skipped.
-        self.samples: list[object] = []
-        #: What failed on the way, a sentence an object.
-        self.failed: list[str] = []
-        #: Raised when its turn comes.
-        self.error: TvetlError | None = None
-
 
 #: Makes samples of an object: of its name and what was answered, which is None where it was received in place.
 Make: TypeAlias = "Callable[[str, Body, Attempt], list[object]]"
@@ -68,7 +31,7 @@ class Flight:
     A substitute is the next name of the list that can be read: the same one in every worker and run.
     """
 
-    def __init__(self, reader: Source, fetcher: Fetcher, make: Make) -> None:
+    def __init__(self, reader: Reader, fetcher: Fetcher, make: Make) -> None:
         self._reader, self._fetcher, self._make = reader, fetcher, make
         self._attempts: deque[Attempt] = deque()
         #: For each target its failures in doubt since the last object that was read from it.
@@ -161,3 +124,21 @@ class Flight:
         # AIStore names the object that is gone; of a bucket or an ETL it names that.
         if in_doubt or (isinstance(error, NotFound) and f"/{fetch.name} does" not in error.message):
             self._reader.all_are_there(error)
+
+
+def in_order(reader: Reader, indices: Iterable[int], epoch: int, make: Make) -> Iterator[Attempt]:
+    """Read these of the reader's names, ``reads`` of them in flight, and give what became of them in order.
+
+    Reads on while it is consumed. Raises what an attempt raised, when its turn comes.
+    """
+    with reader.fetcher(epoch) as fetcher:
+        flight = Flight(reader, fetcher, make)
+        todo = reader.placed(fetcher, indices)
+        for index, home in islice(todo, reader.reads):
+            flight.begin(Attempt(index), home)
+        while flight:
+            for attempt in flight.finished():
+                for index, home in islice(todo, 1):
+                    flight.begin(Attempt(index), home)
+                yield attempt
+            flight.advance()

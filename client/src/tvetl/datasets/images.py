@@ -5,13 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.annotated import AnnotationsBy, MasksBy, reader_of
-from tvetl.datasets.flight import Attempt, Body, OnError
-from tvetl.datasets.reader import Counts, LabelsBy, Sample, choose, labelled
+from tvetl.datasets.annotated import MasksBy, reader_of
+from tvetl.datasets.flight import in_order
+from tvetl.datasets.reader import ByName, Counts, OnError, Reader, Sample
 from tvetl.errors import ObjectFailed, UsageError
 
 
-class TransformedImages:
+class SeededDataset:
+    """What all datasets have: names, a seed, an epoch, and counts of what became of reading."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self.names = reader, reader.names
+
+    @property
+    def seed(self) -> int:
+        """With it and the epoch, everything that was drawn can be drawn again."""
+        return self._reader.seed
+
+    @property
+    def counts(self) -> Counts:
+        """What became of reading, in all workers of this dataset together."""
+        return self._reader.counts
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew: call it before each epoch, counted from 0. Workers that live on hear of it."""
+        self._reader.epoch = epoch
+
+    def _fingerprint(self) -> str:
+        """What two datasets share that read the same in the same order."""
+        return self._reader.fingerprint()
+
+    def _check_state(self, state: dict[str, object]) -> None:
+        """Raises UsageError where a saved state is of another dataset, or none."""
+        if not isinstance(state, dict) or state.get("of") != self._fingerprint():
+            hint = "Objects, ETL, seed, order and numbers of workers and ranks must be as they were."
+            raise UsageError("this state was saved of another dataset", hint=hint)
+
+
+class TransformedImages(SeededDataset):
     """The objects of a bucket, read inline through an ETL, as ``(data, label)``.
 
     ``names``, ``template`` (``Bengal_{0..100}.jpg``) or ``prefix`` choose objects. ``data`` is what the pipeline gives:
@@ -42,37 +73,22 @@ class TransformedImages:
         prefix: str = "",
         names: Sequence[str] | None = None,
         template: str = "",
-        labels: LabelsBy = None,
+        labels: ByName = None,
         masks: MasksBy = None,
-        boxes: AnnotationsBy = None,
-        keypoints: AnnotationsBy = None,
+        boxes: ByName = None,
+        keypoints: ByName = None,
         seed: int | None = None,
         views: int | None = None,
         pil: bool = False,
         on_error: OnError = "raise",
         reads: int = 8,
     ) -> None:
-        self.names = choose(cluster, bucket, prefix, names, template)
-        self._reader = reader_of(
-            cluster, bucket, etl, self.names, masks=masks, boxes=boxes, keypoints=keypoints,
-            seed=seed, views=views, on_error=on_error, reads=reads, pil=pil,
+        reader = reader_of(
+            cluster, bucket, etl, prefix=prefix, names=names, template=template,
+            labels=labels, masks=masks, boxes=boxes, keypoints=keypoints,
+            seed=seed, views=views, pil=pil, on_error=on_error, reads=reads,
         )  # fmt: skip
-        self._label = labelled(labels, self.names)
-        self._pil = pil
-
-    @property
-    def seed(self) -> int:
-        """With it and the epoch, everything that was drawn can be drawn again."""
-        return self._reader.seed
-
-    @property
-    def counts(self) -> Counts:
-        """What became of reading, in all workers of this dataset together."""
-        return self._reader.counts
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew: call it before each epoch, counted from 0. Workers that live on hear of it."""
-        self._reader.epoch = epoch
+        super().__init__(reader)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,12 +96,11 @@ class TransformedImages:
     def __getitem__(self, index: int) -> Sample:
         if not -len(self.names) <= index < len(self.names):
             raise IndexError(index)  # which also ends a plain `for` over the dataset
-        found = self.__getitems__([index % len(self.names)])
-        return found[0]
+        return self.__getitems__([index % len(self.names)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """A batch, as DataLoader asks for it. Where all its objects were skipped there is nothing to give: raises."""
-        attempts = [*self._reader.in_order(indices, self._reader.epoch, self._make)]
+        attempts = [*in_order(self._reader, indices, self._reader.epoch, self._reader.samples)]
         samples = [sample for attempt in attempts for sample in self._reader.tally([attempt])]
         if not samples and indices:
             why = attempts[0].failed[0]
@@ -93,21 +108,11 @@ class TransformedImages:
             raise ObjectFailed(f"nothing is left of this batch: {why}", hint=hint)
         return samples  # type: ignore[return-value]
 
-    def _make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
-        return [self._reader.sample(name, data, attempt, self._label, pil=self._pil)]
-
     def state_dict(self) -> dict[str, object]:
         """Seed and epoch; where in the epoch is the sampler's business (torchdata's StatefulDataLoader keeps it)."""
-        return {"seed": self.seed, "epoch": self._reader.epoch, "of": self._reader.fingerprint()}
+        return {"seed": self.seed, "epoch": self._reader.epoch, "of": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on as another dataset stood, or in a later epoch that was set. Raises UsageError for another dataset's."""
-        check_state(state, self._reader.fingerprint())
+        self._check_state(state)
         self._reader.epoch = max(self._reader.epoch, int(str(state["epoch"])))
-
-
-def check_state(state: dict[str, object], fingerprint: str) -> None:
-    """Raises UsageError where a saved state is of another dataset, or none."""
-    if not isinstance(state, dict) or state.get("of") != fingerprint:
-        hint = "Objects, ETL, seed, order and numbers of workers and ranks must be as they were."
-        raise UsageError("this state was saved of another dataset", hint=hint)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from tvetl.datasets.annotation_files import number, read_text
 from tvetl.errors import UsageError
 
 Label: TypeAlias = "int | float | str"
+#: The number of a row's first line, from 1, and its fields.
+_Row: TypeAlias = "tuple[int, list[str]]"
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 #: Digits of a whole number, a sign before them; Python converts no more than 4,300.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
 #: A quoted field, or the beginning of one that goes on on the next line.
@@ -75,26 +75,18 @@ def read_labels(
         raise UsageError(f"column is {column!r}, and the file's columns have no names", hint="Say header=True.")
     labels: dict[str, object] = {}
     lines: dict[str, int] = {}
-    for row in rows:
-        name, *values = row.fields
+    for line, (name, *fields) in rows:
         if not name:
-            table.refuse(row.line, "it has no name")
-        if not values or (column is not None and not -len(values) <= column < len(values)):
-            asked = "" if column is None else f", and the one asked for is {column}, counted from 0"
-            table.refuse(row.line, f"it has {len(values)} labels{asked}", "A line is a name and its labels.")
-        found = tuple(map(_label, values))
-        label = found[column] if column is not None else found[0] if len(found) == 1 else found
+            table.refuse(line, "it has no name")
+        if not fields or (column is not None and not -len(fields) <= column < len(fields)):
+            wanted = "" if column is None else f", and the one asked for is {column}, counted from 0"
+            table.refuse(line, f"it has {len(fields)} labels{wanted}", "A line is a name and its labels.")
+        values = tuple(map(_label, fields))
+        label = values[column] if column is not None else values[0] if len(values) == 1 else values
         if labels.setdefault(name, label) != label:
-            table.refuse(row.line, f"{name!r} is {label!r}, and {labels[name]!r} on line {lines[name]}")
-        lines.setdefault(name, row.line)
+            table.refuse(line, f"{name!r} is {label!r}, and {labels[name]!r} on line {lines[name]}")
+        lines.setdefault(name, line)
     return Labels(labels)
-
-
-@dataclass(frozen=True)
-class _Row:
-    #: The number of its first line, from 1.
-    line: int
-    fields: list[str]
 
 
 class _Table:
@@ -103,77 +95,70 @@ class _Table:
     def __init__(self, source: Path | str | Iterable[str], separator: str | None) -> None:
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise UsageError(f"separator is {separator!r}: expected one character, like ';'")
-        self._file = str(source) if isinstance(source, (Path, str)) else ""
-        self._lines = self._read(Path(source)) if isinstance(source, (Path, str)) else iter(source)
-        self._separator, self._told = separator, separator is not None
+        self._source = "the labels"
+        if isinstance(source, (Path, str)):
+            self._source, source = str(source), io.StringIO(read_text(Path(source), one_image=False), newline="")
+        self._lines = self._checked(source)
+        #: Of all rows; where it was not given, it is that of the first.
+        self._separator, self._is_given = separator, separator is not None
+        #: Of the last line that was read, from 1.
         self._number = 0
+        #: Of the fields of each row.
         self._count = 0
 
     def refuse(self, line: int, why: str, hint: str = "") -> NoReturn:
-        raise UsageError(f"{self._file or 'the labels'}, line {line}: {why}", hint=hint)
+        raise UsageError(f"{self._source}, line {line}: {why}", hint=hint)
 
     def __iter__(self) -> Iterator[_Row]:
-        lines = self._numbered()
-        for line in lines:
+        for line in self._lines:
             if not line.strip() or line.startswith("#"):
                 continue
-            row = _Row(self._number, self._fields(line, lines))
+            begun, fields = self._number, self._fields(line)
             quoted = line.lstrip().startswith('"')
-            if not (self._told or quoted) and (mark := next((mark for mark in ";|" if mark in row.fields[0]), "")):
+            if not (self._is_given or quoted) and (mark := next((mark for mark in ";|" if mark in fields[0]), "")):
                 # It may separate the fields, and a comma or a blank be in one of them: never guessed.
                 hint = f"Say what separates fields: separator={mark!r}, or else separator={self._separator!r}."
-                self.refuse(row.line, f"the name {row.fields[0]!r} has a {mark!r} in it", hint)
-            self._count = self._count or len(row.fields)
-            if len(row.fields) != self._count:
+                self.refuse(begun, f"the name {fields[0]!r} has a {mark!r} in it", hint)
+            self._count = self._count or len(fields)
+            if len(fields) != self._count:
                 hint = "A field with the separator in it needs quotes around it."
-                self.refuse(row.line, f"it has {len(row.fields)} fields, the first has {self._count}", hint)
-            yield row
+                self.refuse(begun, f"it has {len(fields)} fields, the first has {self._count}", hint)
+            yield begun, fields
 
-    def _read(self, path: Path) -> Iterator[str]:
-        try:
-            data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        try:
-            return iter(io.StringIO(data.decode(), newline=""))
-        except UnicodeDecodeError as error:
-            self.refuse(data.count(b"\n", 0, error.start) + 1, "it is not UTF-8", "Save the file as UTF-8.")
-
-    def _numbered(self) -> Iterator[str]:
-        for line in self._lines:
-            self._number += 1
+    def _checked(self, lines: Iterable[str]) -> Iterator[str]:
+        for self._number, line in enumerate(lines, 1):
             if "\0" in line:
                 self.refuse(self._number, "it has a byte 0 in it", "Is it a text file, in UTF-8?")
             yield line.removeprefix("\ufeff") if self._number == 1 else line
 
-    def _fields(self, line: str, rest: Iterator[str]) -> list[str]:
+    def _fields(self, line: str) -> list[str]:
         """The fields of the row that begins with this line, and goes on as long as a quote is open."""
         separator, begun = self._separator_of(line), self._number
         plain = '"' not in line
         if separator == " ":
             line = " ".join(line.split()) if plain else line.lstrip()
-        reader = csv.reader(chain([line], rest), delimiter=separator, strict=True, skipinitialspace=True)
+        reader = csv.reader(chain([line], self._lines), delimiter=separator, strict=True, skipinitialspace=True)
         try:
             fields = next(reader)
         except csv.Error as error:
             unclosed = "unexpected end of data" in str(error)
             self.refuse(begun, "it opens a quote that is never closed" if unclosed else f"it is no CSV: {error}")
         if separator == " ":
-            return [field for field in fields if field]
+            return [field for field in fields if field] or [""]
         # Blanks around a field are layout; where there are quotes they may be its own.
         return [field.strip() for field in fields] if plain else fields
 
     def _separator_of(self, line: str) -> str:
         """What separates the fields of this line, as of the first; refused where it is another."""
-        if self._told:
+        if self._is_given:
             return self._separator or ""
         bare = _QUOTED.sub("", line.rstrip("\r\n"))
-        found = next((mark for mark in "\t," if mark in bare), " ")
-        self._separator = self._separator or found
-        if found != self._separator:
-            first, here = _SEPARATORS[self._separator], _SEPARATORS[found]
+        own = next((mark for mark in "\t," if mark in bare), " ")
+        self._separator = self._separator or own
+        if own != self._separator:
+            this, first = _SEPARATORS[own], _SEPARATORS[self._separator]
             hint = "Put a field with these in it into quotes, or say which it is: separator=..."
-            self.refuse(self._number, f"its fields are separated by {here}, those of the first by {first}", hint)
+            self.refuse(self._number, f"its fields are separated by {this}, those of the first by {first}", hint)
         return self._separator
 
 
@@ -181,12 +166,11 @@ def _column_of(row: _Row | None, column: int | str | None, table: _Table) -> int
     """The column's number, from 0 for the first label, where the header has its name."""
     if row is None:
         table.refuse(1, "there is no header")
-    names = row.fields[1:]
+    line, (_, *names) = row
     if not isinstance(column, str):
         return column
     if names.count(column) != 1:
-        why = f"{names.count(column)} columns are called {column!r}"
-        table.refuse(row.line, why, f"There are: {', '.join(names)}.")
+        table.refuse(line, f"{names.count(column)} columns are called {column!r}", f"There are: {', '.join(names)}.")
     return names.index(column)
 
 
@@ -194,5 +178,5 @@ def _label(text: str) -> Label:
     bare = text.strip()
     if _WHOLE.fullmatch(bare):
         return int(bare)
-    number = float(bare) if _NUMBER.fullmatch(bare) else math.inf
-    return number if math.isfinite(number) else text
+    real = number(bare)
+    return real if real is not None and math.isfinite(real) else text

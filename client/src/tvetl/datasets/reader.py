@@ -1,4 +1,4 @@
-"""What all datasets share: which objects, through which ETL, how they are read, and what becomes of one that fails."""
+"""What all datasets share: which objects, through which ETL, how they are read, and what their answers become."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
+from tvetl.answers import read_answer
 from tvetl.cluster import Cluster, Json, Names
-from tvetl.datasets.decoding import decode, pixels_of, undecodable
-from tvetl.datasets.flight import Attempt, Body, Flight, Make, OnError
-from tvetl.datasets.lookup import look_up
+from tvetl.datasets.annotations import AnnotationTable
+from tvetl.datasets.decoding import decode, look_up, pixels_of, undecodable
 from tvetl.errors import BrokenOff, ClusterFault, NotAllowed, NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch, Fetcher
 from tvetl.notation import iterate
@@ -30,11 +30,13 @@ from tvetl.spec.pointwise import parts
 from tvetl.spec.seed import warning_of
 from tvetl.spec.table import split
 
+OnError = Literal["raise", "skip", "substitute"]
+#: An ETL's answer; None where it was received in place.
+Body: TypeAlias = "bytearray | bytes | None"
 #: Whether to read pixels and look the values up here, where a pipeline allows it, or the values themselves.
 Wire = Literal["auto", "values"]
-#: What is trained towards: by default the object's name.
-LabelsBy: TypeAlias = "Callable[[str], object] | Mapping[str, object] | None"
-LabelOf: TypeAlias = Callable[[str], object]
+#: Labels, boxes or keypoints: a table by the object's name, or a function of it.
+ByName: TypeAlias = "Callable[[str], object] | Mapping[str, object] | None"
 #: Makes one tensor of several, in memory for batches.
 Stack: TypeAlias = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 #: An image and its label; or by name the image, and all that belongs to it.
@@ -66,6 +68,29 @@ class Counts:
     substituted: int
 
 
+class Attempt:
+    """An object that is read: the one at ``index`` of the names, or where that failed, the next that can be read."""
+
+    __slots__ = ("beside", "done", "error", "failed", "fetches", "index", "missing", "samples", "where")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        #: The reads of it: its object's, and its mask's where there is one; and how many are not answered yet.
+        self.fetches: Sequence[Fetch] = ()
+        self.missing = 0
+        #: What is known of the object beside what is read: the reader's.
+        self.beside: object = None
+        #: Where what is made of it goes: the caller's.
+        self.where: object = None
+        self.done = False
+        #: None of them where it was skipped.
+        self.samples: list[object] = []
+        #: What failed on the way, a sentence an object.
+        self.failed: list[str] = []
+        #: Raised when its turn comes.
+        self.error: TvetlError | None = None
+
+
 class Reader:
     """Objects of a bucket through an ETL, from any number of processes and threads.
 
@@ -82,10 +107,12 @@ class Reader:
         cluster: Cluster,
         bucket: str,
         etl: str,
-        names: Sequence[str],
+        names: Names,
         *,
+        labels: ByName = None,
         seed: int | None,
-        views: int | None,
+        views: int | None = None,
+        pil: bool = False,
         on_error: OnError,
         reads: int,
         wire: Wire = "values",
@@ -100,43 +127,44 @@ class Reader:
             raise UsageError(f"views is {views!r}: expected a whole number from 1 to {VIEWS}")
         if wire not in ("auto", "values"):
             raise UsageError(f"wire is {wire!r}: expected auto or values")
-        self.bucket, self.etl = bucket, etl
-        self.names = names if isinstance(names, Names) else Names(names)
-        self.on_error, self.reads = on_error, reads
+        self.bucket, self.etl, self.names = bucket, etl, names
+        self.on_error, self.reads, self._pil = on_error, reads, pil
         self.pipeline = pipeline_of(cluster, etl) if etl else None
         if etl and (warning := warning_of(self.names, "never")):
             _log.warning("%s", warning)
         own = self.pipeline.seed if self.pipeline else None
         #: Given, else the pipeline's own, else drawn here: an epoch can always be made again.
         self.seed = seed if seed is not None else own if own is not None else secrets.randbelow(SEED)
-        divided = split(self.pipeline) if self.pipeline and wire == "auto" else None
+        divided = split(self.pipeline) if self.pipeline and wire == "auto" and not pil else None
         #: (C, 256): what of each byte of a channel becomes, where pixels are read; else None.
         self.table = divided.table if divided else None
-        self._arguments = self._asked(seed, views)
+        self._arguments = self._etl_args(seed, views)
         self._endpoint, self._access = cluster.endpoint, cluster.access()
         self._patience = (cluster.object_seconds(etl) if etl else 45.0) + _GRACE
-        self._here: tuple[int, list[Fetcher]] | None = None
+        #: The process, and its connections that no thread uses.
+        self._idle: tuple[int, list[Fetcher]] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._counts = torch.zeros((_ROWS, 3), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._names_digest = _digest_of(self.names)
+        self._names_digest = _digest_of(names)
+        self._label = itself if labels is None else by_name("labels", labels, names)
 
-    def _asked(self, seed: int | None, views: int | None) -> dict[str, Json]:
+    def _etl_args(self, seed: int | None, views: int | None) -> dict[str, Json]:
         """The ``etl_args`` of every read, without the epoch."""
         if not self.etl:
             if views is not None:
                 raise UsageError("views are made by an ETL", hint="Name one: etl=...")
             return {}
-        asked: dict[str, Json] = {}
+        arguments: dict[str, Json] = {}
         if self.pipeline or seed is not None:  # another's ETL may not know what a seed is
-            asked["seed"] = self.seed
+            arguments["seed"] = self.seed
         if views is not None:
-            asked["views"] = views
+            arguments["views"] = views
         if self.pipeline and self.pipeline.output.format in ("raw", "safetensors"):
-            asked["format"] = "npy"  # the same tensor, and it says its shape
+            arguments["format"] = "npy"  # the same tensor, and it says its shape
         if self.table is not None:
             assert self.pipeline
-            asked |= {"pixels": True, "table": parts(self.pipeline).digest}
-        return asked
+            arguments |= {"pixels": True, "table": parts(self.pipeline).digest}
+        return arguments
 
     @property
     def epoch(self) -> int:
@@ -154,23 +182,6 @@ class Reader:
         # Whoever substitutes gives a sample for an object that failed; else what failed was left out.
         return Counts(given, failed, failed if self.on_error == "skip" else 0, substituted)
 
-    def in_order(self, indices: Iterable[int], epoch: int, make: Make) -> Iterator[Attempt]:
-        """Read these of the names, ``reads`` of them in flight, and give what became of them in order.
-
-        Reads on while it is consumed. Raises what an attempt raised, when its turn comes.
-        """
-        with self.fetcher(epoch) as fetcher:
-            flight = Flight(self, fetcher, make)
-            todo = self.placed(fetcher, indices)
-            for index, home in islice(todo, self.reads):
-                flight.begin(Attempt(index), home)
-            while flight:
-                for attempt in flight.finished():
-                    for index, home in islice(todo, 1):
-                        flight.begin(Attempt(index), home)
-                    yield attempt
-                flight.advance()
-
     def placed(self, fetcher: Fetcher, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
         """Each index with the target that its object lies on."""
         todo = map(int, indices)
@@ -180,19 +191,18 @@ class Reader:
     @contextmanager
     def fetcher(self, epoch: int) -> Iterator[Fetcher]:
         """A fetcher that is this thread's meanwhile. Its connections are kept, unless it is left by an exception."""
-        if self._here is None or self._here[0] != os.getpid():
-            self._here = os.getpid(), []
-            weakref.finalize(self, _close, *self._here).atexit = False
-        idle = self._here[1]
+        if self._idle is None or self._idle[0] != os.getpid():
+            self._idle = os.getpid(), []
+            weakref.finalize(self, _close, *self._idle).atexit = False
+        idle = self._idle[1]
         try:
             fetcher = idle.pop()
         except IndexError:
-            patience = self._patience
-            cluster = Cluster(self._endpoint, patience=patience, connections=self.reads, access=self._access)
+            cluster = Cluster(self._endpoint, patience=self._patience, connections=self.reads, access=self._access)
             fetcher = Fetcher(cluster, self.bucket, self.etl, patience=self._patience, threads=self.reads)
         try:
-            asked = {**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments
-            fetcher.ask(asked, by_name=self.pipeline is not None)
+            arguments = {**self._arguments, "epoch": epoch} if "seed" in self._arguments else self._arguments
+            fetcher.ask(arguments, by_name=self.pipeline is not None)
             yield fetcher
         except BaseException:
             fetcher.close()
@@ -210,14 +220,14 @@ class Reader:
 
     def named(self, fetch: Fetch, error: TvetlError) -> TvetlError:
         """A failure that may be the object's alone, with its name, which it does not say itself."""
-        said = f"{self.called(fetch)}: {error.message}"
+        message = f"{self.called(fetch)}: {error.message}"
         named: TvetlError
         if isinstance(error, ObjectFailed):
             older = error.code == "bad_arguments" and _NEWER.search(error.message)
             hint = _OLDER if older else _ANEW if "registered anew" in error.message else error.hint
-            named = ObjectFailed(f"{said} ({error.code})", code=error.code, status=error.status, hint=hint)
+            named = ObjectFailed(f"{message} ({error.code})", code=error.code, status=error.status, hint=hint)
         elif isinstance(error, (ClusterFault, BrokenOff)):
-            named = type(error)(said, hint=error.hint)
+            named = type(error)(message, hint=error.hint)
         else:
             return error
         named.__cause__ = error
@@ -240,19 +250,19 @@ class Reader:
         finally:
             cluster.close()
 
-    def sample(self, name: str, data: Body, attempt: Attempt, label: LabelOf, *, pil: bool) -> Sample:
-        """What a dataset gives for an object. Raises ObjectFailed as :meth:`decoded`."""
-        return self.decoded(name, data, attempt, pil=pil), label(name)
+    def samples(self, name: str, data: Body, attempt: Attempt) -> list[object]:
+        """The sample of an object, in a list. Raises ObjectFailed as :meth:`decoded`."""
+        return [(self.decoded(name, data, attempt), self._label(name))]
 
-    def rest(self, name: str, attempt: Attempt, label: LabelOf) -> object:
+    def rest(self, name: str, attempt: Attempt) -> object:
         """What belongs to an image in a batch, once it is decoded."""
-        return label(name)
+        return self._label(name)
 
     def collated(self, several: Sequence[object], stack: Stack) -> object:
         """The same for a whole batch."""
         return default_collate([*several])
 
-    def decoded(self, name: str, data: Body, attempt: Attempt, *, pil: bool = False, values: bool = True) -> object:
+    def decoded(self, name: str, data: Body, attempt: Attempt, *, values: bool = True) -> object:
         """What was answered, as tensors, or with ``pil`` its images.
 
         Where it is pixels, the values that they stand for; without ``values`` the pixels. Raises ObjectFailed, with
@@ -261,8 +271,8 @@ class Reader:
         assert data is not None
         try:
             if self.table is None:
-                return decode(data, pil=pil)
-            pixels = pixels_of(data)
+                return decode(data, pil=self._pil)
+            pixels = pixels_of(read_answer(data))
             return look_up(pixels, self.table) if values else torch.from_numpy(pixels)
         except UsageError as error:
             raise undecodable(f"{self.bucket}/{name}", error) from error
@@ -285,7 +295,7 @@ class Reader:
         return _digest((self.bucket, self.etl, self._names_digest, sorted(drawn.items()), *more))
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_here": None}
+        return {**self.__dict__, "_idle": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -300,8 +310,8 @@ def _close(process: int, fetchers: list[Fetcher]) -> None:
         fetchers.pop().close()
 
 
-def _digest(what: object) -> str:
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+def _digest(values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 def _digest_of(names: Names) -> str:
@@ -338,16 +348,19 @@ def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | No
     return chosen
 
 
-def labelled(labels: LabelsBy, names: Sequence[str]) -> LabelOf:
-    """The label of a name. Raises UsageError at once where a table of labels lacks some of the names."""
-    if labels is None:
-        return itself
-    if not isinstance(labels, Mapping):
-        return labels
-    if missing := Names(name for name in names if name not in labels):
-        hint = "Leave them out: names=[name for name in cluster.objects(bucket) if name in labels]"
-        raise UsageError(f"{len(missing)} of {len(names)} objects have no label, {missing[0]!r} first", hint=hint)
-    return labels.__getitem__
+def by_name(kind: str, values: ByName, names: Names) -> Callable[[str], object]:
+    """What gives an object's labels, boxes or keypoints. Raises UsageError at once where a table lacks some names."""
+    if not isinstance(values, Mapping):
+        if not callable(values):
+            raise UsageError(f"{kind} is {values!r}: expected a table by object name, or a function of it")
+        return values
+    if isinstance(values, AnnotationTable):
+        values.check(names)
+    elif missing := Names(name for name in names if name not in values):
+        hint = "Leave them out, by names=[...]; an image without boxes or keypoints needs an empty list."
+        noun = "label" if kind == "labels" else kind
+        raise UsageError(f"{len(missing)} of {len(names)} objects have no {noun}, {missing[0]!r} first", hint=hint)
+    return values.__getitem__
 
 
 def itself(name: str) -> str:

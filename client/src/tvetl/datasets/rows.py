@@ -1,7 +1,12 @@
-"""The rows of batches: what an answer looks like, how a row is made of it, and the memory for them."""
+"""The rows of batches: what an answer looks like, how a row is made of it, and the memory for them.
+
+Memory is used again once nothing refers to a batch any more: a fresh 154 MB costs its page faults.
+"""
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -12,8 +17,49 @@ import torch
 from torch.utils.data import get_worker_info
 
 from tvetl.answers import npy_header
-from tvetl.datasets.lookup import look_up
-from tvetl.datasets.memory import Kind, Layout, Memory
+from tvetl.datasets.decoding import look_up
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the rows of a batch are: tensors of this shape ((C, H, W), or (N, C, H, W) with views) and dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    channels_last: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def tensor(self, memory: torch.Tensor, count: int) -> torch.Tensor:
+        """Memory (uint8) for ``count`` rows as (count, *shape), strided as ``channels_last`` says."""
+        values = memory.view(self.dtype)
+        if not self.channels_last:
+            return values.view(count, *self.shape)
+        *views, channels, height, width = self.shape
+        return values.view(count, *views, height, width, channels).movedim(-1, -3)
+
+
+class Memory:
+    """Gives out memory, and takes it back when the last tensor that lies in it is gone.
+
+    So whoever has a batch may hold it for as long as they like.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
+
+    def take(self, size: int) -> torch.Tensor:
+        """``size`` bytes, as uint8 (size,)."""
+        free = self._free.setdefault(size, [])
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        lent = memory[:]  # an object of its own, which the tensor's storage keeps
+        weakref.finalize(lent, free.append, memory).atexit = False
+        return torch.from_numpy(lent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +77,6 @@ class Form:
     def as_it_is(self) -> bool:
         """Whether a row is the very bytes of an answer."""
         return self.table is None and self.row == Layout(self.shape, self.dtype)
-
-    def empty(self) -> torch.Tensor:
-        """Memory for one answer."""
-        return torch.empty(self.shape, dtype=self.dtype)
 
     def convert(self, answer: torch.Tensor, row: torch.Tensor) -> None:
         """Make a row of an answer."""
@@ -67,12 +109,12 @@ class Rows:
     ) -> None:
         self._table, self._dtype, self._channels_last = table, dtype, channels_last
         self._later, self._pin = later, pin
-        self._memory: dict[Kind, Memory] = {}
+        self._memory = Memory()
         #: None before the first answer.
         self.form: Form | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_memory": {}}
+        return {**self.__dict__, "_memory": Memory()}
 
     def answer(self, made: object, data: bytearray | bytes) -> torch.Tensor:
         """A decoded answer, which was not received in place; the first one tells what all others are to be."""
@@ -95,9 +137,14 @@ class Rows:
         return stacked
 
     def _take(self, layout: Layout, count: int) -> torch.Tensor:
-        kind: Kind = "shared" if get_worker_info() else "pinned" if self._pin else "pageable"
-        memory = self._memory.setdefault(kind, Memory(kind))
-        return layout.tensor(memory.take(count * layout.row_bytes), count)
+        size = count * layout.row_bytes
+        if get_worker_info():  # shared with the training process, and therefore not used again
+            memory = torch.empty(size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        elif self._pin:  # torch's own allocator uses it again, and waits for copies to a GPU
+            memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        else:
+            memory = self._memory.take(size)
+        return layout.tensor(memory, count)
 
     def _form_of(self, data: bytearray | bytes, made: torch.Tensor) -> Form:
         prefix = b""
@@ -107,5 +154,5 @@ class Rows:
         shape, dtype = tuple(made.shape), made.dtype
         if self._later:
             return Form(shape, dtype, prefix, Layout(shape, dtype), None)
-        wanted = self._dtype or (dtype if self._table is None else self._table.dtype)
-        return Form(shape, dtype, prefix, Layout(shape, wanted, self._channels_last), self._table)
+        row_dtype = self._dtype or (dtype if self._table is None else self._table.dtype)
+        return Form(shape, dtype, prefix, Layout(shape, row_dtype, self._channels_last), self._table)

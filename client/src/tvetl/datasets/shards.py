@@ -14,11 +14,10 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from tvetl.answers import members, read_mask
-from tvetl.cluster import Cluster
-from tvetl.datasets.beside import Size, as_boxes, as_image, as_keypoints, as_mask, floats, prepare
+from tvetl.cluster import Cluster, Names
+from tvetl.datasets.beside import Size, as_coordinates, as_image, as_mask, floats, prepare
 from tvetl.datasets.decoding import decode
-from tvetl.datasets.flight import Attempt, Body, OnError
-from tvetl.datasets.reader import Reader, choose
+from tvetl.datasets.reader import Attempt, Body, OnError, Reader, choose
 from tvetl.datasets.stream import Stream
 from tvetl.errors import ObjectFailed, UsageError
 from tvetl.spec.shards import IMAGES, split_name
@@ -72,10 +71,10 @@ class Shards(Stream):
         even: bool = False,
     ) -> None:
         chosen = choose(cluster, bucket, prefix, names, template)
-        shards = [name for name in chosen if name.endswith(".tar")]
+        shards = Names(name for name in chosen if name.endswith(".tar"))
         if not shards:
             raise UsageError(f"none of the {len(chosen)} objects chosen in {bucket!r} is a .tar")
-        reader = Reader(cluster, bucket, etl, shards, seed=seed, views=None, on_error=on_error, reads=reads)
+        reader = Reader(cluster, bucket, etl, shards, seed=seed, on_error=on_error, reads=reads)
         super().__init__(reader, shuffle=shuffle, batch=1, rank=rank, world=world, even=even)
         self._pil, self._masks, self._boxes = pil, _extensions("masks", masks), _extensions("boxes", boxes)
         if self._masks or self._boxes:
@@ -105,10 +104,10 @@ class Shards(Stream):
         sample: dict[str, object] = {}
         paths: dict[str, str] = {}
         for path, content in members(data):
-            found = split_name(path)
-            if found is None:
+            parts = split_name(path)
+            if parts is None:
                 continue
-            key, extension = found
+            key, extension = parts
             if sample and sample["__key__"] != key:
                 yield self._finished(sample)
                 sample, paths = {}, {}
@@ -147,10 +146,11 @@ class Shards(Stream):
             raise UsageError(f"in {path!r}: this is no .{kind}: {content[:20]!r}") from error
 
 
-def _extensions(option: str, given: Sequence[str]) -> frozenset[str]:
-    if isinstance(given, str):
-        raise UsageError(f"{option} is {given!r}: expected a list of extensions", hint=f"One is {option}=[{given!r}].")
-    return frozenset(extension.lower().removeprefix(".") for extension in given)
+def _extensions(option: str, extensions: Sequence[str]) -> frozenset[str]:
+    if isinstance(extensions, str):
+        hint = f"One is {option}=[{extensions!r}]."
+        raise UsageError(f"{option} is {extensions!r}: expected a list of extensions", hint=hint)
+    return frozenset(extension.lower().removeprefix(".") for extension in extensions)
 
 
 def _boxes_of(extension: str, sample: dict[str, object]) -> dict[str, object]:
@@ -162,16 +162,16 @@ def _boxes_of(extension: str, sample: dict[str, object]) -> dict[str, object]:
     if len(sizes) != 1:
         raise UsageError(f"{where}: boxes are of one image, and the sample has {len(sizes)}")
     try:
-        found = {**data, "boxes": as_boxes(floats("boxes", data["boxes"], 4), sizes[0])}
+        tensors = {**data, "boxes": as_coordinates("boxes", floats("boxes", data["boxes"]), sizes[0])}
         if "keypoints" in data:
-            found["keypoints"] = as_keypoints(floats("keypoints", data["keypoints"], 2), sizes[0])
+            tensors["keypoints"] = as_coordinates("keypoints", floats("keypoints", data["keypoints"]), sizes[0])
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     for name in ("labels", "kept"):
         values = data.get(name)
         if isinstance(values, list) and all(type(value) is int for value in values):
-            found[name] = torch.tensor(values, dtype=torch.int64)
-    return found
+            tensors[name] = torch.tensor(values, dtype=torch.int64)
+    return tensors
 
 
 def _size(value: object) -> Size | None:

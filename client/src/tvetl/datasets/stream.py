@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tvetl.cluster import Cluster
-from tvetl.datasets.annotated import AnnotationsBy, MasksBy, reader_of
-from tvetl.datasets.flight import Attempt, Body, OnError
-from tvetl.datasets.images import check_state
-from tvetl.datasets.reader import Counts, LabelsBy, Reader, choose, labelled
+from tvetl.datasets.annotated import MasksBy, reader_of
+from tvetl.datasets.flight import in_order
+from tvetl.datasets.images import SeededDataset
+from tvetl.datasets.reader import Attempt, Body, ByName, OnError, Reader
 from tvetl.errors import UsageError
 from tvetl.spec import derive_seed
 
@@ -22,7 +22,7 @@ from tvetl.spec import derive_seed
 Places: TypeAlias = "npt.NDArray[np.uint32]"
 
 
-class Stream(IterableDataset[object]):
+class Stream(SeededDataset, IterableDataset[object]):
     """What :class:`TransformedStream` and :class:`Shards` share: the order, the shares, the place in them.
 
     A unit is what one read gives: an image, or a shard with its samples.
@@ -34,8 +34,7 @@ class Stream(IterableDataset[object]):
     def __init__(
         self, reader: Reader, *, shuffle: bool, batch: int, rank: int | None, world: int | None, even: bool
     ) -> None:
-        self.names = reader.names
-        self._reader = reader
+        super().__init__(reader)
         self._shuffle, self._batch, self._even = shuffle, batch, even
         self._rank, self._world = _place(rank, world)
         if len(self.names) < self._world:
@@ -51,17 +50,7 @@ class Stream(IterableDataset[object]):
 
     def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         """The samples of one unit."""
-        raise NotImplementedError
-
-    @property
-    def seed(self) -> int:
-        """With it and the epoch, order and draws can be made again."""
-        return self._reader.seed
-
-    @property
-    def counts(self) -> Counts:
-        """What became of reading, in all workers of this dataset together."""
-        return self._reader.counts
+        return self._reader.samples(name, data, attempt)
 
     def set_epoch(self, epoch: int) -> None:
         """Another order and other draws: call it before each epoch, counted from 0. Workers that live on hear of it.
@@ -97,11 +86,11 @@ class Stream(IterableDataset[object]):
         order, (worker, workers) = self.order(epoch), _worker()
         if workers == 1:
             return order
-        whose = np.arange(len(order), dtype=np.uint32)
-        whose //= max(1, min(self._batch, len(order)))
-        whose %= workers
-        mine: Places = order[whose == worker]
-        return mine
+        blocks = np.arange(len(order), dtype=np.uint32)
+        blocks //= max(1, min(self._batch, len(order)))
+        blocks %= workers
+        share: Places = order[blocks == worker]
+        return share
 
     def __iter__(self) -> Iterator[object]:
         # Not a generator itself: what was loaded counts for the iterator that is made next, begun or not.
@@ -110,7 +99,7 @@ class Stream(IterableDataset[object]):
         return self._samples(epoch, self._share(epoch), units, within)
 
     def _samples(self, epoch: int, share: Places, units: int, within: int) -> Iterator[object]:
-        for at, attempt in enumerate(self._reader.in_order(share[units:], epoch, self.make), start=units):
+        for at, attempt in enumerate(in_order(self._reader, share[units:], epoch, self.make), start=units):
             samples = self._reader.tally([attempt])
             skip = within if at == units else 0
             for given, sample in enumerate(samples[skip:], start=skip + 1):
@@ -123,21 +112,21 @@ class Stream(IterableDataset[object]):
         epoch, units, within = self._resume or self._done
         if not units and not within:
             epoch = self._reader.epoch
-        return {"seed": self.seed, "epoch": epoch, "units": units, "within": within, "of": self._print()}
+        return {"seed": self.seed, "epoch": epoch, "units": units, "within": within, "of": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """The next iteration gives what was left of that epoch. Raises UsageError for the state of another dataset.
 
         An epoch that had not begun, or was over, is nothing to go back to: a later one that was set stays.
         """
-        check_state(state, self._print())
+        self._check_state(state)
         epoch, units, within = (int(str(state[name])) for name in ("epoch", "units", "within"))
         whole = (not units and not within) or units >= len(self._share(epoch))
         if not whole or epoch > self._reader.epoch:
             self._reader.epoch = epoch
         self._resume = (epoch, units, within) if epoch == self._reader.epoch else None
 
-    def _print(self) -> str:
+    def _fingerprint(self) -> str:
         parts = (self._shuffle, self.seed, self._batch, self._rank, self._world, self._even)
         return self._reader.fingerprint(*parts, *_worker())
 
@@ -160,10 +149,10 @@ class TransformedStream(Stream):
         prefix: str = "",
         names: Sequence[str] | None = None,
         template: str = "",
-        labels: LabelsBy = None,
+        labels: ByName = None,
         masks: MasksBy = None,
-        boxes: AnnotationsBy = None,
-        keypoints: AnnotationsBy = None,
+        boxes: ByName = None,
+        keypoints: ByName = None,
         seed: int | None = None,
         views: int | None = None,
         pil: bool = False,
@@ -175,17 +164,12 @@ class TransformedStream(Stream):
         world: int | None = None,
         even: bool = False,
     ) -> None:
-        chosen = choose(cluster, bucket, prefix, names, template)
         reader = reader_of(
-            cluster, bucket, etl, chosen, masks=masks, boxes=boxes, keypoints=keypoints,
-            seed=seed, views=views, on_error=on_error, reads=reads, pil=pil,
+            cluster, bucket, etl, prefix=prefix, names=names, template=template,
+            labels=labels, masks=masks, boxes=boxes, keypoints=keypoints,
+            seed=seed, views=views, pil=pil, on_error=on_error, reads=reads,
         )  # fmt: skip
         super().__init__(reader, shuffle=shuffle, batch=batch, rank=rank, world=world, even=even)
-        self._label: Callable[[str], object] = labelled(labels, self.names)
-        self._pil = pil
-
-    def make(self, name: str, data: Body, attempt: Attempt) -> list[object]:
-        return [self._reader.sample(name, data, attempt, self._label, pil=self._pil)]
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch, if none is skipped."""
