@@ -83,6 +83,7 @@ _MARKER = re.compile(rb"\xff[^\0]", re.DOTALL)
 _ENDS_SCAN = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)
 _u16 = struct.Struct(">H").unpack_from
 _segment = struct.Struct(">BBH").unpack_from
+_length_and_kind = struct.Struct(">I4s").unpack_from  # of a PNG's chunk and an AVIF's box
 
 
 def _marker(data: bytes, start: int) -> int:
@@ -154,13 +155,12 @@ def _count_scans(data: bytes, at: int) -> None:
 # --- PNG ------------------------------------------------------------------------------------------------------
 
 _COMPRESSED = frozenset([b"zTXt", b"iTXt", b"iCCP"])
-_png_chunk = struct.Struct(">I4s").unpack_from
 
 
 def _png(data: bytes, limits: Limits) -> None:
     at, chunks, compressed, end = 8, 0, 0, len(data)
     while at + 8 <= end:
-        length, kind = _png_chunk(data, at)
+        length, kind = _length_and_kind(data, at)
         chunks += 1
         if chunks > MAX_CHUNKS:
             raise _too_many("chunks", MAX_CHUNKS)
@@ -285,14 +285,13 @@ def _webp(data: bytes, limits: Limits) -> None:
 
 #: The boxes on the way to the table of frames.
 _HOLDS = frozenset([b"moov", b"trak", b"mdia", b"minf", b"stbl"])
-_box = struct.Struct(">I4s").unpack_from
 
 
 def _avif(data: bytes, limits: Limits) -> None:
     """The frames alone: libavif keeps 140 bytes of each. It takes no memory for pixels before it is asked for them."""
     at, boxes, end = 0, 0, len(data)
     while at + 8 <= end:
-        size, kind = _box(data, at)
+        size, kind = _length_and_kind(data, at)
         boxes += 1
         if boxes > MAX_CHUNKS:
             raise _too_many("boxes", MAX_CHUNKS)
