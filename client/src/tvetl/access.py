@@ -1,4 +1,4 @@
-"""How a cluster is approached: token and TLS, by the variables of AIStore's SDK and command. Nothing is sent.
+"""Token and TLS for a cluster, by the variables of AIStore's SDK and command. Nothing is sent.
 
 AIS_AUTHN_TOKEN has the token, or AIS_AUTHN_TOKEN_FILE names its file, which may be renewed at any time; the SDK alone
 knows the first. AIS_CLIENT_CA names the authority, and wins over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which are for
@@ -34,11 +34,11 @@ TOKEN, TOKEN_FILE = "AIS_AUTHN_TOKEN", "AIS_AUTHN_TOKEN_FILE"
 #: In the order in which requests looks at them.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _TRUE = ("1", "t", "true", "y", "yes", "on")
-#: RFC 6750's token. What no header may have would be told in an error of requests', token and all.
+#: RFC 6750's token. With other characters `requests` raises an error that quotes the header.
 _SENDABLE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-#: Bytes of a token's file; servers take no head of a request as long.
+#: Bytes of a token's file; servers refuse a longer head of a request.
 _LONGEST = 1 << 16
-#: A JWT, where somebody quotes one that is not ours any more.
+#: A JWT in a text, be it this client's or another.
 JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
@@ -50,52 +50,52 @@ class Token:
         self._file = Path(env[TOKEN_FILE].strip()) if self.source == TOKEN_FILE else None
         #: Whether a cluster has taken it.
         self.worked = False
-        self._seen: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None  # of the file that was read
         self._token = "" if self._file else self._checked(env.get(TOKEN, ""))
 
     def current(self) -> str:
-        """What holds now, "" without one: a file is read again once it has changed. Raises UsageError."""
+        """The token, "" without one; a file is read again once it has changed. Raises UsageError."""
         if self._file is None:
             return self._token
         try:
-            found = self._file.stat()
-            seen = found.st_mtime_ns, found.st_size, found.st_ino
-            if seen != self._seen:
-                if not stat.S_ISREG(found.st_mode) and not self._file.is_dir():
-                    raise OSError(errno.EINVAL, "it is no file")  # a pipe would be waited for, and gives it once
-                self._token, self._seen = _in_file(self._file), seen
+            status = self._file.stat()
+            stamp = status.st_mtime_ns, status.st_size, status.st_ino
+            if stamp != self._stamp:
+                if not stat.S_ISREG(status.st_mode) and not self._file.is_dir():
+                    raise OSError(errno.EINVAL, "it is no file")  # a read of a pipe may block, and gives a token once
+                self._token, self._stamp = _in_file(self._file), stamp
         except (OSError, ValueError) as error:
             if not self._token:  # else it is being written
-                why = (isinstance(error, OSError) and error.strerror) or "it holds no token"
+                reason = (isinstance(error, OSError) and error.strerror) or "it holds no token"
                 hint = "`ais auth login -f FILE` writes one."
-                raise UsageError(f"{TOKEN_FILE}: {self._file} cannot be read: {why}", hint=hint) from None
+                raise UsageError(f"{TOKEN_FILE}: {self._file} cannot be read: {reason}", hint=hint) from None
         return self._token
 
     def ends(self) -> float | None:
-        """When it ends by its own word, in seconds since 1970; None where it does not say."""
+        """Its expiry by its own claim, in seconds since 1970; None for a token without one."""
         with suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError, UsageError):
             payload = self.current().split(".")[1]
             return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
         return None
 
-    def apart(self, said: str) -> str:
-        """What to add where a cluster calls it expired, and this machine's clock says otherwise."""
+    def apart(self, message: str) -> str:
+        """A sentence to add where a cluster calls the token expired, and this machine's clock does not; else ""."""
         left = (self.ends() or 0) - time.time()
-        if "expired" not in said or left <= 0:
+        if "expired" not in message or left <= 0:
             return ""
         return f" By this machine's clock it holds for {left:.0f} s more: the clocks are apart."
 
     def hidden(self, text: str) -> str:
-        """The text without it, and without others: some servers quote what they were asked."""
+        """The text without this token and without other JWTs, as some servers quote the request."""
         return JWT.sub("***", text.replace(self._token, "***") if self._token else text)
 
     def __deepcopy__(self, memo: object) -> Token:
         return self
 
     def __getstate__(self) -> dict[str, object]:
-        """A process that is being started gets the token; other pickles, which may lie in files, do not have it."""
-        held = "" if self._file or get_spawning_popen() is None else self._token
-        return {**self.__dict__, "_token": held, "_seen": None}
+        """The state with the token for a process that is being started; without it for other pickles, as in files."""
+        token = "" if self._file or get_spawning_popen() is None else self._token
+        return {**self.__dict__, "_token": token, "_stamp": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -132,10 +132,10 @@ def _in_file(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """What every request to a cluster brings. ``verify`` and ``certificate`` are as requests has them, for https.
+    """Token and TLS of every request to a cluster. ``verify`` and ``certificate`` are those of `requests`, for https.
 
-    ``authority`` is AIS_CLIENT_CA as it is, and ``bundle`` names the variable of `requests` that is set, if one is. An
-    HTTP proxy before a node is :func:`tvetl.proxies.before`'s to tell.
+    ``authority`` is AIS_CLIENT_CA as it is, and ``bundle`` names the variable of `requests` that is set, if one is.
+    :func:`tvetl.proxies.before` finds the HTTP proxy before a node.
     """
 
     bearer: Token

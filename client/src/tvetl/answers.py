@@ -1,4 +1,4 @@
-"""Decoding of an ETL's answers to numpy arrays and PIL images. An answer shows by itself what it is."""
+"""Decoding of an ETL's answers to numpy arrays and PIL images; their content shows the format."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tvetl.errors import UsageError
 Array: TypeAlias = npt.NDArray[np.generic]
 #: A tensor (several views of one shape are stacked), an image, or the images of several views.
 Decoded: TypeAlias = "Array | Image.Image | list[Image.Image]"
-Taken = TypeVar("Taken")
+Converted = TypeVar("Converted")
 
 _BLOCK = 512  # bytes of a block of a tar archive
 _LARGEST_SPARSE = 2**30  # bytes of a member with holes, which costs an archive nothing and a reader all of them
-#: Pillow's modes that are given as they are; all else becomes RGB. Numbers of more than 8 bits RGB would cut at 255.
+#: Pillow's modes that are kept; others become RGB, which would clip values of more than 8 bits at 255.
 _KEPT = ("RGB", "L", "I;16", "I", "F")
 _NPY = b"\x93NUMPY"
 _SAFETENSORS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32, "I32": np.int32, "I64": np.int64}
@@ -45,8 +45,8 @@ def read_answer(data: bytes | bytearray) -> Decoded:
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
         return _safetensors(data)
     if is_tar(data):
-        return [_image(member) for _, member in members(data)]
-    return _image(data)
+        return [_opened(member, _in_kept_mode) for _, member in members(data)]
+    return _opened(data, _in_kept_mode)
 
 
 def read_sample(data: bytes | bytearray) -> tuple[dict[str, Array], tuple[int, int]]:
@@ -162,7 +162,7 @@ def _tensors(data: bytes | bytearray) -> tuple[dict[str, Array], dict[str, objec
 
 
 def _of_entry(data: bytes | bytearray, begin: int, entry: dict[str, Any]) -> Array:
-    """The tensor that an entry of a safetensors header describes. Raises ValueError where it is not there."""
+    """The tensor that an entry of a safetensors header describes. Raises ValueError where its bytes are missing."""
     (first, last), dtype = entry["data_offsets"], np.dtype(_SAFETENSORS[entry["dtype"]])
     count = math.prod(entry["shape"])
     if first < 0 or last - first != count * dtype.itemsize or begin + last > len(data):
@@ -173,18 +173,14 @@ def _of_entry(data: bytes | bytearray, begin: int, entry: dict[str, Any]) -> Arr
     return array if array.flags.writeable and array.flags.aligned else array.copy()
 
 
-def _image(data: bytes | bytearray) -> Image.Image:
-    return _opened(data, _in_kept_mode)
-
-
 def _in_kept_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") and image.mode not in _KEPT:  # the other order of bytes
         return image.convert("I")
     return image.copy() if image.mode in _KEPT else image.convert("RGB")
 
 
-def _opened(data: bytes | bytearray, taken: Callable[[Image.Image], Taken]) -> Taken:
-    """What is taken of an image file. Raises UsageError where it is none, or damaged."""
+def _opened(data: bytes | bytearray, convert: Callable[[Image.Image], Converted]) -> Converted:
+    """An image file, converted while it is open. Raises UsageError for another file and for a damaged one."""
     try:
         image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -194,7 +190,7 @@ def _opened(data: bytes | bytearray, taken: Callable[[Image.Image], Taken]) -> T
         raise UsageError("this is neither a tensor nor an image", hint=hint) from error
     try:
         with image:
-            return taken(image)
+            return convert(image)
     except UsageError:
         raise
     except Exception as error:

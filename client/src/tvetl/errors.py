@@ -56,7 +56,7 @@ class ArgumentsError(_Problems):
 
 
 class UsageError(TvetlError):
-    """Something asked for that cannot work, seen before anything was sent."""
+    """A request that cannot work; nothing was sent."""
 
     exit_code = 2
 
@@ -66,7 +66,7 @@ class ClusterError(TvetlError):
 
 
 class ClusterFault(ClusterError):
-    """The cluster failed at what was asked, or refused just that (HTTP 400, 409, 500): nobody's rights, nobody's load.
+    """The cluster failed at this request or refused it (HTTP 400, 409, 500), not for want of rights or for load.
 
     Of a read it may be that object alone, or all of them.
     """
@@ -103,11 +103,11 @@ class NotAIStore(NotReachable):
 
 
 class Unavailable(ClusterError):
-    """The cluster says that it cannot answer now: it is starting, or has too much to do."""
+    """The cluster cannot answer now: it is starting, or overloaded."""
 
 
 class TimedOut(TvetlError):
-    """Something took longer than it was given; what it was may still be running."""
+    """An operation exceeded its time limit; it may still be running."""
 
 
 class RegistrationError(TvetlError):

@@ -1,7 +1,4 @@
-"""Notations of AIStore's: names of buckets, ranges in the names of objects, Go's durations and escapes.
-
-No cluster is asked.
-"""
+"""Notations of AIStore's: names of buckets, ranges in the names of objects, Go's durations and escapes."""
 
 from __future__ import annotations
 
@@ -46,11 +43,11 @@ def bucket(text: str) -> BucketName:
 
     Raises UsageError for a folder in one, which AIStore would take for the whole bucket, and for no name.
     """
-    found = _BUCKET.fullmatch(text)
-    if not found:
+    match = _BUCKET.fullmatch(text)
+    if not match:
         hint = "--prefix chooses what is in a folder of a bucket; --prepend puts results into one."
         raise UsageError(f"{text!r} is not the name of a bucket", hint=hint)
-    provider, cluster, namespace, name = found.groups(default="")
+    provider, cluster, namespace, name = match.groups(default="")
     return BucketName(_PROVIDERS.get(provider, provider) or "ais", cluster, namespace, name)
 
 

@@ -39,7 +39,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{4,30})[a-z0-9]")
 #: no initial delay: Kubernetes probes at once, and then every period.
 _PROBE = {"periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 30}
 
-#: What nobody may read in a pod: a private key, or a token (a JWT).
+#: Secrets that must not stand in a pod: a private key, or a token (a JWT).
 _SECRET = re.compile(r"PRIVATE KEY-----|\beyJ[\w-]+\.[\w-]+\.")
 _REFERENCE = re.compile(r"(secret|configmap)/([a-z0-9][a-z0-9.-]*)/([\w.-]+)")
 
@@ -94,12 +94,13 @@ class Resources:
 
     def to_data(self) -> dict[str, dict[str, str]]:
         # Kubernetes takes a GPU as a limit only: a request is then the same, and nothing is overcommitted.
-        asked = {
-            "requests": {"cpu": self.cpu, "memory": self.memory},
-            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit, **({self.gpu: "1"} if self.gpu else {})},
+        requests = {"cpu": self.cpu, "memory": self.memory}
+        limits = {"cpu": self.cpu_limit, "memory": self.memory_limit, **({self.gpu: "1"} if self.gpu else {})}
+        return {
+            kind: {name: amount for name, amount in amounts.items() if amount}
+            for kind, amounts in (("requests", requests), ("limits", limits))
+            if any(amounts.values())
         }
-        given = {kind: {name: amount for name, amount in amounts.items() if amount} for kind, amounts in asked.items()}
-        return {kind: amounts for kind, amounts in given.items() if amounts}
 
 
 def has_secret(name: str, value: str) -> bool:
@@ -118,11 +119,11 @@ class Reference:
     @classmethod
     def of(cls, text: str) -> Reference:
         """Of ``secret/NAME/KEY`` or ``configmap/NAME/KEY``. Raises UsageError."""
-        found = _REFERENCE.fullmatch(text)
-        if not found:
+        match = _REFERENCE.fullmatch(text)
+        if not match:
             hint = "It looks like secret/ais-client/tls.key or configmap/ais-ca/ca.crt."
             raise UsageError(f"{text!r} names no key of a Secret or ConfigMap", hint=hint)
-        return cls("secret" if found[1] == "secret" else "configmap", found[2], found[3])
+        return cls("secret" if match[1] == "secret" else "configmap", match[2], match[3])
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}/{self.key}"
@@ -199,7 +200,7 @@ class PodSpec:
     def beyond_runtime(self) -> list[str]:
         """The required parts that the runtime form of registering cannot carry: "GPU", "runtime class", and so on."""
         parts = {"GPU": self.resources.gpu, "runtime class": self.runtime_class, "Secret or ConfigMap": self.env_from}
-        return [what for what, asked in parts.items() if asked]
+        return [part for part, value in parts.items() if value]
 
     @property
     def given(self) -> Mapping[str, str]:
@@ -284,9 +285,9 @@ def _value(item: Mapping[str, object]) -> str | None:
         return str(item["value"])
     source = item.get("valueFrom")
     for kind, name in _SOURCES.items():
-        found = source.get(name) if isinstance(source, Mapping) else None
-        if isinstance(found, Mapping):
-            return f"{kind}/{found.get('name')}/{found.get('key')}"
+        reference = source.get(name) if isinstance(source, Mapping) else None
+        if isinstance(reference, Mapping):
+            return f"{kind}/{reference.get('name')}/{reference.get('key')}"
     return None
 
 

@@ -28,23 +28,23 @@ class Proxy:
 
     @property
     def hint(self) -> str:
-        """How to go past it, with what no_proxy has already."""
-        kept = getproxies().get("no", "")
-        return f"`export no_proxy={kept + ',' if kept else ''}{self.host}` goes past the proxy."
+        """The command that bypasses the proxy, with the hosts that no_proxy has already."""
+        hosts = getproxies().get("no", "")
+        return f"`export no_proxy={hosts + ',' if hosts else ''}{self.host}` goes past the proxy."
 
 
 def before(url: str) -> Proxy | None:
     """The proxy that requests to this URL go through, or None."""
     try:
-        found = get_environ_proxies(url)
-        proxy = select_proxy(url, found)
+        proxies = get_environ_proxies(url)
+        proxy = select_proxy(url, proxies)
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:  # no URL
         return None
     if not proxy:
         return None
-    scheme = parts.scheme if found.get(parts.scheme) == proxy else "all"
+    scheme = parts.scheme if proxies.get(parts.scheme) == proxy else "all"
     names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
     set_here = (name for name in names if os.environ.get(name))  # noqa: TID251 - only says what requests has read
     source = next(set_here, "the system's settings")

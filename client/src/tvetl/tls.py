@@ -17,8 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-__all__ = ["Tls", "TlsFault", "handshake_fault", "is_text"]
-
 _PEM = "-----BEGIN "
 #: A key without PEM's lines, as nobody calls a file.
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]{100,}")
@@ -41,7 +39,7 @@ class Tls:
     """False with AIS_SKIP_VERIFY_CRT: the write secret then goes to whoever answers."""
 
     def context(self) -> ssl.SSLContext:
-        """Raises ValueError with the variable and what is wrong with it."""
+        """Raises ValueError that names the variable and its fault."""
         context = ssl.create_default_context() if not self.ca else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.ca:
             self._load_authorities(context)
@@ -53,11 +51,12 @@ class Tls:
 
     def __str__(self) -> str:
         """One line for a log or /health."""
-        whom = "AIS_CLIENT_CA" if self.ca else "the system's authorities"
-        trust = f"certificates are verified by {whom}" if self.verify else "certificates are NOT verified"
+        authority = "AIS_CLIENT_CA" if self.ca else "the system's authorities"
+        trust = f"certificates are verified by {authority}" if self.verify else "certificates are NOT verified"
         return f"TLS: {trust}{', with a client certificate (AIS_CRT)' if self.certificate else ''}"
 
     def _load_authorities(self, context: ssl.SSLContext) -> None:
+        shown = "text" if is_text(self.ca) else repr(self.ca)
         try:
             if is_text(self.ca):
                 context.load_verify_locations(cadata=self.ca)
@@ -66,12 +65,13 @@ class Tls:
                 return  # read when a certificate is verified
             else:
                 context.load_verify_locations(cafile=self.ca)
+            is_loaded = context.cert_store_stats()["x509"] > 0
         except (ssl.SSLError, ValueError):
-            raise ValueError(f"AIS_CLIENT_CA: got {_shown(self.ca)}, which has no certificate, expected PEM") from None
+            is_loaded = False
         except OSError as error:
-            raise ValueError(f"AIS_CLIENT_CA: got {_shown(self.ca)} ({error.strerror}), expected a file") from None
-        if not context.cert_store_stats()["x509"]:
-            raise ValueError(f"AIS_CLIENT_CA: got {_shown(self.ca)}, which has no certificate, expected PEM")
+            raise ValueError(f"AIS_CLIENT_CA: got {shown} ({error.strerror}), expected a file") from None
+        if not is_loaded:
+            raise ValueError(f"AIS_CLIENT_CA: got {shown}, which has no certificate, expected PEM")
 
     def _load_certificate(self, context: ssl.SSLContext) -> None:
         given = {"AIS_CRT": self.certificate, "AIS_CRT_KEY": self.key}
@@ -80,7 +80,8 @@ class Tls:
                 try:
                     Path(value).read_bytes()
                 except (OSError, ValueError) as error:
-                    raise ValueError(f"{name}: got {value!r} ({_reason(error)}), expected a file") from None
+                    reason = (isinstance(error, OSError) and error.strerror) or error
+                    raise ValueError(f"{name}: got {value!r} ({reason}), expected a file") from None
         for name, value in given.items():
             if not value:
                 raise ValueError(f"{name}: got nothing, expected a file or PEM, as the other of the pair is set")
@@ -88,14 +89,11 @@ class Tls:
             with _file(self.certificate) as certificate, _file(self.key) as key:
                 context.load_cert_chain(certificate, key, password=_no_password)
         except _Encrypted:
-            why = "a key with a passphrase, expected one without"
+            raise ValueError("AIS_CRT_KEY: got a key with a passphrase, expected one without") from None
         except ssl.SSLError as error:
             mismatch = error.reason == "KEY_VALUES_MISMATCH"
-            why = "another certificate's key" if mismatch else "no certificate and its key"
-            why += ", expected AIS_CRT and its own key, both PEM"
-        else:
-            return
-        raise ValueError(f"AIS_CRT_KEY: got {why}")
+            got = "another certificate's key" if mismatch else "no certificate and its key"
+            raise ValueError(f"AIS_CRT_KEY: got {got}, expected AIS_CRT and its own key, both PEM") from None
 
 
 class _Encrypted(Exception):
@@ -108,7 +106,7 @@ def _no_password() -> str:
 
 @contextmanager
 def _file(value: str) -> Iterator[str]:
-    """The name of a file with it: OpenSSL reads certificate and key from files alone. A text lies in memory."""
+    """The name of a file with this value, for OpenSSL reads certificates from files. PEM text stays in memory."""
     if not is_text(value):
         yield value
         return
@@ -119,17 +117,9 @@ def _file(value: str) -> Iterator[str]:
         yield f"/dev/fd/{file.fileno()}"
 
 
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
 def is_text(value: str) -> bool:
-    """Whether a variable is the text of a certificate or key, for better or worse, and not a file's name."""
+    """Whether a variable is the text of a certificate or key, valid or not, and not a file's name."""
     return _PEM in value or "\n" in value or bool(_BASE64.fullmatch(value))
-
-
-def _shown(value: str) -> str:
-    return "text" if is_text(value) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -140,7 +130,7 @@ class TlsFault:
     phrase: str
 
 
-#: OpenSSL's codes of what is wrong with a certificate (X509_V_ERR_*).
+#: Faults of certificates by OpenSSL's codes (X509_V_ERR_*).
 _CERTIFICATE = {
     9: TlsFault("early", " has a certificate that is not valid yet, or a clock is wrong"),
     10: TlsFault("expired", " has a certificate that has expired, or a clock is wrong"),
@@ -150,7 +140,7 @@ _CERTIFICATE = {
     **dict.fromkeys((62, 64), TlsFault("host", " has a certificate for another host")),
     23: TlsFault("other", " has a certificate that is revoked"),
 }
-#: What OpenSSL calls an answer that is not TLS.
+#: OpenSSL's reasons for an answer that is not TLS.
 _NOT_TLS = (
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
@@ -161,24 +151,24 @@ _NOT_TLS = (
 
 
 def handshake_fault(error: BaseException) -> TlsFault | None:
-    """What is lastingly wrong with TLS; None for another error, as where a connection broke in the handshake."""
+    """A fault of TLS that no retry mends; None for another error, as where a connection broke in the handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = str(getattr(error, "verify_message", "") or error)
         if "match" in reason:  # urllib3 compares hosts itself in some cases
             return _CERTIFICATE[62]
-        told = TlsFault("other", f" has a certificate that is not accepted: {reason}")
-        return _CERTIFICATE.get(getattr(error, "verify_code", 0), told)
+        other = TlsFault("other", f" has a certificate that is not accepted: {reason}")
+        return _CERTIFICATE.get(getattr(error, "verify_code", 0), other)
     if not isinstance(error, ssl.SSLError) or isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return None
     reason = error.reason or ""
     if reason.endswith(_NOT_TLS):
         return TlsFault("plain", " does not speak TLS")
-    _, alert, said = reason.rpartition("ALERT_")
-    if not alert or said in ("INTERNAL_ERROR", "CLOSE_NOTIFY"):
+    _, separator, alert = reason.rpartition("ALERT_")
+    if not separator or alert in ("INTERNAL_ERROR", "CLOSE_NOTIFY"):
         return None
-    words = said.lower().replace("_", " ")
-    if said in ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"):  # the second before TLS 1.3, which told no more
+    words = alert.lower().replace("_", " ")
+    if alert in ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"):  # before TLS 1.3 there was only the second
         return TlsFault("wanted", f" wants a client certificate, it seems: it ended TLS ({words})")
-    if "CERTIFICATE" in said or said == "UNKNOWN_CA":
+    if "CERTIFICATE" in alert or alert == "UNKNOWN_CA":
         return TlsFault("ours", f" refuses our client certificate ({words})")
     return TlsFault("other", f" ended TLS ({words})")
