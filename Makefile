@@ -84,7 +84,6 @@ notebook: .venv/dev.stamp  ## execute examples/walkthrough.ipynb, and keep its o
 
 pictures: .venv/dev.stamp  ## draw the pictures that the README shows
 	@.venv/bin/python docs/pictures.py
-	@.venv/bin/python docs/screens.py
 
 training: .venv/dev.stamp  ## compare training input: torchvision in workers, and the cluster (DATA=<folder of JPEGs>)
 	@PYTHONPATH=tests .venv/bin/python -m benchmarks.training $(if $(DATA),"$(DATA)")

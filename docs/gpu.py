@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from performance import counts, outputs, ratios, spread, table
+from performance import counts, in_rounds, machine_and_versions, outputs, ratios, spread, table
 
 KEPT = Path(__file__).with_name("gpu.json")
 
@@ -34,9 +34,9 @@ def load() -> dict[str, Any]:
     return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}  # type: ignore[no-any-return]
 
 
-def keep(name: str, found: Mapping[str, Any]) -> None:
+def keep(name: str, results: Mapping[str, Any]) -> None:
     """Write one part anew, a line for each entry."""
-    parts = {**load(), name: found}
+    parts = {**load(), name: results}
     lines = [f" {json.dumps(part)}: {_lines(content)}" for part, content in sorted(parts.items())]
     KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
@@ -59,14 +59,14 @@ def goals() -> str:
         return table(("", "goal", "measured", "met"), rows)
     rows = []
     for kind, facts in results["inputs"].items():
-        found = {row["side"]: row for row in results["rates"] if row["input"] == kind and _counts(row)}
-        if {"gpu", "core"} <= found.keys():
-            times = ratios(_of(found["gpu"], "rate"), _of(found["core"], "rate"))
+        sides = {row["side"]: row for row in results["rates"] if row["input"] == kind and counts(row["checked"])}
+        if {"gpu", "core"} <= sides.keys():
+            times = ratios(in_rounds(sides["gpu"], "rate"), in_rounds(sides["core"], "rate"))
             met = "yes" if median(times) >= _TIMES else "**no**"
             rows.append((f"{facts['label']}, times one core", f"{_TIMES:g} times", spread(times), met))
-            late = _of(found["gpu"], "p99")
-            met = "yes" if median(late) < _P99 else "**no**"
-            rows.append((f"{facts['label']}, p99", f"under {_P99:g} ms", f"{spread(late)} ms", met))
+            p99 = in_rounds(sides["gpu"], "p99")
+            met = "yes" if median(p99) < _P99 else "**no**"
+            rows.append((f"{facts['label']}, p99", f"under {_P99:g} ms", f"{spread(p99)} ms", met))
         else:
             rows.append((facts["label"], f"{_TIMES:g} times", "not measured: a side did not run or does not count", ""))
     return table(("", "goal", "measured", "met"), rows)
@@ -82,13 +82,14 @@ def measured(results: Results) -> str:
     rows = []
     for row in results["rates"]:
         label = results["inputs"][row["input"]]["label"]
-        if not _counts(row):
+        if not counts(row["checked"]):
             rows.append((label, SIDES[row["side"]], "does not count", "", "", "", _distance(row)))
             continue
         core = next((r for r in results["rates"] if r["side"] == "core" and r["input"] == row["input"]), None)
-        times = spread(ratios(_of(row, "rate"), _of(core, "rate"))) if core else ""
-        p50, p99 = (spread(_of(row, each)) if _of(row, each)[0] is not None else "" for each in ("p50", "p99"))
-        rows.append((label, SIDES[row["side"]], spread(_of(row, "rate")), times, p50, p99, _distance(row)))
+        rate, p50, p99 = (in_rounds(row, each) for each in ("rate", "p50", "p99"))
+        times = spread(ratios(rate, in_rounds(core, "rate"))) if core else ""
+        latencies = (spread(each) if each[0] is not None else "" for each in (p50, p99))
+        rows.append((label, SIDES[row["side"]], spread(rate), times, *latencies, _distance(row)))
     parts = [table(("input", "side", "images/s", "times one core", "p50 ms", "p99 ms", "pixels; JPEGs"), rows)]
     parts.append("\n".join(f"- {line}" for line in _conditions(results)))
     return "\n\n".join(parts)
@@ -99,50 +100,38 @@ def overhead() -> str:
     results = load().get("bench on host")
     if not results:
         return "*Not measured.*"
-    found = results["overhead"]
+    costs = results["overhead"]
     rows = [
         (f"an object of 113 kB in, 13 kB out, {each['decoders']} at a time", f"{each['microseconds']:g}",
          f"{each['rate']:,}", f"{each['batch']:g}")
-        for each in found["ipc"]
+        for each in costs["ipc"]
     ]  # fmt: skip
-    calls = f"{found['batch']['least']:g} at least, {found['batch']['median']:g} in the middle"
+    calls = f"{costs['batch']['least']:g} at least, {costs['batch']['median']:g} in the middle"
     rows.append(("an image of 17 x 16 in a batch of 32, on the CPU", calls, "", "32"))
     machine = results["machine"]
     where = f"{machine['cores']} processors ({machine['cpu']}) at other work, too: load {machine['load']:g} before."
     return table(("", "CPU µs an image", "images/s", "a batch"), rows) + f"\n\n{where}"
 
 
-def _of(row: Mapping[str, Any], what: str) -> list[float]:
-    return [each[what] for each in row["rounds"]]
-
-
-def _counts(row: Mapping[str, Any]) -> bool:
-    return counts(row["checked"])
-
-
 def _distance(row: Mapping[str, Any]) -> str:
     if row["side"] == "core":
         return "exact"
     return "; ".join(
-        "equal" if found["largest"] == 0 else f"{outputs(found)}, at most {found['largest']:g} of 255"
-        for found in (row["checked"]["lossless"], row["checked"]["crop"])
+        "equal" if each["largest"] == 0 else f"{outputs(each)}, at most {each['largest']:g} of 255"
+        for each in (row["checked"]["lossless"], row["checked"]["crop"])
     )
 
 
 def _conditions(results: Results) -> list[str]:
-    machine, settings, gpu = results["machine"], results["settings"], results["gpu"]
+    settings, gpu = results["settings"], results["gpu"]
     card = f"GPU: {gpu['name']}"
     if "capability" in gpu:
         card += f", {gpu['memory_gb']} GB, capability {gpu['capability']}, driver {gpu['driver']}, CUDA {gpu['cuda']}"
-    lines = [
-        f"{card}.",
-        f"{machine['cores']} processors ({machine['cpu']}), {machine['memory_gb']} GB, load {machine['load']:g} before "
-        f"the run; the servers on {settings['cores']} of them, {settings['connections']} connections, batches up "
-        f"to {settings['batch']}, {settings['rounds']} rounds of {settings['seconds']} s (12 MP: twice that).",
-        f"Python {machine['python']}, "
-        + ", ".join(f"{name} {text}" for name, text in results["versions"].items())
-        + ".",
-    ]
+    run = (
+        f"the servers on {settings['cores']} of them, {settings['connections']} connections, batches up "
+        f"to {settings['batch']}, {settings['rounds']} rounds of {settings['seconds']} s (12 MP: twice that)"
+    )
+    lines = [f"{card}.", *machine_and_versions(results, run)]
     lines += [
         f"{results['inputs'][row['input']]['label']}: the device did {100 * seen['share']:.1f} % of the images, "
         f"{seen['batch']:g} in a batch, in {seen['run_ms']:g} ms each; an image waited {seen['gather_ms']:g} ms for it."
@@ -159,8 +148,7 @@ def _conditions(results: Results) -> list[str]:
 
 def distances() -> str:
     """Each op's distance from exact, on the host, and on a GPU where one was had."""
-    found = load()
-    host, cuda = found.get("distance on host", {}), found.get("distance on cuda", {})
+    host, cuda = (load().get(f"distance on {where}", {}) for where in ("host", "cuda"))
     head = ("steps", "largest difference, of 255", "values that differ", "PSNR, dB: median", "lowest")
     if not cuda:
         return table(head, _together(host))

@@ -1,7 +1,7 @@
-"""Write docs/licences.md: under which licence all that the locks name comes. ``make licences``; a test compares.
+"""Write docs/licences.md, the licence of each package in the locks: ``make licences``. A test compares.
 
-From the metadata of what is installed in `.venv`. What another system or another Python has instead is named there too,
-without one, as it is not installed here.
+The licences come from the metadata of the packages in `.venv`. Packages for another system or another Python are not
+installed there, and are named without a licence.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXCEPTIONS = {
 READ = {
     "cuda-toolkit": "LicenseRef-None-Stated", "graphemeu": "MIT", "nvidia-nvjpeg": "LicenseRef-NVIDIA-Proprietary",
 }  # fmt: skip
-#: What the metadata say, as SPDX does.
+#: Names of licences in metadata -> SPDX's.
 _NAMES = {
     "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache license, version 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0", "bsd": "BSD", "bsd license": "BSD", "bsd 2-clause license": "BSD-2-Clause",
@@ -60,27 +60,26 @@ def locked() -> dict[str, set[str]]:
 
 
 def licence(name: str) -> str | None:
-    """As SPDX writes it; None where the project is not installed nor read, empty where nothing is said."""
+    """As SPDX writes it; None where the project is neither installed nor in READ, "" where its metadata have none."""
     try:
-        return READ.get(name) or _said(distribution(name))
+        return READ.get(name) or _in_metadata(distribution(name))
     except PackageNotFoundError:
         return None
 
 
-def _said(found: Distribution) -> str:
-    expression = found.metadata.get("License-Expression")
-    if expression:
+def _in_metadata(package: Distribution) -> str:
+    if expression := package.metadata.get("License-Expression"):
         return str(expression)
-    line = str(found.metadata.get("License") or "").split("\n")[0].strip()
-    classifiers = [c for c in found.metadata.get_all("Classifier") or () if c.startswith("License ::")]
-    told = [line] if line and len(line) < 40 and line != "UNKNOWN" else []
-    told += [each.rpartition(" :: ")[2] for each in classifiers]
-    known = [_NAMES.get(each.lower(), each) for each in told]
+    line = str(package.metadata.get("License") or "").split("\n")[0].strip()
+    classifiers = [c for c in package.metadata.get_all("Classifier") or () if c.startswith("License ::")]
+    names = [line] if line and len(line) < 40 and line != "UNKNOWN" else []
+    names += [each.rpartition(" :: ")[2] for each in classifiers]
+    known = [_NAMES.get(each.lower(), each) for each in names]
     return next((each for each in known if each in ALLOWED or each in EXCEPTIONS), known[0] if known else "")
 
 
 def refused(name: str, expression: str) -> list[str]:
-    """What of a licence's parts is not allowed for this project. Of "A OR B" one is enough."""
+    """The parts of a licence that are not allowed for this project. Of "A OR B" one is enough."""
     parts = [re.split(r" OR ", part.strip(" ()")) for part in re.split(r" AND ", expression)]
     allowed = ALLOWED | {kind for kind, (names, _) in EXCEPTIONS.items() if name in names}
     return [" OR ".join(choice) for choice in parts if not {each.strip(" ()") for each in choice} & allowed]
@@ -92,12 +91,12 @@ def page() -> str:
     for name, locks in sorted(locked().items()):
         if locks == {"audit"}:  # in an environment of its own, and in nothing that anybody gets
             continue
-        told = licence(name)
+        expression = licence(name)
         shipped = ", ".join(kind for kind in ("server", "server-torch", "server-cuda", "run") if kind in locks)
-        if told is None:
+        if expression is None:
             elsewhere.append(f"`{name}`")
         else:
-            rows.append(f"| `{name}` | {told or '?'} | {shipped} |")
+            rows.append(f"| `{name}` | {expression or '?'} | {shipped} |")
     allowed = ", ".join(sorted(ALLOWED))
     exceptions = "\n".join(
         f"- {kind}: {', '.join(f'`{name}`' for name in sorted(names))}; {why}."

@@ -41,7 +41,7 @@ def executed(folder: Path) -> NotebookNode:
 
 
 def _compact(output: NotebookNode) -> None:
-    """A picture as a small JPEG; without the words for those who cannot see it."""
+    """Replace a PNG by a small JPEG, without its alternative text."""
     data = output.get("data", {})
     if png := data.pop("image/png", None):
         picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
@@ -52,7 +52,7 @@ def _compact(output: NotebookNode) -> None:
 
 
 def differences(one: NotebookNode, other: NotebookNode) -> list[str]:
-    """What a reader would see otherwise: words (times apart), or a picture of other pixels."""
+    """Cells in which a reader would see another text (but for times) or a picture of other pixels."""
     found = []
     for at, (cell, again) in enumerate(zip(one.cells, other.cells, strict=True)):
         if cell.source != again.source:
@@ -65,12 +65,12 @@ def differences(one: NotebookNode, other: NotebookNode) -> list[str]:
 
 
 def _text(cell: NotebookNode) -> str:
-    """All that a cell wrote, with seconds, addresses and identities blotted out."""
+    """The text of a cell's outputs, with seconds, addresses and identities replaced."""
     outputs = cell.get("outputs", ())
-    said = "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in outputs)
-    said = re.sub(r"http://[0-9.]+:\d+", "http://...", said)
-    said = re.sub(r"\d+\.\d+(?= ?s\b)", "...", said)
-    return re.sub(r" at 0x[0-9a-f]+", "", said)
+    text = "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in outputs)
+    text = re.sub(r"http://[0-9.]+:\d+", "http://...", text)
+    text = re.sub(r"\d+\.\d+(?= ?s\b)", "...", text)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _pictures(cell: NotebookNode) -> list[np.ndarray]:

@@ -26,7 +26,6 @@ JUDGED = ("imagenet", "2mp", "12mp")
 STAGES = ("read", "header", "draw", "decode, resize, flip, table", "encode", "rest")
 
 Results = Mapping[str, Any]
-Figures = Mapping[str, Any]
 Row = tuple[str, ...]
 
 
@@ -70,13 +69,13 @@ def find(
 
 
 def compared(results: Results, one: tuple[str, str], other: tuple[str, str], kind: str) -> list[float]:
-    """How many times the images a second of another: each (side, way); nothing where either did not run or count."""
+    """Ratios of the images a second of two (side, way); empty where either did not run or does not count."""
     a, b = find(results, one[0], kind, one[1]), find(results, other[0], kind, other[1])
-    return ratios(_of(a, "rate"), _of(b, "rate")) if a and b else []
+    return ratios(in_rounds(a, "rate"), in_rounds(b, "rate")) if a and b else []
 
 
-def _of(row: Mapping[str, Any], what: str) -> list[float]:
-    return [each[what] for each in row["rounds"]]
+def in_rounds(row: Mapping[str, Any], figure: str) -> list[float]:
+    return [each[figure] for each in row["rounds"]]
 
 
 # --- goals ------------------------------------------------------------------------------------------------------------
@@ -90,27 +89,19 @@ def goals(results: Results) -> str:
     def goal(
         what: str, against: str, aim: str, found: Mapping[str, list[float]], met: Callable[[float], bool] | None
     ) -> None:
-        """``found``: of which way -> rounds. Met where every way's median is; without ``met`` it is no goal."""
-        there = {way: values for way, values in found.items() if values}
-        said = "; ".join(f"{spread(values)}{f' {way}' if way else ''}" for way, values in there.items())
+        """``found``: way -> rounds. Met where every way's median is; without ``met`` it is no goal."""
+        measured = {way: values for way, values in found.items() if values}
+        text = "; ".join(f"{spread(values)}{f' {way}' if way else ''}" for way, values in measured.items())
         verdict = ""
-        if there and met:
-            verdict = "yes" if all(met(median(values)) for values in there.values()) else "**no**"
-        rows.append((what, against, aim, said or "not measured", verdict))
+        if measured and met:
+            verdict = "yes" if all(met(median(values)) for values in measured.values()) else "**no**"
+        rows.append((what, against, aim, text or "not measured", verdict))
 
-    for side, kind, aim in (
-        ("tvetl", "imagenet", 2.0),
-        ("tvetl", "2mp", 3.0),
-        ("tvetl", "12mp", 3.0),
-        ("fast", "imagenet", 2.5),
-        ("fast", "2mp", 6.0),
-        ("fast", "12mp", 6.0),
-    ):
-        found = {WAYS[way]: compared(results, (side, way), ("fastapi", way), kind) for way in ("name", "body")}
-        name = "fast" if side == "fast" else "exact"
-        goal(
-            f"{name}, {labels[kind]}, over HTTP", "peer (1)", f"{aim} times", found, lambda value, aim=aim: value >= aim
-        )
+    for side, name, aims in (("tvetl", "exact", (2.0, 3.0, 3.0)), ("fast", "fast", (2.5, 6.0, 6.0))):
+        for kind, aim in zip(JUDGED, aims, strict=True):
+            found = {WAYS[way]: compared(results, (side, way), ("fastapi", way), kind) for way in ("name", "body")}
+            what = f"{name}, {labels[kind]}, over HTTP"
+            goal(what, "peer (1)", f"{aim} times", found, lambda value, aim=aim: value >= aim)
     for kind in JUDGED:
         most = {"": compared(results, ("limit", "loop"), ("fastapi", "name"), kind)}
         goal(f"the limit itself, {labels[kind]}", "peer (1)", "", most, None)
@@ -125,7 +116,7 @@ def goals(results: Results) -> str:
         part = [100 * value for value in compared(results, ("tvetl", "name"), ("limit", "loop"), kind)]
         what = f"whole exact request, {labels[kind]}"
         goal(what, "region decode alone", "at least 60 % of its rate", {"%": part}, lambda v: v >= 60)
-    start = results.get("start", {})
+    start = results.get("start")
     faster = ratios(start["fastapi"], start["tvetl"]) if start else []
     goal("start to first answer", "peer (1)", "10 times faster", {"": faster}, lambda value: value >= 10)
     for kind in ("imagenet", "12mp"):
@@ -157,27 +148,15 @@ def rates(results: Results) -> str:
             rows.append((*head, "does not count", "", "", "", "", "", outputs(row["checked"])))
             continue
         base = find(results, "fastapi", row["input"], "body" if row["way"] == "body" else "name", row["pipeline"])
-        times = median(ratios(_of(row, "rate"), _of(base, "rate"))) if base else None
-        figures = (
-            spread(_of(row, "rate")),
-            _short(times) if times else "",
-            *(_short(median(_of(row, each))) if _of(row, each)[0] is not None else "" for each in ("p50", "p99")),
-            _short(median(_of(row, "cpu"))),
-            _short(row["megabytes"]) if "megabytes" in row else "",
-        )
-        rows.append((*head, *figures, outputs(row["checked"])))
-    head = (
-        "input",
-        "side",
-        "images/s",
-        "times (1)",
-        "p50 ms",
-        "p99 ms",
-        "CPU ms an image",
-        "MB a worker",
-        "outputs",
-    )
-    return table(head, _without_repeats(rows))
+        rate = in_rounds(row, "rate")
+        times = _short(median(ratios(rate, in_rounds(base, "rate")))) if base else ""
+        latencies = (in_rounds(row, each) for each in ("p50", "p99"))
+        cells = [spread(rate), times, *(_short(median(each)) if each[0] is not None else "" for each in latencies)]
+        cells.append(_short(median(in_rounds(row, "cpu"))))
+        cells.append(_short(row["megabytes"]) if "megabytes" in row else "")
+        rows.append((*head, *cells, outputs(row["checked"])))
+    columns = "input, side, images/s, times (1), p50 ms, p99 ms, CPU ms an image, MB a worker, outputs"
+    return table(columns.split(", "), _without_repeats(rows))
 
 
 def outputs(checked: Mapping[str, Any]) -> str:
@@ -194,11 +173,11 @@ def stages(results: Results) -> str:
     for kind, found in results.get("stages", {}).items():
         spent = [median(found[stage]) for stage in STAGES]
         server, engine = find(results, "tvetl", kind), find(results, "engine", kind, "loop")
-        http = median(_of(server, "cpu")) - median(_of(engine, "cpu")) if server and engine else None
+        http = median(in_rounds(server, "cpu")) - median(in_rounds(engine, "cpu")) if server and engine else None
         limit = find(results, "limit", kind, "loop")
         cells = [_short(value) for value in (*spent, sum(spent))]
         cells.append(_short(http) if http is not None else "")
-        cells.append(_short(median(_of(limit, "cpu"))) if limit else "")
+        cells.append(_short(median(in_rounds(limit, "cpu"))) if limit else "")
         rows.append((results["inputs"][kind]["label"], *cells))
     return table(("input", *STAGES, "all of the engine", "HTTP", "the limit"), rows)
 
@@ -215,33 +194,40 @@ def others(results: Results) -> str:
     if shard := results.get("shard"):
         what = f"{shard['images']:,} photographs, {shard['megabytes']:,} MB, one worker, images/s"
         for each, label in (("shard", "as a tar, in one request"), ("single", "image by image")):
-            said = f"{spread(shard[each])}; peak {_short(shard['peak_mb'][each])} MB"
-            rows.append((what, label, said, outputs(shard["checked"])))
+            measured = f"{spread(shard[each])}; peak {_short(shard['peak_mb'][each])} MB"
+            rows.append((what, label, measured, outputs(shard["checked"])))
     return table(("", "", "measured", "outputs"), _without_repeats(rows))
 
 
 def conditions(results: Results) -> str:
-    """The machine, the versions and what did not run, in sentences."""
-    machine, settings = results["machine"], results["settings"]
+    """The machine, the versions and the sides that did not run, in sentences."""
+    settings = results["settings"]
     sizes = "; ".join(
         f"{facts['label']}: {facts['objects']} objects of {facts['photographs']} photographs, "
         f"{facts['megapixels']:g} MP and {facts['kilobytes']:,.0f} kB on average"
         for facts in results["inputs"].values()
     )
-    lines = [
-        f"{machine['cores']} processors ({machine['cpu']}), {machine['memory_gb']} GB, load {machine['load']:g} before "
-        f"the run; {_number(settings['workers'], 'worker')} of one thread a side, "
+    run = (
+        f"{_number(settings['workers'], 'worker')} of one thread a side, "
         f"{_number(settings['connections'], 'connection')}, {_number(settings['rounds'], 'round')} of "
-        f"{settings['seconds']} s, {settings['minutes']:g} minutes in all.",
-        f"Python {machine['python']}, "
-        + ", ".join(f"{name} {text}" for name, text in results["versions"].items())
-        + ".",
-        f"Inputs: {sizes}.",
-    ]
+        f"{settings['seconds']} s, {settings['minutes']:g} minutes in all"
+    )
+    lines = [*machine_and_versions(results, run), f"Inputs: {sizes}."]
     for each in results["skipped"]:
         where = f", {each['where']}" if each["where"] else ""
         lines.append(f"Not run: {SIDES[each['side']]}{where}: {each['reason']}.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def machine_and_versions(results: Results, run: str) -> list[str]:
+    """Two sentences: the machine, with how it was used for this ``run``, and the versions of packages."""
+    machine = results["machine"]
+    versions = [f"Python {machine['python']}", *(f"{name} {text}" for name, text in results["versions"].items())]
+    return [
+        f"{machine['cores']} processors ({machine['cpu']}), {machine['memory_gb']} GB, load {machine['load']:g} before "
+        f"the run; {run}.",
+        f"{', '.join(versions)}.",
+    ]
 
 
 def _number(count: int, thing: str) -> str:

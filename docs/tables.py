@@ -61,7 +61,7 @@ def settings() -> str:
 def problems() -> str:
     """Every way an object can fail."""
     rows = [
-        (str(p.status), f"`{p.code}`", _first_line(kind))
+        (str(p.status), f"`{p.code}`", _first_line(inspect.getdoc(kind)))
         for kind, p in PROBLEMS.items()
         if kind.__module__.startswith("tvetl_server")
     ]
@@ -69,8 +69,8 @@ def problems() -> str:
     return _table(("status", "code", "meaning"), rows)
 
 
-def _first_line(kind: type) -> str:
-    return (inspect.getdoc(kind) or "").split("\n", 1)[0]
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n", 1)[0].replace("<", "&lt;")
 
 
 def parameters() -> str:
@@ -109,13 +109,13 @@ def commands() -> str:
     rows = []
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         words = [f"`{param.metavar or param.name.upper()}`" for param in command.params if not _option(param)]
-        rows.append((f"`tvetl {name}`", " ".join(words), _first_line_of(command.help)))
+        rows.append((f"`tvetl {name}`", " ".join(words), _first_line(command.help)))
         options = [param for param in command.params if _option(param) and param.name not in _COMMON]
-        rows += [("", f"`{_longest(param)}`", _first_line_of(param.help)) for param in options]
+        rows += [("", f"`{', '.join(sorted(param.opts, key=len))}`", _first_line(param.help)) for param in options]
     return _table(("command", "argument or option", "what it does"), rows)
 
 
-#: Options that every command has, told once above the table.
+#: Options that every command has; the text above the table names them.
 _COMMON = ("help", "endpoint", "as_json", "show_config")
 
 
@@ -123,30 +123,22 @@ def _option(param: typer.core.TyperArgument | typer.core.TyperOption) -> bool:
     return param.param_type_name == "option"
 
 
-def _longest(param: typer.core.TyperArgument | typer.core.TyperOption) -> str:
-    return ", ".join(sorted(param.opts, key=len))
-
-
-def _first_line_of(help: str | None) -> str:
-    return (help or "").strip().split("\n", 1)[0].replace("<", "&lt;")
-
-
 def conformance() -> str:
     """Every case of the protocol, and which servers passed it when they were last run."""
-    found = json.loads((REPOSITORY / "docs" / "conformance.json").read_text(encoding="utf-8"))
-    said = {"passed": "yes", "failed": "no", "skipped": "-"}
+    servers = json.loads((REPOSITORY / "docs" / "conformance.json").read_text(encoding="utf-8"))
+    words = {"passed": "yes", "failed": "no", "skipped": "-"}
     rows = [
-        (f"`{case.name}`", case.severity, case.promise, *(said[cases[case.name]] for cases in found.values()))
+        (f"`{case.name}`", case.severity, case.promise, *(words[results[case.name]] for results in servers.values()))
         for case in CASES
     ]
-    passed = [str(sum(result == "passed" for result in cases.values())) for cases in found.values()]
-    return _table(("case", "severity", "promise", *found), [*rows, ("passed", "", f"of {len(CASES)}", *passed)])
+    passed = [str(sum(result == "passed" for result in results.values())) for results in servers.values()]
+    return _table(("case", "severity", "promise", *servers), [*rows, ("passed", "", f"of {len(CASES)}", *passed)])
 
 
 def reliability() -> str:
-    """What the hostile tests found when they were last asked to keep it."""
-    found = json.loads((REPOSITORY / "docs" / "reliability.json").read_text(encoding="utf-8"))
-    return _table(("what was tried", "what was found"), sorted(found.items()))
+    """The figures of the hostile tests, as their last run with --keep-figures wrote them."""
+    figures = json.loads((REPOSITORY / "docs" / "reliability.json").read_text(encoding="utf-8"))
+    return _table(("what was tried", "what was found"), sorted(figures.items()))
 
 
 def _measured(make: Callable[[performance.Results], str]) -> str:
