@@ -167,24 +167,29 @@ class _Sample:
         self._boxes = [member for member in members if member.kind == "boxes"]
         #: The JSON object in the member with boxes, and the boxes and keypoints of it, once it is read.
         self._given: tuple[dict[str, object], Arguments] | None = None
-        #: By its name: each image or mask before, in pixels.
+        #: By name: the size of each image or mask before, in pixels.
         self._sizes: dict[str, tuple[Kind, Size]] = {}
-        #: The image and its boxes, which are made together, until each is asked for.
+        #: The image and its boxes, made together, until each is written; by the id of the member.
         self._made: dict[int, bytes] = {}
 
     def content(self, member: Member) -> bytes | _Careful | None:
-        """What the result has of it: of what is transformed its bytes, of another file what it can be read from."""
+        """A member's content in the result: bytes if it is transformed, else a file to copy, or None if it has none."""
         if not member.kind:
             with _damage():
                 file = self._source.extractfile(member.info) if member.info.isfile() else None
             return _Careful(file) if file else None
         if not self._boxes:
             return self._transformed(member, None).body
-        _, annotated = self._given = self._given or self._annotated()
+        data, annotated = self._given = self._given or self._annotated()
         if member.kind == "mask":  # what its image draws may depend on the boxes
             return self._transformed(member, annotated).body
         if not self._made:
-            self._make()
+            made = self._transformed(self._images[0], annotated)
+            assert made.annotations is not None
+            self._made = {
+                id(self._images[0]): made.body,
+                id(self._boxes[0]): json.dumps(_moved(data, made.annotations)).encode(),
+            }
         return self._made.pop(id(member))
 
     def check_sizes(self) -> None:
@@ -213,16 +218,6 @@ class _Sample:
             return data, parse_arguments({each: data[each] for each in ("boxes", "keypoints") if each in data})
         except ArgumentsError as error:
             raise BadAnnotations(f"In {name!r}: {error}.") from error
-
-    def _make(self) -> None:
-        assert self._given
-        data, annotated = self._given
-        made = self._transformed(self._images[0], annotated)
-        assert made.annotations is not None
-        self._made = {
-            id(self._images[0]): made.body,
-            id(self._boxes[0]): json.dumps(_moved(data, made.annotations)).encode(),
-        }
 
     def _transformed(self, member: Member, annotated: Arguments | None) -> Transformed:
         content = self._read(member, self._limits.max_bytes)
@@ -256,7 +251,7 @@ def _json(name: str, content: bytes) -> dict[str, object]:
 
 
 def _moved(data: dict[str, object], moved: Annotations) -> dict[str, object]:
-    """The same object with what moved, ``kept``, and of a list ``labels`` those of the boxes that are left."""
+    """The same object with the moved coordinates, ``kept``, and of its list ``labels`` those of the remaining boxes."""
     assert moved.boxes is not None and moved.kept is not None
     kept = moved.kept.tolist()
     result = {**data, "boxes": moved.boxes.tolist(), "kept": kept}
@@ -269,12 +264,12 @@ def _moved(data: dict[str, object], moved: Annotations) -> dict[str, object]:
 
 
 def _forget(archive: tarfile.TarFile) -> None:
-    """It would remember all its members, a kilobyte each."""
+    """Clear the archive's list of members, which grows by a kilobyte for each."""
     archive.members.clear()  # type: ignore[attr-defined]
 
 
 class _Careful(io.RawIOBase):
-    """A member, of which what cannot be read is the archive's damage, and what cannot be written is not."""
+    """A member being copied: an error while reading it is the archive's damage, one while writing is not."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -286,7 +281,7 @@ class _Careful(io.RawIOBase):
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """What is thrown while the archive is read is its damage."""
+    """Whatever is raised while the archive is read becomes DamagedImage."""
     try:
         yield
     except ObjectError:

@@ -56,7 +56,7 @@ Drawer = Callable[[Mapping[str, Value], RandomStream, Size], Drawn]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
-    # torchvision's mapping: Pillow has one nearest, and it is the exact one.
+    # torchvision's mapping: Pillow has one nearest, which is the exact one.
     "nearest-exact": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -201,7 +201,7 @@ def _between(params: Mapping[str, Value], name: str, draw: RandomStream) -> np.f
 
 
 def _times(size: Size, ratio: float | np.float32) -> Size:
-    """Cut to whole numbers, from the precision of the ratio."""
+    """Width and height times ``ratio``, in its precision, truncated to whole numbers."""
     kind = type(ratio)
     return int(kind(size[0]) * ratio), int(kind(size[1]) * ratio)
 

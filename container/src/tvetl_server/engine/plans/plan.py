@@ -18,7 +18,7 @@ from tvetl_server.limits import Limits
 
 @dataclass(frozen=True)
 class Job:
-    """One view of one image: what it needs beside the pipeline, and what it may cost."""
+    """One view of one image: its seed and its limits."""
 
     seed: int
     limits: Limits
@@ -44,7 +44,7 @@ class Plan(Protocol):
     def __call__(self, source: Source, job: Job) -> Outcome: ...
 
     def sample(self, source: Source | None, annotations: Annotations, job: Job) -> tuple[Outcome | None, Annotations]:
-        """An image together with its annotations; or a mask alone, where ``source`` is None, and no outcome."""
+        """An image with its annotations; without ``source`` a mask alone, and the outcome is None."""
         ...
 
     def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
