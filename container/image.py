@@ -1,6 +1,6 @@
-"""What the Dockerfile does beside installing: leave out what no image needs, compile, and write down what is inside.
+"""The Dockerfile's steps beside installing: delete files that no image needs, compile the others, and write the SBOM.
 
-Nothing but the standard library, for it runs before anything is installed. The same input gives the same files.
+It needs only the standard library, as it runs before anything is installed. The same input gives the same files.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ HOME = Path("/opt/tvetl")
 OWN = HOME / "own"
 SBOM = HOME / "sbom.cdx.json"
 
+_UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
+
 
 def tidy(prefix: Path, final: Path) -> None:
-    """Take away what no image needs, and compile the rest: under ``prefix`` now, and under ``final`` then."""
+    """Delete files that no image needs, and compile the rest: under ``prefix`` now, and under ``final`` later."""
     # nvImageCodec's wheel brings its 5 MB for each of eight Pythons.
     ours = sysconfig.get_config_var("SOABI")
     for library in sorted(prefix.rglob("*.cpython-3*.so")):
         if f".{ours}." not in library.name:
             library.unlink()
     # Packages' own tests: 17 MB of numpy's 60.
-    for folder in [path for path in sorted(prefix.rglob("site-packages/*/**/tests")) if path.is_dir()]:
-        shutil.rmtree(folder, ignore_errors=True)  # one may lie in another
+    for folder in sorted(prefix.rglob("site-packages/*/**/tests")):
+        shutil.rmtree(folder, ignore_errors=True)  # one may lie in another, and one may be a file
     for source in sorted(prefix.rglob("*.py")):
         _compile(source, final / source.relative_to(prefix))
 
@@ -45,9 +47,6 @@ def _compile(source: Path, final: Path) -> None:
         py_compile.compile(str(source), dfile=str(final), doraise=True, invalidation_mode=_UNCHECKED)
     except py_compile.PyCompileError:  # templates, and tests of syntax errors
         return
-
-
-_UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
 
 
 def split(lock: Path, checked: Path, torch: Path) -> None:
@@ -81,10 +80,7 @@ def finish() -> None:
 
 
 def _loaded_by_the_server() -> list[ModuleType]:
-    import gunicorn.glogging
-    import gunicorn.workers.gthread  # noqa: F401  # by name, in gunicorn's settings
-
-    import tvetl_server.wsgi  # noqa: F401
+    import tvetl_server.server  # noqa: F401  # wsgi imports it late
     from tvetl.spec import parse
     from tvetl_server.engine import Engine
     from tvetl_server.limits import Limits
@@ -109,8 +105,8 @@ def _bom(components: list[dict[str, object]]) -> dict[str, object]:
 
 
 def _component(name: str, version: str, purl: str, licence: str = "") -> dict[str, object]:
-    found: dict[str, object] = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
-    return {**found, "licenses": [{"license": {"name": licence}}]} if licence else found
+    component: dict[str, object] = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
+    return {**component, "licenses": [{"license": {"name": licence}}]} if licence else component
 
 
 def _python() -> Iterator[dict[str, object]]:
@@ -119,19 +115,19 @@ def _python() -> Iterator[dict[str, object]]:
 
 
 def _wheels(site: Path) -> Iterator[dict[str, object]]:
-    for each in distributions(path=[str(site)]):
-        name = re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower()
-        yield _component(name, each.version, f"pkg:pypi/{name}@{each.version}", _licence(each))
+    for package in distributions(path=[str(site)]):
+        name = re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower()
+        yield _component(name, package.version, f"pkg:pypi/{name}@{package.version}", _licence(package))
 
 
-def _licence(each: Distribution) -> str:
-    """In its shortest form; some packages put the whole text where its name belongs."""
+def _licence(package: Distribution) -> str:
+    """The licence's name; some packages have the whole text in its place, and the name only among their classifiers."""
     for field in ("License-Expression", "License"):
-        for said in each.metadata.get_all(field) or ():
-            if said and "\n" not in said:
-                return str(said)
-    classifiers: Iterable[str] = each.metadata.get_all("Classifier") or ()
-    return next((one.rpartition(" :: ")[2] for one in classifiers if one.startswith("License :: OSI")), "")
+        for licence in package.metadata.get_all(field) or ():
+            if licence and "\n" not in licence:
+                return str(licence)
+    classifiers: Iterable[str] = package.metadata.get_all("Classifier") or ()
+    return next((name.rpartition(" :: ")[2] for name in classifiers if name.startswith("License :: OSI")), "")
 
 
 def _debian() -> Iterator[dict[str, object]]:
@@ -153,11 +149,11 @@ def main() -> None:
             command.add_argument(each, type=Path)
         if name == "tidy":
             command.add_argument("--as", dest="final", type=Path)
-    told = parser.parse_args()
-    if told.command == "tidy":
-        tidy(told.prefix, told.final or told.prefix)
-    elif told.command == "split":
-        split(told.lock, told.checked, told.torch)
+    options = parser.parse_args()
+    if options.command == "tidy":
+        tidy(options.prefix, options.final or options.prefix)
+    elif options.command == "split":
+        split(options.lock, options.checked, options.torch)
     else:
         finish()
 
