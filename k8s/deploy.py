@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PIPELINE = ROOT / "examples" / "pipelines" / "blog.yaml"
 NAMESPACE, MARK = "ais", "tvetl-dev"
+OURS = ("kubectl", "-n", NAMESPACE)
 ETL, BUCKET = "tvetl-demo", "tvetl-demo"
 
 
@@ -33,9 +34,9 @@ def main() -> int:
     parser.add_argument("--image", default="", help="the server's image, as the node knows it")
     parser.add_argument("--load", default="", help="a command that brings an image to the node; the image is appended")
     parser.add_argument("--down", action="store_true", help="take everything away again")
-    told = parser.parse_args()
+    options = parser.parse_args()
     try:
-        undeploy() if told.down else deploy(HERE / "overlays" / told.overlay, told.image, told.load)
+        undeploy() if options.down else deploy(HERE / "overlays" / options.overlay, options.image, options.load)
     except TvetlError as error:
         print(f"{error.message}\n  {error.hint}", file=sys.stderr)
         return 1
@@ -48,35 +49,28 @@ def deploy(overlay: Path, image: str, load: str) -> None:
     image = bring(image, load)
     run("kubectl", "apply", "--server-side", "--kustomize", str(overlay.relative_to(ROOT)))
     for node in ("proxy", "target"):
-        if not run(
-            "kubectl", "-n", NAMESPACE, "rollout", "status", f"statefulset/ais-{node}", "--timeout=300s", ok=False
-        ):
-            run("kubectl", "-n", NAMESPACE, "get", "pods", "-o", "wide", ok=False)
+        if not run(*OURS, "rollout", "status", f"statefulset/ais-{node}", "--timeout=300s", ok=False):
+            run(*OURS, "get", "pods", "-o", "wide", ok=False)
             stop(f"AIStore's {node} did not become ready; `kubectl -n {NAMESPACE} describe pods` says why.")
     endpoint = reach()
     for finding in examine(endpoint):
-        say(
-            f"{finding.level:4}  {finding.check}: {finding.message}"
-            + (f"\n      {finding.hint}" if finding.hint else "")
-        )
+        hint = f"\n      {finding.hint}" if finding.hint else ""
+        say(f"{finding.level:4}  {finding.check}: {finding.message}{hint}")
         if finding.level == "fail":
             stop("That must be right before tvetl can be registered.")
     transform_one(Cluster(endpoint), image)
-    say(
-        f"""
-Go on:
-  export AIS_ENDPOINT={endpoint}
-  .venv/bin/tvetl register my-etl examples/pipelines/train.yaml --image {image}
-  .venv/bin/tvetl transform {BUCKET} my-bucket --etl {ETL}
-  make undeploy"""
-    )
+    say("\nGo on:")
+    say(f"  export AIS_ENDPOINT={endpoint}")
+    say(f"  .venv/bin/tvetl register my-etl examples/pipelines/train.yaml --image {image}")
+    say(f"  .venv/bin/tvetl transform {BUCKET} my-bucket --etl {ETL}")
+    say("  make undeploy")
 
 
 def transform_one(cluster: Cluster, image: str) -> None:
     """Register the blog's pipeline, and read one photograph through it."""
     pod = PodSpec(ETL, parse(PIPELINE.read_text(encoding="utf-8")), image, start_timeout=120)
-    done = cluster.register(pod)
-    say(f"{ETL} runs already" if done.reused else f"{ETL} is ready after {done.seconds:.1f} s ({done.form})")
+    etl = cluster.register(pod)
+    say(f"{ETL} runs already" if etl.reused else f"{ETL} is ready after {etl.seconds:.1f} s ({etl.form})")
     photograph = a_photograph()
     cluster.create_bucket(BUCKET)
     cluster.put(BUCKET, photograph.name, photograph.read_bytes())
@@ -105,14 +99,14 @@ def undeploy() -> None:
 def refuse_others() -> bool:
     """Whether our AIStore is there; ends where the namespace is another's."""
     label = "{.metadata.labels.app\\.kubernetes\\.io/part-of}"
-    found = kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", f"jsonpath={{.metadata.name}} {label}")
-    if found.startswith(NAMESPACE) and MARK not in found:
+    marked = kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", f"jsonpath={{.metadata.name}} {label}")
+    if marked.startswith(NAMESPACE) and MARK not in marked:
         stop(f"The namespace {NAMESPACE!r} is there already, and k8s/ did not make it. Nothing was changed.")
-    return bool(found.strip())
+    return bool(marked)
 
 
 def bring(image: str, load: str) -> str:
-    """Make the image known to the node; gives its name there."""
+    """Bring the image to the node; returns its name there."""
     if load:
         image = image or DEFAULT_IMAGE
         run(*load.split(), image)
@@ -158,10 +152,10 @@ def run(*command: str, ok: bool = True) -> bool:
 
 
 def kubectl(*arguments: str) -> str:
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        stop(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout.strip()
+    command = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
+    if command.returncode:
+        stop(f"kubectl {' '.join(arguments)}: {command.stderr.strip()}")
+    return command.stdout.strip()
 
 
 def say(text: str) -> None:

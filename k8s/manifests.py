@@ -1,7 +1,7 @@
 """Write the pods that `tvetl register` would send, one for each kind of node: `make manifests`.
 
-They are made from :mod:`tvetl.pod` and checked against it by the tests. To look at, and to try with kubectl; AIStore
-adds to a pod its own volumes, the address of its target and where to run.
+They are made from :mod:`tvetl.pod`, and a test compares them. They are for reading and for trials with kubectl. AIStore
+adds its own volumes to a pod, the address of its target, and the node.
 """
 
 from __future__ import annotations
