@@ -40,7 +40,6 @@ _DONE = ((200, "answered"), (204, "delivered"), (200, "forwarded"))
 #: The code of an error that the next stage answered: its status and body are passed on.
 _PASSED_ON = "next_stage"
 
-
 _FAILED = ((row.status, row.code) for row in (*PROBLEMS.values(), INTERNAL, METHOD_NOT_ALLOWED))
 OUTCOMES = (
     *dict.fromkeys((str(status), code) for status, code in (*_DONE, *_FAILED)),
@@ -48,43 +47,33 @@ OUTCOMES = (
     ("5xx", _PASSED_ON),
 )
 
-
-def _series() -> tuple[str, ...]:
-    """The name of each cell of a row, as Prometheus writes it."""
-    names = [f'tvetl_requests_total{{status="{status}",code="{code}"}}' for status, code in OUTCOMES]
-    names += ["tvetl_bytes_in_total", "tvetl_bytes_out_total", "tvetl_requests_in_flight", "tvetl_requests_waiting"]
-    for stage in STAGES:
-        names += _histogram("tvetl_seconds", BUCKETS, f'stage="{stage}"')
-    names += [*(f'tvetl_device_images_total{{way="{way}"}}' for way in WAYS), "tvetl_device_up"]
-    names += ["tvetl_device_deaths_total", *_histogram("tvetl_device_batch", BATCHES)]
-    for stage in DEVICE_STAGES:
-        names += _histogram("tvetl_device_seconds", BUCKETS, f'stage="{stage}"')
-    return tuple(names)
+#: The name of each cell of a row, as Prometheus writes it.
+_SERIES: list[str] = []
 
 
-def _histogram(name: str, edges: Sequence[float], label: str = "") -> list[str]:
+def _cell(name: str) -> int:
+    """The cell of a new series."""
+    _SERIES.append(name)
+    return len(_SERIES) - 1
+
+
+def _histogram(name: str, edges: Sequence[float], label: str = "") -> tuple[int, int]:
+    """The cell of its first bucket, which the others follow, and that of its sum."""
     before = f"{label}," if label else ""
-    buckets = [f'{name}_bucket{{{before}le="{edge}"}}' for edge in (*(f"{edge:g}" for edge in edges), "+Inf")]
-    return [*buckets, f"{name}_sum{{{label}}}" if label else f"{name}_sum"]
+    first, *_ = [_cell(f'{name}_bucket{{{before}le="{edge}"}}') for edge in (*(f"{edge:g}" for edge in edges), "+Inf")]
+    return first, _cell(f"{name}_sum{{{label}}}" if label else f"{name}_sum")
 
 
-_SERIES = _series()
-_CELL = {name: cell for cell, name in enumerate(_SERIES)}
-_IN_FLIGHT = _CELL["tvetl_requests_in_flight"]
-_WAITING = _CELL["tvetl_requests_waiting"]
-_BYTES = _CELL["tvetl_bytes_in_total"], _CELL["tvetl_bytes_out_total"]
-_ANSWERED = {
-    (status, code): _CELL[f'tvetl_requests_total{{status="{status}",code="{code}"}}'] for status, code in OUTCOMES
+_OUTCOME = {
+    (status, code): _cell(f'tvetl_requests_total{{status="{status}",code="{code}"}}') for status, code in OUTCOMES
 }
-#: Stage -> the cell of its first bucket, and that of its sum.
-_STAGE = {
-    stage: (_CELL[f'{family}_bucket{{stage="{stage}",le="{BUCKETS[0]:g}"}}'], _CELL[f'{family}_sum{{stage="{stage}"}}'])
-    for family, stages in (("tvetl_seconds", STAGES), ("tvetl_device_seconds", DEVICE_STAGES))
-    for stage in stages
-}
-_BATCH = _CELL[f'tvetl_device_batch_bucket{{le="{BATCHES[0]}"}}'], _CELL["tvetl_device_batch_sum"]
-_WAY = {way: _CELL[f'tvetl_device_images_total{{way="{way}"}}'] for way in WAYS}
-_JAIL = "Whether a part of the decoders' jail holds."
+_BYTES_IN, _BYTES_OUT = _cell("tvetl_bytes_in_total"), _cell("tvetl_bytes_out_total")
+_IN_FLIGHT, _WAITING = _cell("tvetl_requests_in_flight"), _cell("tvetl_requests_waiting")
+_STAGE = {stage: _histogram("tvetl_seconds", BUCKETS, f'stage="{stage}"') for stage in STAGES}
+_WAY = {way: _cell(f'tvetl_device_images_total{{way="{way}"}}') for way in WAYS}
+_DEVICE_UP, _DEVICE_DEATHS = _cell("tvetl_device_up"), _cell("tvetl_device_deaths_total")
+_BATCH = _histogram("tvetl_device_batch", BATCHES)
+_STAGE |= {stage: _histogram("tvetl_device_seconds", BUCKETS, f'stage="{stage}"') for stage in DEVICE_STAGES}
 _NO_JAIL: Mapping[str, bool] = {}
 _HEAD = {
     "tvetl_requests_total": ("counter", "Requests for objects, by status and code of the answer."),
@@ -138,13 +127,13 @@ class Metrics:
 
     def count(self, status: int, code: str, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """Count one response. A status of the next stage is counted by its class, 4xx or 5xx."""
-        cell = _ANSWERED.get((str(status), code))
+        cell = _OUTCOME.get((str(status), code))
         if cell is None:
-            cell = _ANSWERED[f"{status // 100}xx", _PASSED_ON]
+            cell = _OUTCOME[f"{status // 100}xx", _PASSED_ON]
         with self._lock:
             self._add(cell, 1)
-            self._add(_BYTES[0], bytes_in)
-            self._add(_BYTES[1], bytes_out)
+            self._add(_BYTES_IN, bytes_in)
+            self._add(_BYTES_OUT, bytes_out)
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
@@ -188,10 +177,10 @@ class Metrics:
 
     def device_is(self, *, up: bool) -> None:
         """Set the gauge in this process's row."""
-        self._cells[self._start + _CELL["tvetl_device_up"]] = up
+        self._cells[self._start + _DEVICE_UP] = up
 
     def device_died(self) -> None:
-        self._change(_CELL["tvetl_device_deaths_total"], 1)
+        self._change(_DEVICE_DEATHS, 1)
 
     def _change(self, cell: int, amount: float) -> None:
         with self._lock:
@@ -199,7 +188,7 @@ class Metrics:
 
     def text(self) -> str:
         """The sum of all rows in Prometheus' text format. Buckets are stored separately, and shown cumulative."""
-        lines = [f"# HELP tvetl_jail {_JAIL}", "# TYPE tvetl_jail gauge"]
+        lines = ["# HELP tvetl_jail Whether a part of the decoders' jail holds.", "# TYPE tvetl_jail gauge"]
         lines += [f'tvetl_jail{{part="{part}"}} {holds:d}' for part, holds in self._jail.items()]
         totals = [sum(self._cells[cell :: len(_SERIES)]) for cell in range(len(_SERIES))]
         seen = ""
