@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+from tvetl.spec.limits import EDGE
 
-#: The largest edge the contract allows for an output (tvetl.spec checks sizes 1..8192).
-_LARGEST_EDGE = 8192
+__all__ = ["Limits"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Limits:
     """Members of a shard; 100,000. Shards are commonly cut at some thousands of samples of two or three members;
     each costs a look at its header."""
 
-    max_output_pixels: int = _LARGEST_EDGE**2
+    max_output_pixels: int = EDGE**2
     """Pixels of a result; 67,108,864 = 8192 x 8192, the largest ``size`` a pipeline may name. Steps such as
     Pad or a Resize of a long thin image reach it without a large ``size``."""
 
     seconds: float = 30.0
     """Seconds for reading and transforming one object; 30. AIStore gives up after ``obj_timeout``, 45 by
-    default, with no reason told; this and ``delivery_seconds`` together stay below it."""
+    default, and shows no reason; this and ``delivery_seconds`` together stay below it."""
 
     @property
     def result(self) -> int:

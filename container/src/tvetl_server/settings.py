@@ -11,27 +11,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from tvetl.errors import TvetlError
 from tvetl.tls import Tls
 from tvetl_server.limits import Limits
 
-__all__ = [
-    "SETTINGS",
-    "JailMode",
-    "Settings",
-    "SettingsError",
-    "TargetUrl",
-    "Variable",
-    "cpus",
-    "read_settings",
-    "with_aistores",
-]
+__all__ = ["SETTINGS", "JailMode", "Settings", "SettingsError", "TargetUrl", "cpus", "read_settings", "with_aistores"]
 
 T = TypeVar("T")
 
@@ -147,8 +137,7 @@ class Settings:
     AIS_SKIP_VERIFY_CRT, as AIStore's SDK has them."""
 
 
-@dataclass(frozen=True)
-class Variable:
+class Variable(NamedTuple):
     """An environment variable, as ``--help`` and the documentation show it."""
 
     name: str
@@ -324,7 +313,7 @@ class _Reader:
     def hosts(self, name: str) -> tuple[str, ...]:
         hosts = tuple(part.strip().lower() for part in self.get(name).split(",") if part.strip())
         for host in hosts:
-            if not _HOST.fullmatch(host) and not _is_address(host):
+            if not _HOST.fullmatch(host) and not short_address(host):
                 self.reject(name, repr(host), "names, .domains or addresses without a port, with commas between them")
         return hosts
 
@@ -337,7 +326,7 @@ class _Reader:
 
     def address(self, name: str) -> str | None:
         text = self.get(name)
-        if text and not _is_address(text) and text != "localhost":
+        if text and not short_address(text) and text != "localhost":
             self.reject(name, repr(text), "an IP address")
         return text or None
 
@@ -376,12 +365,12 @@ class _Reader:
                 )
 
 
-def _is_address(text: str) -> bool:
+def short_address(text: str) -> str | None:
+    """The shortest form of an IP address; None for any other text."""
     try:
-        ip_address(text)
+        return str(ip_address(text))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _parse_url(text: str) -> SplitResult | None:
@@ -419,9 +408,5 @@ def _quota(cgroup: Path) -> float | None:
 
 def describe() -> str:
     """The table of SETTINGS as text, for ``--help``: name, unit, default, meaning."""
-    rows = [(v.name, v.unit, v.default, v.help) for v in SETTINGS]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(fields(Variable)) - 1)]
-    return "\n".join(
-        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    )
+    name, unit, default, _ = (max(map(len, column)) for column in zip(*SETTINGS, strict=True))
+    return "\n".join(f"  {v.name:{name}}  {v.unit:{unit}}  {v.default:{default}}  {v.help}" for v in SETTINGS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-__all__ = ["PIECE", "Body", "FileBody", "pieces"]
+__all__ = ["Body", "FileBody"]
 
-#: Bytes that are read and sent at once.
-PIECE = 1 << 20
+#: Bytes that are read at once.
+_PIECE = 1 << 20
 
 
 class FileBody:
@@ -24,7 +24,7 @@ class FileBody:
     def __iter__(self) -> Iterator[bytes]:
         at = 0
         while at < self._length:
-            piece = os.pread(self._descriptor, min(PIECE, self._length - at), at)
+            piece = os.pread(self._descriptor, min(_PIECE, self._length - at), at)
             if not piece:
                 raise OSError("a result is shorter than it was")
             at += len(piece)
@@ -40,13 +40,3 @@ class FileBody:
 
 
 Body = bytes | FileBody
-
-
-def pieces(body: Body) -> Iterator[bytes | memoryview]:
-    """The body in pieces of PIECE bytes."""
-    if isinstance(body, FileBody):
-        yield from body
-        return
-    view = memoryview(body)
-    for at in range(0, len(view), PIECE):
-        yield view[at : at + PIECE]

@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from tvetl_server.errors import BadNodeUrl, DeliveryFailed, DeliveryRetry, HostNotAllowed
 from tvetl_server.processes.result_body import Body
 from tvetl_server.serving.http_client import Broken, ClientResponse, HttpClient, NoTrust, NotSent, TooLong
-from tvetl_server.settings import Settings, TargetUrl
+from tvetl_server.settings import Settings, short_address
 
 __all__ = ["LENGTH_HEADER", "NODE_URL_HEADER", "RETRY_HEADER", "RETRY_REASON", "Delivered", "Delivery", "Route"]
 
@@ -37,7 +36,7 @@ _QUOTINGS = 8
 #: Bytes of another node's error that are read for a quotation.
 _QUOTED = 4096
 
-#: What helps where TLS fails.
+#: Where the settings for TLS are.
 _TRUST = "The server's AIS_CLIENT_CA, AIS_CRT and AIS_CRT_KEY are the pod's own settings: docs/secured.md."
 
 #: The characters of a request line; %XX stays as it is.
@@ -138,7 +137,7 @@ class Delivery:
                     # That stage may have put its result elsewhere. A random one would now put another.
                     raise DeliveryFailed(f"{host} broke the connection, and may have put a result elsewhere.") from None
             else:
-                if not _is_transient(response):
+                if response.status != 503 or response.headers.get(RETRY_HEADER.lower()) != RETRY_REASON:
                     return self._delivered(route, response, len(data))
                 reason = "The next stage could not deliver"
             if from_body and not may_have_arrived:
@@ -151,8 +150,10 @@ class Delivery:
     def _request(self, route: Route, path: str, etl_args: str | None) -> tuple[SplitResult, str, dict[str, str]]:
         """The node, the request target and the headers."""
         if route.direct and self._target is not None:
+            query = f"?{route.url.query}" if route.url.query else ""
+            target = f"{self._target.path}/{route.url.path.lstrip('/')}{query}"
             # AIStore named the scheme for the secret: https never becomes http.
-            return route.url._replace(scheme=self._target.scheme), _put_target(self._target, route.url), {}
+            return route.url._replace(scheme=self._target.scheme), target, {}
         query = f"?{urlencode({'etl_args': etl_args})}" if etl_args is not None else ""
         headers = {NODE_URL_HEADER: route.rest} if route.rest else {}
         # The path as it came, except bytes that no request line may have.
@@ -164,7 +165,7 @@ class Delivery:
         if not _HEADER.fullmatch(content_type):
             content_type = "application/octet-stream"
         if status == 204 or (status == 200 and route.direct and not body):
-            # A target's response is an empty 200, for all bytes sent. A stage tells the length of its own result.
+            # A target's response is an empty 200, for all bytes sent. A stage states the length of its own result.
             stated = response.headers.get(LENGTH_HEADER.lower(), "")
             length = int(stated) if _LENGTH.fullmatch(stated) else sent if route.direct else None
             return Delivered(204, length=length)
@@ -189,10 +190,6 @@ class Delivery:
         return " ".join("".join(char if char.isprintable() else " " for char in words).split())[:200]
 
 
-def _is_transient(response: ClientResponse) -> bool:
-    return response.status == 503 and response.headers.get(RETRY_HEADER.lower()) == RETRY_REASON
-
-
 class _Hosts:
     """The hosts that may be nodes of this cluster."""
 
@@ -207,7 +204,7 @@ class _Hosts:
             # The domain of ais-target-1.ais-target.ais.svc.cluster.local has all targets. An address has no domain,
             # and one of a single label (name.local) is too wide.
             domain = host.partition(".")[2]
-            if "." in domain and not _address(host):
+            if "." in domain and not short_address(host):
                 domains.append(f".{domain}")
         self._names = frozenset(_normal(name) for name in names)
         self._domains = tuple(domains)
@@ -222,14 +219,7 @@ class _Hosts:
 def _normal(host: str) -> str:
     """One form for one host: lower case, no final dot, addresses in their short form."""
     name = host.lower().rstrip(".").strip("[]")
-    return _address(name) or name
-
-
-def _address(host: str) -> str | None:
-    try:
-        return str(ip_address(host))
-    except ValueError:
-        return None
+    return short_address(name) or name
 
 
 def _node_url(text: str) -> SplitResult:
@@ -258,8 +248,3 @@ def _node_url(text: str) -> SplitResult:
             return url
         path = plain
     raise BadNodeUrl(f"Ais-Node-Url has a path that is quoted more than {_QUOTINGS} times.")
-
-
-def _put_target(target: TargetUrl, url: SplitResult) -> str:
-    query = f"?{url.query}" if url.query else ""
-    return f"{target.path}/{url.path.lstrip('/')}{query}"

@@ -1,7 +1,7 @@
 """An HTTP client for PUTs to other nodes, with a connection pool that all threads share.
 
 http.client parses. Added here is one deadline for a whole exchange, as a socket's time-out starts anew with each byte.
-And an error tells whether the request may have arrived. Redirects are not followed, and nothing is retried.
+The class of an error says whether the request may have arrived. Redirects are not followed, and nothing is retried.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 from tvetl.tls import handshake_fault
-from tvetl_server.processes.result_body import Body, pieces
+from tvetl_server.processes.result_body import Body, FileBody
 
 __all__ = ["Broken", "ClientResponse", "HttpClient", "NoTrust", "NotSent", "TooLong"]
 
 #: Seconds to connect to a node of the cluster.
 _CONNECT = 3.0
-#: How a send fails where the node has closed the connection.
+#: How a send fails where the node has closed the connection. One that refuses a request early, or our certificate after
+#: the handshake, does so, and its response can often still be read.
 _GONE = (ConnectionError, ssl.SSLEOFError)
 #: Bytes of one read. Between two reads the deadline is checked.
 _STEP = 1 << 20
@@ -68,7 +69,7 @@ class ClientResponse:
 class HttpClient:
     """Sends PUTs; its pool keeps at most ``pool_size`` idle connections, so that TLS's handshakes are few.
 
-    ``tls`` makes the context for nodes that speak https, once the first is there: it may read all of the system's
+    ``tls`` makes the context for https. It is called for the first such node, as it may read all of the system's
     authorities.
     """
 
@@ -182,8 +183,9 @@ def _round_trip(
         connection.putheader(name, value)
     try:
         connection.endheaders()
-        complete = _send(connection.sock, data, deadline)
-    except _GONE:  # a node that refuses our certificate after the handshake says so, and closes
+        _send(connection.sock, data, deadline)
+        complete = True
+    except _GONE:
         complete = False
     # getresponse() calls this with the socket and the method.
     connection.response_class = partial(_Response, deadline)  # type: ignore[assignment]
@@ -198,17 +200,12 @@ def _round_trip(
         return ClientResponse(response.status, names, body), reusable
 
 
-def _send(connection: socket.socket, data: Body, deadline: float) -> bool:
-    """Whether all was sent. A node that refuses early closes, and its response can often still be read."""
-    try:
-        for piece in pieces(data):
-            view = memoryview(piece)
-            while view:
-                connection.settimeout(_left(deadline))
-                view = view[connection.send(view) :]
-    except _GONE:
-        return False
-    return True
+def _send(connection: socket.socket, data: Body, deadline: float) -> None:
+    for piece in data if isinstance(data, FileBody) else [data]:
+        view = memoryview(piece)
+        while view:
+            connection.settimeout(_left(deadline))
+            view = view[connection.send(view) :]
 
 
 def _read(response: HTTPResponse, limit: int) -> bytes:

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import stat
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -108,8 +109,8 @@ def _named_by_file(fqn: str, bucket: str, rest: str) -> str:
         return f"{bucket}/{rest}"
     file = _utf8(fqn)
     for mark in (f"/{bucket}/{_OBJECTS}/", f"/{bucket}/"):
-        for found in re.finditer(f"(?={re.escape(mark)})", file):
-            tail = file[found.end() + len(mark) :]
+        for match in re.finditer(f"(?={re.escape(mark)})", file):
+            tail = file[match.end() + len(mark) :]
             for name in (tail, "/".join("" if part == "%" else unquote(part) for part in tail.split("/"))):
                 if unquote(name, errors="replace") == rest:
                     return f"{bucket}/{name}"
@@ -200,19 +201,13 @@ _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 #: O_NONBLOCK: opening a FIFO would wait for its writer. It changes nothing for a regular file.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-
-class _OpenHow(ctypes.Structure):
-    """struct open_how of openat2(2)."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
 _OPENAT2 = 437  # the system call's number on all architectures that the image is built for
 _NO_SYMLINKS, _BENEATH = 0x04, 0x08
-_OPEN_HOW = _OpenHow(_FILE, 0, _NO_SYMLINKS | _BENEATH)
-_LONG, _POINTER = ctypes.c_long, ctypes.POINTER(_OpenHow)
+#: struct open_how of openat2(2): flags, mode, resolve.
+_OPEN_HOW = struct.pack("=QQQ", _FILE, 0, _NO_SYMLINKS | _BENEATH)
+_LONG, _BYTES = ctypes.c_long, ctypes.c_char_p
 _syscall = (
-    ctypes.CFUNCTYPE(_LONG, _LONG, _LONG, ctypes.c_char_p, _POINTER, ctypes.c_size_t)(("syscall", ctypes.CDLL(None)))
+    ctypes.CFUNCTYPE(_LONG, _LONG, _LONG, _BYTES, _BYTES, ctypes.c_size_t)(("syscall", ctypes.CDLL(None)))
     if sys.platform == "linux"
     else None
 )
@@ -222,7 +217,7 @@ def _open_beneath(folder: int, name: bytes) -> int | None:
     """Open the file ``name`` below ``folder`` without following a link; None where the kernel refuses."""
     if _syscall is None:
         return None
-    descriptor: int = _syscall(_OPENAT2, folder, name, ctypes.byref(_OPEN_HOW), ctypes.sizeof(_OPEN_HOW))
+    descriptor: int = _syscall(_OPENAT2, folder, name, _OPEN_HOW, len(_OPEN_HOW))
     return descriptor if descriptor >= 0 else None
 
 
@@ -237,17 +232,12 @@ class Files:
         self._limit = limit
         self._shard_limit = max(limit, shard_limit)
         self._any_shape = roots is not None
+        roots = mounts() if roots is None else roots
         # Resolved once: a root may be reached by a link, a file below it may not.
-        found = [Path(os.path.realpath(root)) for root in (mounts() if roots is None else roots)]
-        given = list(roots or ())
+        resolved = [Path(os.path.realpath(root)) for root in roots]
         # The longest first: a mount within a mount is found before the outer one.
-        self._roots = sorted({*found, *given}, key=lambda root: len(root.parts), reverse=True)
+        self.roots = sorted({*resolved, *roots}, key=lambda root: len(root.parts), reverse=True)
         self._warned = False
-
-    @property
-    def roots(self) -> Sequence[Path]:
-        """Where files are read."""
-        return self._roots
 
     def open(self, fqn: str) -> tuple[int, int]:
         """A descriptor of the named file, to be closed by the caller, and the file's size in bytes.
@@ -294,7 +284,7 @@ class Files:
             raise OutsideRoots("The file name has .. in it.")
         if names[:1] in (["proc"], ["sys"]):  # were / a root: the secret stands in /proc/<id>/environ
             raise OutsideRoots("The file name is one of the kernel's own.")
-        for root in self._roots:
+        for root in self.roots:
             depth = len(root.parts) - 1
             if tuple(names[:depth]) == root.parts[1:] and len(names) > depth:
                 return root, names[depth:], max(1, self._bucket_depth(names, depth) - depth)
@@ -314,7 +304,7 @@ class Files:
         """A descriptor of the file that ``parts`` name below ``root``, without following a link and without a race.
 
         One system call does it. Where that fails or is missing (Linux before 5.6, some sandboxes), each name is opened
-        in the folder opened before it, which tells the reason.
+        in the folder opened before it, which shows the reason.
         """
         whole = os.fsencode("/".join(parts))
         try:
