@@ -79,15 +79,10 @@ def single(value: Value) -> Value:
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-def _pair(value: Value) -> Value:
+def _repeated(value: Value, count: int) -> Value:
+    """n -> n, n, ...; (left and right, top and bottom) -> left, top, right, bottom."""
     items = _items(value)
-    return items * (2 // len(items))
-
-
-def _four_borders(value: Value) -> Value:
-    """n -> all four; (left and right, top and bottom) -> left, top, right, bottom."""
-    items = _items(value)
-    return items * (4 // len(items))
+    return items * (count // len(items))
 
 
 def _no_border_is_none(value: Value) -> Value:
@@ -96,7 +91,7 @@ def _no_border_is_none(value: Value) -> Value:
 
 def _two(kind: Kind, *, ordered: bool = False) -> Kind:
     """n, [n] or [a, b]; one value stands for both."""
-    return spelled(either(kind, sequence(kind, 1, 2, ordered=ordered)), _pair)
+    return spelled(either(kind, sequence(kind, 1, 2, ordered=ordered)), lambda value: _repeated(value, 2))
 
 
 def _around(center: float, least: float, most: float, reach: float) -> Kind:
@@ -121,7 +116,7 @@ _EDGES = spelled(either(_EDGE, several(_EDGE, 1, limits.DRAWN_OF)), _items)
 _SIZE = _two(_EDGE)
 _SHORT_EDGE_OR_SIZE = either(_EDGE, spelled(sequence(_EDGE, 1, 2), single), NULL)
 _BORDER = integer(0, limits.EDGE)
-_BORDERS = spelled(either(_BORDER, sequence(_BORDER, 1, 2, 4)), _four_borders)
+_BORDERS = spelled(either(_BORDER, sequence(_BORDER, 1, 2, 4)), lambda value: _repeated(value, 4))
 _P = real(0, 1)
 _POSITIVE = replace(real(limits.DIVISOR), expected="a number above 0")
 _FROM_0 = sequence(real(0), 2, ordered=True)

@@ -93,7 +93,6 @@ def _did_you_mean(word: object, known: Collection[str]) -> str:
 
 def parse(source: str | Mapping[str, object]) -> Pipeline:
     """The pipeline in JSON or YAML text, or in data; raises PipelineError with every problem and its place."""
-    problems = Problems()
     try:
         if isinstance(source, str):
             data = load(source, limits.PIPELINE_BYTES)
@@ -102,16 +101,9 @@ def parse(source: str | Mapping[str, object]) -> Pipeline:
             check_data(data)
     except BadText as error:
         raise PipelineError([Problem("$", str(error))]) from error
-    pipeline = _read_pipeline(data, problems)
-    if pipeline is None or problems:
-        raise PipelineError(problems.listed())
-    return pipeline
-
-
-def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
     if not isinstance(data, Mapping):
-        problems.add("$", f"expected an object with steps, got {show(data)}")
-        return None
+        raise PipelineError([Problem("$", f"expected an object with steps, got {show(data)}")])
+    problems = Problems()
     fields = read_params(data, FIELDS, "$", problems, ignore=("steps", "output"))
     for extension in _items(fields, "mask_members") & _items(fields, "box_members"):
         problems.add("$.box_members", f"{show(extension)} is among mask_members, too")
@@ -119,7 +111,7 @@ def _read_pipeline(data: object, problems: Problems) -> Pipeline | None:
     output = _read_output(data["output"], form, problems) if "output" in data else default_output(form or START)
     _check_annotations(steps, problems, is_mask=fields.get("role") == "mask")
     if problems or output is None:
-        return None
+        raise PipelineError(problems.listed())
     # read_params has checked each against its row of FIELDS.
     return Pipeline(steps=tuple(steps), output=output, **fields)  # type: ignore[arg-type]
 
