@@ -253,7 +253,7 @@ class PodSpec:
 
     def to_yaml(self) -> str:
         # Wide, so that the pipeline stays on one line and can be found with grep.
-        return yaml.dump(self.to_data(), Dumper=_Dumper, sort_keys=False, width=1_000_000, allow_unicode=True)
+        return yaml.safe_dump(self.to_data(), sort_keys=False, width=1_000_000, allow_unicode=True)
 
 
 def check_name(name: str) -> None:
@@ -289,10 +289,3 @@ def _value(item: Mapping[str, object]) -> str | None:
         if isinstance(reference, Mapping):
             return f"{kind}/{reference.get('name')}/{reference.get('key')}"
     return None
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes a dictionary that is used twice in full: YAML's anchors are hard to read in a pod."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
