@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -225,7 +226,7 @@ def test_many_reads_go_where_the_sdks_do(
     local: LocalCluster, proxy: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def read() -> Fetch:
-        with Fetcher(Cluster(local.endpoint, patience=5), "images", "", patience=5, threads=2) as fetcher:
+        with closing(Fetcher(Cluster(local.endpoint, patience=5), "images", "", patience=5, threads=2)) as fetcher:
             fetcher.start(Fetch("a.txt"))
             (done,) = fetcher.wait()
             return done

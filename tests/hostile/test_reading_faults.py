@@ -83,8 +83,9 @@ def gateway(steady: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[G
     yield from faults.serve_gateway(steady.endpoint)
 
 
-def fetcher_of(endpoint: str) -> Fetcher:
-    return Fetcher(Cluster(endpoint, patience=PATIENCE), "images", "read-small", patience=PATIENCE, threads=4)
+def fetcher_of(endpoint: str) -> contextlib.closing[Fetcher]:
+    cluster = Cluster(endpoint, patience=PATIENCE)
+    return contextlib.closing(Fetcher(cluster, "images", "read-small", patience=PATIENCE, threads=4))
 
 
 def read(fetcher: Fetcher, names: list[str]) -> dict[str, Fetch]:

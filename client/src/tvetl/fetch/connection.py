@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tvetl.cluster import Access, Json, Target
+from tvetl.cluster import Access, Json
 from tvetl.errors import TvetlError
 from tvetl.fetch.response import Response
 from tvetl.proxies import before
 
-#: What an idle connection receives.
-NONE = Response()
+#: The response of an idle connection.
+NO_RESPONSE = Response()
 
 
 @dataclass(eq=False)
@@ -35,16 +35,6 @@ class Fetch:
     data: bytearray | bytes | None = None
     error: TvetlError | None = None
     redirects: int = 0
-
-
-@dataclass
-class SdkAnswer:
-    """What the SDK made of a read, and the cluster map where it was asked for again."""
-
-    fetch: Fetch
-    data: bytes | None = None
-    error: BaseException | None = None
-    targets: Sequence[Target] = ()
 
 
 class Node:
@@ -79,8 +69,8 @@ class Node:
     def address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
         """Looked up once. Raises OSError, UnicodeError."""
         if not self._addresses:
-            found = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
-            self._addresses = [(family, address) for family, _, _, _, address in found]
+            answers = socket.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
+            self._addresses = [(family, address) for family, _, _, _, address in answers]
         return self._addresses[0]
 
     def has_other_address(self, tried: object) -> bool:
@@ -105,6 +95,6 @@ class Connection:
         self.sent = 0
         #: Whether it has served another read, and not a byte has come for this one: the node may have ended it before.
         self.reused = False
-        self.response = NONE
+        self.response = NO_RESPONSE
         #: time.monotonic() of the last sign of life.
         self.since = 0.0

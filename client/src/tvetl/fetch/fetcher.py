@@ -17,14 +17,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from urllib.parse import quote
 
 from tvetl import notation
 from tvetl.cluster import Cluster, Json, Target
 from tvetl.cluster.error_mapping import too_late
 from tvetl.errors import TvetlError
-from tvetl.fetch.connection import NONE, Connection, Fetch, Node, SdkAnswer
+from tvetl.fetch.connection import NO_RESPONSE, Connection, Fetch, Node
 from tvetl.fetch.places import places
 from tvetl.fetch.query import Query
 from tvetl.fetch.response import Malformed, Response
@@ -35,12 +34,12 @@ from tvetl.spec.seed import addressable
 _SCRATCH = 1 << 13
 #: Seconds to connect, as :class:`Cluster` waits.
 _CONNECT = 3.0
-#: Seconds between two looks for reads that are late, and at least between two cluster maps.
-_LOOK = 1.0
+#: Seconds between two checks for reads that are late, and at least between two cluster maps.
+_CHECK_EVERY = 1.0
 #: Redirects that one read follows: the proxy's, and those of targets that know better.
 _REDIRECTS = 5
-#: What a socket raises where it would have to wait.
-_WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+#: The exceptions of a socket that would have to wait.
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _log = logging.getLogger("tvetl.datasets")
 
 
@@ -48,7 +47,7 @@ class Fetcher:
     """Reads objects of one bucket, through an ETL or as they are, many at a time.
 
     For one thread at a time, and not across a fork. ``cluster`` is its own, and ``patience`` how many seconds a read
-    waits for bytes. Closing it ends all connections; also a context manager.
+    waits for bytes. Closing it ends all connections.
     """
 
     def __init__(self, cluster: Cluster, bucket: str, etl: str, *, patience: float, threads: int) -> None:
@@ -69,23 +68,16 @@ class Fetcher:
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._threads = DaemonThreads(threads, "tvetl-read")
-        self._by_sdk: deque[SdkAnswer] = deque()
+        #: What threads have read: each with what no read should raise, and a cluster map where one was asked for.
+        self._by_sdk: deque[tuple[Fetch, BaseException | None, Sequence[Target]]] = deque()
         self._process = os.getpid()
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._busy: set[Connection] = set()
         self._unfinished = 0
         self._done: list[Fetch] = []
-        self._usual = 1 << 16
-        self._looked = time.monotonic()
+        self._usual_size = 1 << 16
+        self._checked = time.monotonic()
         self.ask({})
-
-    def __enter__(self) -> Fetcher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def ask(self, arguments: Mapping[str, Json], *, by_name: bool = False) -> None:
         """The ``etl_args`` of all reads that begin from now on; ``by_name`` as of :class:`Query`."""
@@ -93,7 +85,7 @@ class Fetcher:
 
     def homes(self, names: Sequence[str]) -> list[int]:
         """Which target each object lies on, for :class:`Fetch`: cheaper for many names at once."""
-        self._have_map()
+        self._ensure_map()
         return places(self._bucket, names, self._digests) if self._targets else [0] * len(names)
 
     def start(self, fetch: Fetch) -> None:
@@ -101,7 +93,7 @@ class Fetcher:
         self._unfinished += 1
         if fetch.error:
             return self._done.append(fetch)
-        self._have_map()
+        self._ensure_map()
         if fetch.home is None:
             [fetch.home] = self.homes([fetch.name])
         try:
@@ -123,7 +115,7 @@ class Fetcher:
         """The reads that ended. Waits until one has, :meth:`wake` was called, or unless ``idle`` there is none."""
         woken = False
         while (self._unfinished or idle) and not self._done and not woken:
-            for key, mask in self._selector.select(_LOOK):
+            for key, mask in self._selector.select(_CHECK_EVERY):
                 if key.data is None:
                     woken = True
                     self._take_answers()
@@ -159,8 +151,8 @@ class Fetcher:
 
     # The cluster map
 
-    def _have_map(self) -> None:
-        """Ask for the map, once. Without it all reads go by the proxy, and say what is wrong."""
+    def _ensure_map(self) -> None:
+        """Ask for the map, once. Without it all reads go by the proxy, whose errors tell the reason."""
         if self._targets is None:
             targets: Sequence[Target] = ()
             if not self._left_to_sdk:
@@ -188,9 +180,9 @@ class Fetcher:
         if node.proxy:
             return self._to_sdk(fetch)
         tail = node.redirected if fetch.redirects else node.ours
-        return self._ask(fetch, node, b"GET " + node.base + path + tail, node.idle.pop() if node.idle else None)
+        return self._request(fetch, node, b"GET " + node.base + path + tail, node.idle.pop() if node.idle else None)
 
-    def _ask(self, fetch: Fetch, node: Node, request: bytes, connection: Connection | None) -> None:
+    def _request(self, fetch: Fetch, node: Node, request: bytes, connection: Connection | None) -> None:
         """Send a request over this connection, or over a new one."""
         try:
             connection = connection or self._connect(node)
@@ -198,7 +190,7 @@ class Fetcher:
             return self._to_sdk(fetch, stale=True)
         connection.fetch, connection.request, connection.sent = fetch, request, 0
         connection.reused = connection.stage == "ready"
-        connection.response = Response(fetch.into, fetch.prefix, self._usual)
+        connection.response = Response(fetch.into, fetch.prefix, self._usual_size)
         connection.since = time.monotonic()
         self._busy.add(connection)
         if connection.reused:
@@ -235,7 +227,7 @@ class Fetcher:
             else:
                 while self._receive(connection):
                     pass
-        except _WAITS:
+        except _WOULD_BLOCK:
             pass
         except (OSError, ValueError, MemoryError, Malformed):
             self._lose(connection)
@@ -261,7 +253,7 @@ class Fetcher:
         self._write(connection)
 
     def _write(self, connection: Connection) -> None:
-        with suppress(*_WAITS):
+        with suppress(*_WOULD_BLOCK):
             connection.sent += connection.sock.send(connection.request[connection.sent :])
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.sent < len(connection.request) else 0)
         if self._selector.get_key(connection.sock).events != events:
@@ -306,16 +298,16 @@ class Fetcher:
                 connection.node.idle.remove(connection)
         elif connection.reused or (connecting and connection.node.has_other_address(connection.address)):
             # The node had ended it before it got our request, or has another address.
-            self._ask(fetch, connection.node, connection.request, None)
+            self._request(fetch, connection.node, connection.request, None)
         else:
             self._to_sdk(fetch, stale=True)
 
     def _end_late(self) -> None:
         """Once a second, end the reads that have waited for too long."""
         now = time.monotonic()
-        if now - self._looked < _LOOK:
+        if now - self._checked < _CHECK_EVERY:
             return
-        self._looked = now
+        self._checked = now
         for connection in [*self._busy]:
             connected = connection.stage == "ready"
             if now - connection.since > (self._patience if connected else _CONNECT):
@@ -333,14 +325,15 @@ class Fetcher:
         fetch, response = connection.fetch, connection.response
         assert fetch is not None
         body = response.body()
-        connection.fetch, connection.response = None, NONE  # whose memory is not to be held by an idle connection
+        # An idle connection must not hold the memory of a response.
+        connection.fetch, connection.response = None, NO_RESPONSE
         self._busy.discard(connection)
         if response.closes:
             self._close(connection)
         else:
             connection.node.idle.append(connection)
         if response.status == 200 and (body is None or body or not self._etl):
-            self._usual = len(body) if body else self._usual
+            self._usual_size = len(body) if body else self._usual_size
             self._finish(fetch, body, None)
         else:
             self._refer(fetch, response, bytes(body or b""))
@@ -370,31 +363,34 @@ class Fetcher:
     def _to_sdk(self, fetch: Fetch, *, stale: bool = False) -> None:
         """Read by the SDK, in a thread. Where the map may be ``stale``, ask for it again."""
         by_sdk, arguments = self._by_sdk, self._query.arguments(fetch.name, fetch.arguments)
-        again = stale and time.monotonic() - self._mapped > _LOOK
+        again = stale and time.monotonic() - self._mapped > _CHECK_EVERY
         if again:
             self._mapped = time.monotonic()
 
         def read() -> None:
-            answer = SdkAnswer(fetch)
+            fault: BaseException | None = None
+            targets: Sequence[Target] = ()
             try:
-                answer.data = self._cluster.get(self._bucket, fetch.name, self._etl, arguments)
+                fetch.data = self._cluster.get(self._bucket, fetch.name, self._etl, arguments)
+            except TvetlError as error:
+                fetch.error = error
             except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
-                answer.error = error
+                fault = error
             if again:
                 with suppress(TvetlError):
-                    answer.targets = self._cluster.targets()
-            by_sdk.append(answer)
+                    targets = self._cluster.targets()
+            by_sdk.append((fetch, fault, targets))
             self.wake()
 
         self._threads.submit(read)
 
     def _take_answers(self) -> None:
-        with suppress(*_WAITS):
+        with suppress(*_WOULD_BLOCK):
             self._woken.recv(4096)
         while self._by_sdk:
-            answer = self._by_sdk.popleft()
-            if answer.targets:
-                self._follow(answer.targets)
-            if answer.error is not None and not isinstance(answer.error, TvetlError):
-                raise answer.error
-            self._finish(answer.fetch, answer.data, answer.error)
+            fetch, fault, targets = self._by_sdk.popleft()
+            if targets:
+                self._follow(targets)
+            if fault is not None:
+                raise fault
+            self._done.append(fetch)

@@ -16,7 +16,7 @@ _ENCODED = re.compile(rb"\r\ncontent-encoding:", re.I)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.I)
 _LOCATION = re.compile(rb"\r\nlocation:[ \t]*([^\r\n]+)", re.I)
 _CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
-_BEGUN_CHUNK = re.compile(rb"\r?\n?(?:[0-9A-Fa-f]+[ \t]*(?:;[^\r\n]*)?\r?)?")
+_PARTIAL_CHUNK = re.compile(rb"\r?\n?(?:[0-9A-Fa-f]+[ \t]*(?:;[^\r\n]*)?\r?)?")
 _TRAILER = re.compile(rb"(?:[^\r\n]+\r\n)*\r\n")
 
 
@@ -28,21 +28,21 @@ class Response:
     """Feed it what arrives until it is ``done``; or, while bytes of the body are missing, receive into :meth:`room`.
 
     ``into`` is where the body of a 200 belongs if it is ``prefix`` and exactly as many bytes: then :meth:`body` is
-    None. Any other body goes into a buffer, of ``usual`` bytes first where its length is not told.
+    None. Any other body goes into a buffer, of ``usual`` bytes first where no header says its length.
     """
 
     __slots__ = (
-        "_begun", "_begun_head", "_buffer", "_chunked", "_head", "_into", "_line", "_pos", "_prefix", "_trailer",
-        "_usual", "_view", "closes", "done", "left", "status",
+        "_buffer", "_chunked", "_head", "_into", "_partial_head", "_partial_line", "_pos", "_prefix", "_prefix_seen",
+        "_trailer", "_usual", "_view", "closes", "done", "left", "status",
     )  # fmt: skip
 
     def __init__(self, into: memoryview | None = None, prefix: bytes = b"", usual: int = 1 << 16) -> None:
         self._into, self._prefix, self._usual = into, prefix, usual
-        self._head = self._line = b""
-        self._begun_head = bytearray()
+        self._head = self._partial_line = b""
+        self._partial_head = bytearray()
         self._chunked = self._trailer = False
-        #: Bytes of the prefix that were seen.
-        self._begun = 0
+        #: Bytes of the prefix that have come.
+        self._prefix_seen = 0
         self._buffer: bytearray | None = None
         self._view = memoryview(b"")
         self._pos = 0
@@ -62,7 +62,7 @@ class Response:
 
     def body(self) -> bytearray | None:
         """The whole body once it is done; None where it filled ``into``."""
-        if self._buffer is None and (self._begun < len(self._prefix) or self._pos < len(self._view)):
+        if self._buffer is None and (self._prefix_seen < len(self._prefix) or self._pos < len(self._view)):
             self._to_buffer(0)
         if self._buffer is not None:
             self._view.release()
@@ -71,14 +71,11 @@ class Response:
 
     def room(self) -> memoryview:
         """Where the next bytes go, ``left`` of them at most. Tell :meth:`filled` how many came."""
-        missing_prefix = self._buffer is None and self._begun < len(self._prefix)
-        if missing_prefix or (self._pos + self.left > len(self._view) and (self._buffer is None or self._full)):
+        missing_prefix = self._buffer is None and self._prefix_seen < len(self._prefix)
+        too_small = missing_prefix or self._pos + self.left > len(self._view)
+        if too_small and (self._buffer is None or self._pos == len(self._view)):
             self._to_buffer(min(self.left, _FIRST_BUFFER))
         return self._view[self._pos : self._pos + self.left]
-
-    @property
-    def _full(self) -> bool:
-        return self._pos == len(self._view)
 
     def filled(self, count: int) -> None:
         """``count`` bytes were received into :meth:`room`."""
@@ -101,18 +98,18 @@ class Response:
 
     def _read_head(self, data: bytes) -> bytes:
         """Read the status line and headers; what follows them."""
-        seen = len(self._begun_head)
+        seen = len(self._partial_head)
         if seen:  # searched and copied once, however few bytes come at a time
-            self._begun_head += data
+            self._partial_head += data
             data = b""
-        end = (self._begun_head if seen else data).find(b"\r\n\r\n", max(0, seen - 3))
+        end = (self._partial_head if seen else data).find(b"\r\n\r\n", max(0, seen - 3))
         if end < 0:
-            self._begun_head += data
-            if len(self._begun_head) > _HEAD_LIMIT:
+            self._partial_head += data
+            if len(self._partial_head) > _HEAD_LIMIT:
                 raise Malformed("headers without end")
             return b""
-        head = bytes(self._begun_head) if seen else data
-        self._begun_head.clear()
+        head = bytes(self._partial_head) if seen else data
+        self._partial_head.clear()
         if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit():
             raise Malformed("this is no HTTP/1.1")
         self.status = int(head[9:12])
@@ -135,8 +132,8 @@ class Response:
         """Go on in a buffer with room for ``more`` bytes; what was received moves there."""
         begun = bytes(self._view[: self._pos])
         if self._buffer is None:
-            begun = self._prefix[: self._begun] + begun
-            self._prefix, self._begun = b"", 0
+            begun = self._prefix[: self._prefix_seen] + begun
+            self._prefix, self._prefix_seen = b"", 0
         size = max(len(begun) + more, 2 * self._pos)
         self._buffer = bytearray(size)
         self._buffer[: len(begun)] = begun
@@ -144,11 +141,11 @@ class Response:
 
     def _store(self, data: bytes) -> bytes:
         """Keep what belongs to the body; what follows it."""
-        if self._buffer is None and self._begun < len(self._prefix):
-            missing = self._prefix[self._begun :]
+        if self._buffer is None and self._prefix_seen < len(self._prefix):
+            missing = self._prefix[self._prefix_seen :]
             seen = data[: min(len(missing), self.left)]
             if missing.startswith(seen):
-                self._begun += len(seen)
+                self._prefix_seen += len(seen)
                 self.left -= len(seen)
                 self.done = not self.left and not self._chunked
                 return data[len(seen) :]
@@ -161,14 +158,14 @@ class Response:
 
     def _read_line(self, data: bytes) -> bytes:
         """Read the line before a chunk, or the trailer after the last; what follows it."""
-        line = self._line + data
+        line = self._partial_line + data
         match = (_TRAILER if self._trailer else _CHUNK).match(line)
         if match is None:
-            if len(line) > _LINE_LIMIT or not (self._trailer or _BEGUN_CHUNK.fullmatch(line)):
+            if len(line) > _LINE_LIMIT or not (self._trailer or _PARTIAL_CHUNK.fullmatch(line)):
                 raise Malformed("this is no chunk")
-            self._line = line
+            self._partial_line = line
             return b""
-        self._line = b""
+        self._partial_line = b""
         if self._trailer:
             self.done = True
         else:
