@@ -1,7 +1,7 @@
-"""What a decoder and its fork server give up: files, system calls and room, by three means of the kernel.
+"""The parts of the jail put together: a decoder and its fork server give up files, system calls and memory.
 
-None needs rights, or a writable file system. What one of them lacks on an old kernel another mostly has: see
-docs/reliability.md. A process that cannot enter a part which held when the server started ends.
+None of the three parts needs privileges, or a writable file system. Where an old kernel lacks one, another forbids most
+of the same (docs/reliability.md). A process that cannot enter a part which held when the server started ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class JailError(TvetlError):
 
 
 class Jail:
-    """The jail of all decoders of a server; ``parts`` has for each of PARTS why it does not hold, or nothing."""
+    """The jail of all decoders of a server; ``parts`` has the reason why each of PARTS does not hold, or ""."""
 
     def __init__(
         self, mode: JailMode, *, files: Sequence[Path] = (), folders: Sequence[Path] = (), memory: int = 0
@@ -74,7 +74,7 @@ class Jail:
         return "; ".join([holds, *(f"without {part}: {why}" for part, why in self.parts.items() if why)])
 
     def confine_fork_server(self) -> None:
-        """Leave this process nothing but to fork, and what its decoders need. Raises OSError."""
+        """Restrict this process to forking, and to what its decoders need. Raises OSError."""
         time.localtime()  # reads the time zone's file, which the log needs
         self._used = _address_space()
         if self._holds("limits"):
@@ -84,34 +84,31 @@ class Jail:
         if self._holds("landlock"):
             self._rules = landlock.rules(self._files, self._folders)
             landlock.restrict(self._rules)
-        if self._holds("seccomp"):
-            seccomp.forbid_all_but(self._with_code(calls.FORK_SERVER), self._absent())
+        self._forbid_all_but(calls.FORK_SERVER)
 
     def confine_decoder(self) -> None:
-        """Leave this process, forked from that one, what a decoder needs. Raises OSError."""
+        """Restrict this process, forked from that one, to what a decoder needs. Raises OSError."""
         if self._holds("limits"):
             resource.setrlimit(resource.RLIMIT_AS, _at_most(resource.RLIMIT_AS, self._used + self._memory))
             resource.setrlimit(resource.RLIMIT_NOFILE, _at_most(resource.RLIMIT_NOFILE, _OPEN_FILES))
         if self._rules is not None:  # once more: one decoder is outside to another
             landlock.restrict(self._rules)
             os.close(self._rules)
+        self._forbid_all_but(calls.DECODER)
+
+    def _forbid_all_but(self, rules: Sequence[calls.Rule]) -> None:
         if self._holds("seccomp"):
-            seccomp.forbid_all_but(self._with_code(calls.DECODER), self._absent())
-
-    @staticmethod
-    def _with_code(rules: Sequence[calls.Rule]) -> Sequence[calls.Rule]:
-        return calls.with_code(rules) if "torch" in sys.modules else rules
-
-    def _absent(self) -> Sequence[calls.Rule]:
-        """No filter sees whether openat2 asks to write. Landlock does."""
-        return [rule for rule in calls.ABSENT if rule.name != "openat2" or not self._holds("landlock")]
+            allowed = calls.with_code(rules) if "torch" in sys.modules else rules
+            # No filter sees whether openat2 asks to write. Landlock does.
+            absent = [rule for rule in calls.ABSENT if rule.name != "openat2" or not self._holds("landlock")]
+            seccomp.forbid_all_but(allowed, absent)
 
     def _holds(self, part: str) -> bool:
         return not self.parts[part]
 
 
 def _tried() -> dict[str, str]:
-    """Enter all parts, each the way in to the next, and do what they forbid; for each why it does not hold."""
+    """Enter one part after the other, and try what it forbids. For each the reason why it does not hold, or ""."""
 
     def limits() -> None:
         for limit in (resource.RLIMIT_CORE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE):
@@ -139,26 +136,22 @@ def _why_not(enter: Callable[[], None]) -> str:
 
 
 def _is_refused(do: Callable[[], None]) -> None:
-    """Raises OSError where it is not: some kernels take the restriction and do nothing."""
+    """Raises OSError where ``do`` succeeds: some kernels accept a restriction and do not enforce it."""
     with contextlib.suppress(PermissionError):
         do()
         raise OSError(errno.ENOSYS, "the kernel says yes, and does nothing")
 
 
-def _in_a_process(ask: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """What a forked process finds, which then ends."""
-    here, there = os.pipe()
-
-    def run() -> None:
-        os.write(there, json.dumps(ask()).encode())
-
-    child = fork(run, "The trial of the jail")
-    os.close(there)
-    with os.fdopen(here, "rb") as pipe:
-        told = pipe.read()
+def _in_a_process(try_parts: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The result of a forked process, which then ends."""
+    read_end, write_end = os.pipe()
+    child = fork(lambda: os.write(write_end, json.dumps(try_parts()).encode()), "The trial of the jail")
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        message = pipe.read()
     os.waitpid(child, 0)
-    found: dict[str, str] = json.loads(told) if told else dict.fromkeys(PARTS, "the process that tried it died")
-    return {part: found[part] for part in PARTS}
+    reasons: dict[str, str] = json.loads(message) if message else dict.fromkeys(PARTS, "the process that tried it died")
+    return {part: reasons[part] for part in PARTS}
 
 
 def _code() -> list[Path]:
@@ -167,7 +160,7 @@ def _code() -> list[Path]:
 
 
 def _at_most(limit: int, value: int) -> tuple[int, int]:
-    """That value for a limit, or the one that is set where it is lower."""
+    """The value for a limit, or the present one where that is lower."""
     hard = resource.getrlimit(limit)[1]
     lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
     return lower, lower

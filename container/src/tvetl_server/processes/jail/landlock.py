@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tvetl_server.processes.jail.syscall import syscall
 
-__all__ = ["restrict", "rules", "version"]
+__all__ = ["restrict", "rules"]
 
 # Numbers of linux/landlock.h, the same for all processors.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -27,21 +27,15 @@ _NET = 3
 _SCOPES = 3
 
 
-def version() -> int:
-    """Of the kernel's Landlock. Raises OSError where it has none, or where it is forbidden."""
-    return syscall(_CREATE_RULESET, 0, 0, _VERSION)
-
-
 def rules(files: Iterable[Path], folders: Iterable[Path]) -> int:
-    """A descriptor for :func:`restrict`. Raises OSError.
+    """A descriptor for :func:`restrict`. Raises OSError where the kernel has no Landlock, or forbids it.
 
     Files below ``files`` may be read, if their names are known; those below ``folders`` may be listed, too.
     """
-    known = version()
-    attributes = struct.pack("=QQQ", _FILES[min(known, 5)], _NET, _SCOPES)[
-        : 24 if known >= 6 else 16 if known >= 4 else 8
-    ]
-    ruleset = syscall(_CREATE_RULESET, attributes, len(attributes), 0)
+    version = syscall(_CREATE_RULESET, 0, 0, _VERSION)
+    length = 24 if version >= 6 else 16 if version >= 4 else 8
+    attributes = struct.pack("=QQQ", _FILES[min(version, 5)], _NET, _SCOPES)[:length]
+    ruleset = syscall(_CREATE_RULESET, attributes, length, 0)
     for rights, places in ((_READ_FILE, files), (_READ_FILE | _READ_DIR, folders)):
         for place in places:
             _allow(ruleset, rights, place)

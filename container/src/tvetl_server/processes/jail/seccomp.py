@@ -1,7 +1,7 @@
 """A filter of system calls (seccomp(2)), in the language of Berkeley packet filters, made of the rules of ``calls``.
 
 There is a library, libseccomp. Its Python part is in no package index, and the slim images have the library itself only
-because Debian's apt wants it; of what it does this needs one loop.
+because Debian's apt needs it. This module needs one loop of it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Instruction = tuple[int, int, int, int]
 
 
 def give_up_privileges() -> None:
-    """No exec will give this process more rights: the kernel lets it restrict itself then. Raises OSError."""
+    """No exec will give this process privileges: the kernel lets it restrict itself then. Raises OSError."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def forbid_all_but(rules: Sequence[calls.Rule], absent: Sequence[calls.Rule] = ()) -> None:
-    """Let this process, which has given up privileges, make these calls alone; ``absent`` ones fail with ENOSYS.
+    """Restrict this process, which has given up privileges, to these calls; ``absent`` ones fail with ENOSYS.
 
     Raises OSError.
     """
@@ -74,12 +74,12 @@ def _program(rules: Sequence[calls.Rule], absent: Sequence[calls.Rule], processo
 
 
 def _conditions(rule: calls.Rule) -> list[Instruction]:
-    """Returns with EPERM where one does not hold."""
+    """Instructions that return EPERM where one of the conditions does not hold."""
     code: list[Instruction] = []
     for argument, values, mask in rule.conditions:
         code += [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument), (_AND, 0, 0, mask)]
         numbers = [os.getpid() if value == calls.SELF else value for value in values]
-        # Each skips the rest of them, and the return.
+        # Each jumps behind the others, and behind the return.
         code += [(_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
         code.append((_RETURN, 0, 0, _FAIL | errno.EPERM))
     return code
