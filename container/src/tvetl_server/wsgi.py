@@ -1,8 +1,8 @@
-"""The command, and alone in reading the environment: it runs the server, with AIStore's variables laid aside.
+"""The command, the only module that reads the environment: it moves AIStore's variables to a file, and runs the server.
 
-They have the write secret, and the key of a certificate. What a process got as its environment stays in its memory, and
-in that of all that it forks. So this process runs its program once more, by exec, without them. Their text is in a file
-in memory, which only workers read.
+They have the write secret, and the key of a certificate. A process's environment stays in its memory, and in that of
+all processes that it forks. So this process runs its program once more, by exec, without these variables. The file is
+in memory, and only workers read it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+
+from tvetl_server.processes.ipc import memory, write
 
 __all__ = ["main"]
 
@@ -21,38 +23,30 @@ _KEPT = "_TVETL_KEPT"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for bad settings or a bad pipeline (the last line says why)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    kept = None if words else _lay_aside()
-    # Only now, as it takes 0.3 s, and exec forgets it.
+    secrets = None if words else _lay_aside()
+    # Imported only now: it takes 0.3 s, and exec would repeat it.
     from tvetl_server import server
 
-    return server.run(words, os.environ, kept)
+    return server.run(words, os.environ, secrets)
 
 
 def _lay_aside() -> int | None:
-    """A descriptor of a file with AIStore's variables; None where there are none. Else it runs the program again."""
-    theirs = [name for name in os.environ if name.startswith(_AISTORES)]
-    if theirs:
-        clean = {name: value for name, value in os.environ.items() if name not in theirs}
-        clean[_KEPT] = str(_file_of("\0".join(f"{name}={os.environ[name]}" for name in theirs)))
+    """A descriptor of the file with AIStore's variables, None without any.
+
+    The first time, while the environment has them, it writes that file and runs the program again.
+    """
+    names = [name for name in os.environ if name.startswith(_AISTORES)]
+    if names:
+        clean = {name: value for name, value in os.environ.items() if name not in names}
+        descriptor = memory("tvetl-kept")
+        write(descriptor, os.fsencode("\0".join(f"{name}={os.environ[name]}" for name in names)))
+        os.set_inheritable(descriptor, True)
+        clean[_KEPT] = str(descriptor)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], clean)
     kept = os.environ.get(_KEPT)
     return int(kept) if kept else None
-
-
-def _file_of(text: str) -> int:
-    """A descriptor of a file without a name, which lasts over exec."""
-    if hasattr(os, "memfd_create"):  # Linux
-        descriptor = os.memfd_create("tvetl-kept", 0)
-    else:  # where only `tvetl local` runs the server
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.set_inheritable(descriptor, True)
-    os.pwrite(descriptor, os.fsencode(text), 0)
-    return descriptor
 
 
 if __name__ == "__main__":

@@ -87,10 +87,10 @@ def _exactly(connection: socket.socket, length: int, data: bytes) -> bytes:
     return data
 
 
-def memory() -> int:
+def memory(name: str = "tvetl") -> int:
     """A descriptor of shared memory: an anonymous one, or a deleted file where the system has no such memory."""
     if hasattr(os, "memfd_create"):  # Linux
-        return os.memfd_create("tvetl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
