@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from tvetl.spec import parse
 from tvetl_server import server as serving
+from tvetl_server.metrics import Metrics
 from tvetl_server.processes.jail import Jail
 from tvetl_server.serving.source import Files
 from tvetl_server.settings import SETTINGS, Settings
@@ -116,12 +116,12 @@ def test_a_worker_that_dies_is_replaced_and_the_arbiter_lives(run_server: Callab
 def test_a_worker_that_cannot_start_does_not_end_the_arbiter(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception at a worker's start would give exit status 3 or 4, on which gunicorn's arbiter ends."""
 
-    def short_of_memory(*_: object) -> None:
+    def short_of_memory(*_: object) -> NoReturn:
         raise MemoryError
 
-    pipeline = parse(PIPELINE)
-    server = serving._Server(Settings(pipeline=PIPELINE), pipeline, {}, Jail("off"), Files((), 1))
-    monkeypatch.setattr(serving, "Engine", short_of_memory)
+    server = serving._Server(
+        Settings(pipeline=PIPELINE), short_of_memory, Jail("off"), Files((), 1), None, Metrics(), None
+    )
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(SystemExit) as left:
         server.load()

@@ -10,24 +10,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 
 import flask
 import gunicorn.app.base
 import gunicorn.arbiter
+import gunicorn.glogging
 
 from tvetl.errors import TvetlError
 from tvetl.spec import Pipeline, canonical, digest, parse
 from tvetl.spec.ops import is_plugin
-from tvetl_server.engine import Engine, runnable
+from tvetl_server.engine import Device, Engine, runnable
 from tvetl_server.engine.driver import DeviceError
 from tvetl_server.engine.resize import resizer
 from tvetl_server.metrics import Metrics
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, installed
 from tvetl_server.processes.decoders import Decoders
 from tvetl_server.processes.device import DeviceProcess, Runner
-from tvetl_server.processes.forking import fork, let_others_look
+from tvetl_server.processes.forking import fork, set_dumpable
 from tvetl_server.processes.jail import Jail
 from tvetl_server.serving import gunicorn_conf
 from tvetl_server.serving.app import Ready, create_app
@@ -53,11 +54,11 @@ The environment has all settings:
 """
 
 
-def run(words: Sequence[str], env: MutableMapping[str, str], kept: int | None = None) -> int:
+def run(words: Sequence[str], env: MutableMapping[str, str], secrets: int | None = None) -> int:
     """Run the command with these words and this environment. Returns the exit status.
 
-    ``kept`` is a descriptor of the file with AIStore's variables where ``env`` does not have them. Only workers read
-    that file, once they have forked what decodes.
+    ``secrets`` is a descriptor of the file with AIStore's variables, where wsgi.py has taken these from ``env``. Only
+    workers read that file, once they have forked their decoders' fork server.
     """
     if words in (["--help"], ["-h"]):
         print(_USAGE.format(settings=describe()), end="")
@@ -69,35 +70,31 @@ def run(words: Sequence[str], env: MutableMapping[str, str], kept: int | None = 
         if words == ["--ops"]:
             print(json.dumps([*runnable(), *sorted(installed())]))
             return 0
-        if kept is not None and (status := _check_apart(env, kept)):
+        if secrets is not None and (status := _check_apart(env, secrets)):
             return status
         settings, pipeline, plugins = _read(env)
-    except TvetlError as error:
-        _explain(error)
-        return error.exit_code
-    if words:
-        print(canonical(pipeline))
-        print(digest(pipeline))
-        return 0
-    # Read by nvImageCodec when it is loaded: it would write a line to stderr for each file that it leaves to the CPU.
-    env.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    _log_to_stderr()
-    gunicorn_conf.allow_long_request_lines()
-    _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
-    _log.info("Resizing is done by %s", resizer())
-    try:
-        return _serve(settings, pipeline, plugins, kept)
+        if words:
+            print(canonical(pipeline))
+            print(digest(pipeline))
+            return 0
+        # nvImageCodec reads it when it is loaded, and would write a line to stderr for each file it leaves to the CPU.
+        env.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+        _log_to_stderr()
+        gunicorn_conf.allow_long_request_lines()
+        _log.info("Pipeline %s: %s", digest(pipeline)[:12], canonical(pipeline))
+        _log.info("Resizing is done by %s", resizer())
+        return _serve(settings, pipeline, plugins, secrets)
     except TvetlError as error:
         _explain(error)
         return error.exit_code
 
 
-def _check_apart(env: Mapping[str, str], kept: int) -> int:
+def _check_apart(env: Mapping[str, str], secrets: int) -> int:
     """Check all settings in a process of its own, as this one is to know no secret. Its exit status."""
 
     def check() -> None:
         try:
-            read_settings({**env, **_variables(kept)})
+            read_settings({**env, **_variables(secrets)})
         except TvetlError as error:
             _explain(error)
             os._exit(error.exit_code)
@@ -106,28 +103,41 @@ def _check_apart(env: Mapping[str, str], kept: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(fork(check, "The check of the settings"), 0)[1])
 
 
-def _variables(kept: int) -> dict[str, str]:
-    """What wsgi.py has laid aside."""
-    lines = os.fsdecode(os.pread(kept, os.fstat(kept).st_size, 0)).split("\0")
+def _variables(secrets: int) -> dict[str, str]:
+    """AIStore's variables, as wsgi.py has written them."""
+    lines = os.fsdecode(os.pread(secrets, os.fstat(secrets).st_size, 0)).split("\0")
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
-def _serve(settings: Settings, pipeline: Pipeline, plugins: Mapping[str, PluginOp], kept: int | None) -> int:
+def _serve(settings: Settings, pipeline: Pipeline, plugins: Mapping[str, PluginOp], secrets: int | None) -> int:
     """Serve until a signal ends it. Returns the exit status. Raises DeviceError or JailError."""
-    if kept is not None:
-        let_others_look(yes=False)  # at the descriptor, and at the workers' memory
+    if secrets is not None:
+        set_dumpable(yes=False)  # so that no other process reads that file, or the workers' memory
     files = Files(settings.roots, settings.limits.max_bytes, settings.limits.max_shard_bytes)
     jail = Jail(settings.jail, files=files.roots, folders=settings.jail_folders, memory=settings.limits.memory)
     _log.log(logging.WARNING if any(jail.parts.values()) else logging.INFO, "The jail of decoders: %s", jail)
-    server = partial(_Server, settings, pipeline, plugins, jail, files, kept)
     holds = {part: not why for part, why in jail.parts.items()}
-    if settings.device == "none":
-        server(Metrics(2 * settings.workers, jail=holds)).run()
-        return 0
+    # A row for each worker, and one for each that still stops while its successor runs; the last is the device's.
+    metrics = Metrics(2 * settings.workers + 1, device=settings.device != "none", jail=holds)
+    device = _start_device(settings, pipeline, metrics, secrets) if settings.device != "none" else None
+    make_engine = partial(Engine, pipeline, settings.limits, plugins)
+    try:
+        _Server(settings, make_engine, jail, files, secrets, metrics, device).run()
+    except SystemExit as stop:  # gunicorn returns by it
+        if stop.code:
+            raise
+    finally:
+        if device:
+            device.close()
+    if device and device.lost and settings.without_device == "stop":
+        print(f"tvetl-server: DeviceError: {device.state}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _start_device(settings: Settings, pipeline: Pipeline, metrics: Metrics, secrets: int | None) -> DeviceProcess:
     _log.info("Pixels from the device are close to torchvision's on PIL images, not equal: docs/gpu.md says how far")
-    # The last row is the device's.
-    metrics = Metrics(2 * settings.workers + 1, device=True, jail=holds)
-    device = DeviceProcess(
+    return DeviceProcess(
         partial(_runner, settings, pipeline),
         batch=settings.batch,
         processors=cpus(),
@@ -135,19 +145,8 @@ def _serve(settings: Settings, pipeline: Pipeline, plugins: Mapping[str, PluginO
         row=2 * settings.workers,
         needed=settings.without_device != "cpu",
         stops=settings.without_device == "stop",
-        closed=() if kept is None else (kept,),
+        closed=() if secrets is None else (secrets,),
     )
-    try:
-        server(metrics, device).run()
-    except SystemExit as stop:  # gunicorn returns by it
-        if stop.code:
-            raise
-    finally:
-        device.close()
-    if device.lost and settings.without_device == "stop":
-        print(f"tvetl-server: DeviceError: {device.state}", file=sys.stderr, flush=True)
-        return 1
-    return 0
 
 
 def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
@@ -167,15 +166,14 @@ def _runner(settings: Settings, pipeline: Pipeline) -> Runner:
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
+        with open(os.devnull, "wb") as devnull:  # noqa: PTH123
+            os.dup2(devnull.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _read(env: Mapping[str, str]) -> tuple[Settings, Pipeline, Mapping[str, PluginOp]]:
@@ -205,23 +203,20 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
     def __init__(
         self,
         settings: Settings,
-        pipeline: Pipeline,
-        plugins: Mapping[str, PluginOp],
+        make_engine: Callable[[Device | None], Engine],
         jail: Jail,
         files: Files,
-        kept: int | None = None,
-        metrics: Metrics | None = None,
-        device: DeviceProcess | None = None,
+        secrets: int | None,
+        metrics: Metrics,
+        device: DeviceProcess | None,
     ) -> None:
         self._settings = settings
-        self._pipeline = pipeline
-        self._plugins = plugins
+        self._make_engine = make_engine
         self._jail = jail
         self._files = files
-        self._kept = kept
+        self._secrets = secrets
         self._device = device
-        # A row for each worker, and one for each that still stops while its successor runs.
-        self.metrics = metrics or Metrics(rows=2 * settings.workers)
+        self.metrics = metrics
         self.connections = ConnectionCounts(2 * settings.workers)
         self._free_rows = list(range(2 * settings.workers))
         super().__init__()
@@ -230,7 +225,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         for name, value in gunicorn_conf.config(self._settings).items():
             self.cfg.set(name, value)
         self.cfg.set("worker_class", Worker)
-        self.cfg.set("logger_class", _logger_class())
+        self.cfg.set("logger_class", _Logger)
         self.cfg.set("when_ready", self._before_workers)
         self.cfg.set("pre_fork", self._before_fork)
         self.cfg.set("post_fork", self._after_fork)
@@ -241,7 +236,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
         try:
             link = self._device.link() if self._device else None
             decoders = Decoders(
-                lambda: Engine(self._pipeline, self._settings.limits, self._plugins, link),
+                partial(self._make_engine, link),
                 self._files,
                 self._settings.decoders,
                 self.metrics,
@@ -261,10 +256,10 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             sys.exit(1)
 
     def _with_aistores(self) -> Settings:
-        """The settings with AIStore's, which this worker knows from now on: its fork server is there, without them."""
-        if self._kept is None:
+        """The settings with AIStore's, which this worker knows from now on: its fork server was forked without them."""
+        if self._secrets is None:
             return self._settings
-        settings = with_aistores(self._settings, _variables(self._kept))
+        settings = with_aistores(self._settings, _variables(self._secrets))
         _WithoutSecret.secret = settings.target_url.secret if settings.target_url else ""
         return settings
 
@@ -293,7 +288,7 @@ class _WithoutSecret(logging.Formatter):
     """Removes the write secret from every log line, tracebacks included."""
 
     secret = ""
-    """Set in a worker, once it knows it."""
+    """Set in each worker, once that has read the secret."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -317,14 +312,10 @@ def _log_to_stderr() -> None:
         logger.propagate = False
 
 
-def _logger_class() -> type:
+class _Logger(gunicorn.glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's logger without the secret: it quotes URLs when a request fails below the application."""
-    from gunicorn.glogging import Logger  # only once main() runs: it sets up logging when imported
 
-    class LoggerWithoutSecret(Logger):  # type: ignore[misc]  # gunicorn has no types
-        def setup(self, cfg: object) -> None:
-            super().setup(cfg)
-            for handler in self.error_log.handlers:
-                handler.setFormatter(_WithoutSecret(handler.formatter or logging.Formatter()))
-
-    return LoggerWithoutSecret
+    def setup(self, cfg: object) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(_WithoutSecret(handler.formatter or logging.Formatter()))

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-__all__ = ["fork", "ignore_signals", "let_others_look"]
+__all__ = ["fork", "ignore_signals", "set_dumpable"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def ignore_signals() -> None:
         signal.signal(ignored, signal.SIG_IGN)
 
 
-def let_others_look(*, yes: bool) -> None:
+def set_dumpable(*, yes: bool) -> None:
     """Whether processes of the same user may read this one's memory and descriptors, and whether it may dump a core."""
     if hasattr(libc := ctypes.CDLL(None), "prctl"):  # Linux
         libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(yes), *[ctypes.c_ulong(0)] * 3)

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,7 +35,7 @@ from PIL import (  # noqa: F401
 from tvetl_server.engine import Engine
 from tvetl_server.processes.decoders.decoder import Decoder, Files
 from tvetl_server.processes.decoders.messages import Process
-from tvetl_server.processes.forking import fork, ignore_signals, let_others_look
+from tvetl_server.processes.forking import fork, ignore_signals, set_dumpable
 from tvetl_server.processes.ipc import receive, send
 from tvetl_server.processes.jail import Jail
 
@@ -58,15 +59,15 @@ class ForkServer:
         ``make_engine`` is called in the fork server, once; raises RuntimeError where it or the jail fails (the log says
         why). Of this process's descriptors it has those in ``kept`` and the first three.
         """
-        self._connection, theirs = socket.socketpair()
+        self._connection, worker = socket.socketpair()
         self._lock = threading.Lock()
 
         def run() -> None:
-            _close_all_but([0, 1, 2, theirs.fileno(), *kept])
-            _Server(theirs, make_engine(), files, jail).run()
+            _close_all_but([0, 1, 2, worker.fileno(), *kept])
+            _Server(worker, make_engine(), files, jail).run()
 
         fork(run, "The fork server")
-        theirs.close()
+        worker.close()
         if not self._connection.recv(1):
             raise RuntimeError("The process that forks decoders could not start.")
 
@@ -91,31 +92,31 @@ class ForkServer:
             raise RuntimeError("The process that forks decoders is gone.") from error
 
 
+@dataclass(frozen=True)
 class _Server:
-    """What runs in the process: each message forks a decoder for the descriptors with it, or names one to kill."""
+    """The loop of the process: each message forks a decoder for the descriptors with it, or names one to kill."""
 
-    def __init__(self, worker: socket.socket, engine: Engine, files: Files, jail: Jail) -> None:
-        self._worker = worker
-        self._engine = engine
-        self._files = files
-        self._jail = jail
-        self._children: set[int] = set()
+    worker: socket.socket
+    engine: Engine
+    files: Files
+    jail: Jail
+    children: set[int] = field(default_factory=set)
 
     def run(self) -> NoReturn:
         ignore_signals()
         signal.set_wakeup_fd(-1)  # was the worker's
         signal.signal(signal.SIGCHLD, self._reap)
-        let_others_look(yes=True)  # the worker sets a decoder's oom_score_adj, and nothing here is secret
+        set_dumpable(yes=True)  # the worker sets a decoder's oom_score_adj, and nothing here is secret
         gc.freeze()  # these objects stay in pages that all decoders share
         _keep_freed_memory()
-        self._jail.confine_fork_server()
-        self._worker.send(b".")
+        self.jail.confine_fork_server()
+        self.worker.send(b".")
         while True:
-            message, descriptors = receive(self._worker)
+            message, descriptors = receive(self.worker)
             # A child must be recorded before it is reaped, and not be reaped while it is killed.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             if message is None:  # the worker has ended, and needs no results
-                self._kill(*self._children)
+                self._kill(*self.children)
                 os._exit(0)
             if descriptors:
                 self._fork(*descriptors)
@@ -125,35 +126,35 @@ class _Server:
 
     def _fork(self, connection: int, outbox: int) -> None:
         def run() -> None:
-            self._worker.close()
-            Decoder(self._engine, self._files, self._jail, outbox).serve(connection)
+            self.worker.close()
+            Decoder(self.engine, self.files, self.jail, outbox).serve(connection)
 
         try:
-            self._children.add(fork(run, "A decoder"))
+            self.children.add(fork(run, "A decoder"))
         except OSError as error:  # no process left, or no memory: the worker sees the end of the connection
             _log.error("A decoder could not be forked: %s", error.strerror)
         os.close(connection)
         os.close(outbox)
 
     def _kill(self, *processes: int) -> None:
-        for child in self._children.intersection(processes):  # no other: the system may have reused an id
+        for child in self.children.intersection(processes):  # no other: the system may have reused an id
             os.kill(child, signal.SIGKILL)
 
     def _reap(self, *_: object) -> None:
         """The handler of SIGCHLD. Only now can the system reuse the id of a child that has ended."""
         with contextlib.suppress(ChildProcessError):
             while child := os.waitpid(-1, os.WNOHANG)[0]:
-                self._children.discard(child)
+                self.children.discard(child)
 
 
 def _close_all_but(kept: Collection[int]) -> None:
     """Close what this process has inherited: listeners, the file of the heartbeat, connections to others."""
     try:
-        found = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+        descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
     except OSError:  # not Linux
-        found = list(range(os.sysconf("SC_OPEN_MAX")))
-    for descriptor in {*found}.difference(kept):
-        with contextlib.suppress(OSError):  # the one that listed them
+        descriptors = list(range(os.sysconf("SC_OPEN_MAX")))
+    for descriptor in {*descriptors}.difference(kept):
+        with contextlib.suppress(OSError):  # the listing's own
             os.close(descriptor)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -161,7 +162,7 @@ def _close_all_but(kept: Collection[int]) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next object; else it returns it, and asks for it again page by page."""
+    """Let glibc keep freed memory for the next object; else it returns memory, and asks for it again page by page."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # glibc
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the highest there is
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)

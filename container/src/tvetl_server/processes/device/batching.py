@@ -28,11 +28,10 @@ _LONGEST = 4.0
 class Batching:
     """Counts images, and decides for them; times are seconds on any one clock."""
 
-    def __init__(self, most: int, patience: float = PATIENCE) -> None:
+    def __init__(self, most: int) -> None:
         """``most`` images are a full batch."""
         self._most = most
-        self._patience = patience
-        self._gap = patience
+        self._gap = PATIENCE
         #: When the last image arrived or the last batch ended; and since when a waiting batch could run.
         self._since = self._from = -math.inf
         # Decaying sums of 1, n, n * n, seconds and n * seconds over the batches, as least squares need them. They begin
@@ -41,7 +40,7 @@ class Batching:
         self.waiting = 0
 
     def arrived(self, now: float, images: int = 1) -> None:
-        self._gap = _MEMORY * self._gap + (1 - _MEMORY) * min(now - self._since, self._patience)
+        self._gap = _MEMORY * self._gap + (1 - _MEMORY) * min(now - self._since, PATIENCE)
         self._since = now
         if not self.waiting:
             self._from = now
@@ -78,4 +77,4 @@ class Batching:
         gain = self.estimate(0) / self.waiting
         if self.waiting >= self._most or others <= 0 or _WORTH * self._gap > gain:
             return -math.inf
-        return min(self._from + self._patience, self._since + _LONGEST * gain)
+        return min(self._from + PATIENCE, self._since + _LONGEST * gain)

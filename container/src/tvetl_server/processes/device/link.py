@@ -11,7 +11,7 @@ import time
 from tvetl_server.engine import DeviceRequest, NotByDevice
 from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.processes.device import timing
-from tvetl_server.processes.device.messages import Reply, pack_request
+from tvetl_server.processes.device.messages import Part, pack_request, unpack_reply
 from tvetl_server.processes.device.semaphore import Semaphore
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.ipc import memory, receive, send, take, write
@@ -25,7 +25,7 @@ class Link:
     def __init__(
         self, register: socket.socket, supervisor: socket.socket, status: SharedStatus, semaphore: Semaphore
     ) -> None:
-        """``register`` leads to the device's process, for new connections, and ``supervisor`` to that, for its end."""
+        """``register`` leads to the device's process, for new connections; ``supervisor`` to the supervisor."""
         self._register = register
         self._supervisor = supervisor
         self._status = status
@@ -35,7 +35,7 @@ class Link:
 
     @property
     def descriptors(self) -> list[int]:
-        """What a process needs of its parent's for this to work."""
+        """The descriptors that a process must inherit to use this."""
         return [self._register.fileno(), self._supervisor.fileno(), *self._semaphore.descriptors]
 
     def cpu_slot(self) -> contextlib.AbstractContextManager[None]:
@@ -49,7 +49,7 @@ class Link:
         if timeout <= 0:
             raise NotByDevice("late")
         try:
-            parts = self._ask(request, timeout).parts
+            parts = self._exchange(request, timeout)
         except OSError as error:
             self._disconnect()
             raise NotByDevice("late" if isinstance(error, TimeoutError) else "lost") from error
@@ -62,9 +62,9 @@ class Link:
             data = data[part.length :]
         return results
 
-    def _ask(self, request: DeviceRequest, timeout: float) -> Reply:
-        """Raises OSError where no reply comes in time."""
-        if self._connection and has_ended(self._connection):  # the process that it led to has died
+    def _exchange(self, request: DeviceRequest, timeout: float) -> list[Part]:
+        """Send the request, and receive the reply. Raises OSError where none comes in time."""
+        if self._connection and has_ended(self._connection):  # the device's process has died
             self._disconnect()
         connection = self._connection or self._connect()
         connection.settimeout(timeout)
@@ -73,7 +73,7 @@ class Link:
         reply, _ = receive(connection, alone=True)
         if reply is None:
             raise ConnectionResetError("the device's process has ended")
-        return Reply.unpack(reply)
+        return unpack_reply(reply)
 
     def _connect(self) -> socket.socket:
         """A connection, and memory for files and for results, of this process alone."""

@@ -9,28 +9,33 @@ from typing import cast
 import numpy as np
 
 from tvetl_server.engine.device_request import DeviceRequest, DeviceSteps
+from tvetl_server.engine.driver import DeviceError
 from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.processes.ipc import pack, unpack
 
-__all__ = ["READY", "Part", "Reply", "Unavailable", "pack_request", "unpack_request"]
+__all__ = [
+    "READY",
+    "Part",
+    "pack_error",
+    "pack_reply",
+    "pack_request",
+    "unpack_error",
+    "unpack_reply",
+    "unpack_request",
+]
 
 #: The device is up: from its process to the supervisor, and from there to the first process.
 READY = b"."
 
 
-@dataclass
-class Unavailable:
-    """There is no device: takes the way of READY."""
+def pack_error(error: DeviceError) -> bytes:
+    """In place of READY: there is no device."""
+    return pack([error.message, error.hint])
 
-    reason: str
-    hint: str = ""
 
-    def pack(self) -> bytes:
-        return pack([self.reason, self.hint])
-
-    @classmethod
-    def unpack(cls, message: bytes) -> Unavailable:
-        return cls(*cast("list[str]", unpack(message)))
+def unpack_error(message: bytes) -> DeviceError:
+    reason, hint = cast("list[str]", unpack(message))
+    return DeviceError(reason, hint=hint)
 
 
 def pack_request(request: DeviceRequest) -> bytes:
@@ -44,8 +49,8 @@ def unpack_request(message: bytes, file: Callable[[int], bytes | memoryview]) ->
         "tuple[int, list[int], list[DeviceSteps], list[int | str | None], int | list[int] | None]", unpack(message)
     )
     encoding = cast("tuple[int, str | None]", tuple(jpeg)) if jpeg else None
-    asked = cast("tuple[int, int]", tuple(resized)) if isinstance(resized, list) else resized
-    return DeviceRequest(file(length), (width, height), steps, encoding, asked)
+    size = cast("tuple[int, int]", tuple(resized)) if isinstance(resized, list) else resized
+    return DeviceRequest(file(length), (width, height), steps, encoding, size)
 
 
 @dataclass
@@ -70,15 +75,10 @@ class Part:
         return np.frombuffer(data, self.kind).reshape(self.shape) if self.kind else bytes(data)
 
 
-@dataclass
-class Reply:
-    """What became of a request: one part a view, in the request of their bytes. None: the device refuses it."""
+def pack_reply(parts: Sequence[Part]) -> bytes:
+    """The reply to a request: one part a view, in the order of their bytes. No part: the device refuses it."""
+    return pack([(part.length, part.kind, part.shape) for part in parts])
 
-    parts: Sequence[Part]
 
-    def pack(self) -> bytes:
-        return pack([(part.length, part.kind, part.shape) for part in self.parts])
-
-    @classmethod
-    def unpack(cls, message: bytes) -> Reply:
-        return cls([Part(*part) for part in cast("list[tuple[int, str, Sequence[int]]]", unpack(message))])
+def unpack_reply(message: bytes) -> list[Part]:
+    return [Part(*part) for part in cast("list[tuple[int, str, Sequence[int]]]", unpack(message))]

@@ -23,7 +23,7 @@ from tvetl_server.engine.pixels import Array, Encoded
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import timing
 from tvetl_server.processes.device.batching import Batching
-from tvetl_server.processes.device.messages import READY, Part, Reply, Unavailable, unpack_request
+from tvetl_server.processes.device.messages import READY, Part, pack_error, pack_reply, unpack_request
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.ipc import read_into, receive, send, take, write
 
@@ -59,14 +59,14 @@ class _Client:
         self._kept = bytearray()
 
     def receive(self) -> DeviceRequest:
-        """Its next request, good until the one after it. Raises OSError, ValueError, TypeError or RuntimeError."""
+        """Its next request, valid until the next call. Raises OSError, ValueError, TypeError or RuntimeError."""
         message, _ = receive(self.connection, alone=True)
         if message is None:
             raise ConnectionResetError("the decoder has ended")
         return unpack_request(message, self._file)
 
     def _file(self, length: int) -> bytes | memoryview:
-        """From shared memory into memory that is kept: to allocate it costs as much as the copy."""
+        """Read from shared memory into memory that is reused, as allocating it costs as much as the copy."""
         if length > _KEPT:
             return take(self._inbox, length)
         if len(self._kept) < length:
@@ -80,7 +80,7 @@ class _Client:
         stored = [Part.of(result) for result in results or ()]
         with contextlib.suppress(OSError):  # the decoder has died, or its deadline has passed
             write(self._outbox, b"".join(data for _, data in stored))
-            send(self.connection, Reply([part for part, _ in stored]).pack())
+            send(self.connection, pack_reply([part for part, _ in stored]))
 
     def close(self) -> None:
         self.connection.close()
@@ -116,7 +116,6 @@ class BatchServer:
     batch: int
     """Images, at most."""
     counts: Metrics
-    row: int
     status: SharedStatus
     first: int | None
     """The process to end where the supervisor was killed."""
@@ -131,10 +130,9 @@ class BatchServer:
         self._ended: list[_Client] = []
 
     def run(self, pipe: int) -> NoReturn:
-        """Report READY or Unavailable to ``pipe``, then serve until the supervisor ends."""
+        """Report READY or an error to ``pipe``, then serve until the supervisor ends."""
         supervisor = os.getppid()
         runner = self._start(pipe)
-        self.counts.use_row(self.row)
         done, wake = socket.socketpair()
         threading.Thread(target=self._run_batches, args=(runner, wake), name="the device", daemon=True).start()
         self._pixels = runner.pixels
@@ -147,7 +145,7 @@ class BatchServer:
         os.write(pipe, READY)
         while os.getppid() == supervisor:
             self._step()
-        # The supervisor was killed: when it ends by itself it kills this process first. Nothing would restart this one.
+        # The supervisor was killed: one that ends by itself kills this process first. Nothing would restart this one.
         self.counts.device_is(up=False)
         self.status.set(State.LOST, "the device is not there: its supervisor was killed")
         _log.error("The supervisor of the device's process was killed, so this ends, too")
@@ -160,11 +158,11 @@ class BatchServer:
         try:
             return self.make()
         except DeviceError as error:
-            why = Unavailable(str(error), error.hint or "")
+            os.write(pipe, pack_error(error))
         except Exception as error:  # noqa: BLE001  a library that is missing, or broken
             _log.exception("The device could not be opened")
-            why = Unavailable(f"it could not be opened: {type(error).__name__}: {error}".split("\n")[0])
-        os.write(pipe, why.pack())
+            reason = f"it could not be opened: {type(error).__name__}: {error}".split("\n")[0]
+            os.write(pipe, pack_error(DeviceError(reason)))
         os._exit(1)
 
     def _step(self) -> None:

@@ -23,12 +23,8 @@ class Semaphore:
         self._released, self._release = os.pipe()
         os.set_blocking(self._released, False)
         os.set_blocking(self._release, False)
-        self._open = [self._file, self._released, self._release]
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The open ones."""
-        return list(self._open)
+        #: The open ones.
+        self.descriptors = [self._file, self._released, self._release]
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -51,8 +47,8 @@ class Semaphore:
 
     def close(self) -> None:
         """Close its descriptors in this process, which can hold no slot any more; a second call does nothing."""
-        while self._open:
-            os.close(self._open.pop())
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
     def _free_slot(self) -> int | None:
         """A slot, which is then locked."""

@@ -12,12 +12,12 @@ from tvetl_server.engine.driver import DeviceError
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import timing
 from tvetl_server.processes.device.link import Link, has_ended
-from tvetl_server.processes.device.messages import READY, Unavailable
+from tvetl_server.processes.device.messages import READY, unpack_error
 from tvetl_server.processes.device.process import BatchServer, Runner
 from tvetl_server.processes.device.semaphore import Semaphore
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.device.supervisor import Supervisor
-from tvetl_server.processes.forking import fork, let_others_look
+from tvetl_server.processes.forking import fork, set_dumpable
 from tvetl_server.processes.ipc import receive
 
 __all__ = ["DeviceProcess"]
@@ -52,33 +52,33 @@ class DeviceProcess:
         self._register.settimeout(timing.POLL)
         self._semaphore = Semaphore(processors)
         first = os.getpid() if stops else None
-        server = BatchServer(self._registrations, make, batch, counts, row, self._status, first)
+        server = BatchServer(self._registrations, make, batch, counts, self._status, first)
         self._connection, theirs = socket.socketpair()
 
         def run() -> None:
             for descriptor in (self._connection.detach(), *closed):
                 os.close(descriptor)
-            let_others_look(yes=True)
+            set_dumpable(yes=True)
             counts.use_row(row)
             Supervisor(theirs, server, counts, self._status, needed, stops).run()
 
         self._supervisor = fork(run, "The supervisor of the device's process")
         theirs.close()
-        problem = self._started()
-        if problem and needed:
+        error = self._wait()
+        if error and needed:
             self.close()
-            raise DeviceError(problem.reason, hint=problem.hint)
+            raise error
 
-    def _started(self) -> Unavailable | None:
+    def _wait(self) -> DeviceError | None:
         """Wait until the device is up; the reason where it is not."""
         self._connection.settimeout(timing.START)
         try:
             message, _ = receive(self._connection)
         except TimeoutError:
-            return Unavailable(f"it is not ready after {timing.START:g} seconds")
+            return DeviceError(f"it is not ready after {timing.START:g} seconds")
         if message is None:
-            return Unavailable("its process could not be started")
-        return None if message == READY else Unavailable.unpack(message)
+            return DeviceError("its process could not be started")
+        return None if message == READY else unpack_error(message)
 
     def link(self) -> Link:
         """For an engine."""

@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import NoReturn
 
+from tvetl_server.engine.driver import DeviceError
 from tvetl_server.metrics import Metrics
 from tvetl_server.processes.device import timing
-from tvetl_server.processes.device.messages import READY, Unavailable
+from tvetl_server.processes.device.messages import READY, pack_error, unpack_error
 from tvetl_server.processes.device.process import BatchServer
 from tvetl_server.processes.device.status import SharedStatus, State
 from tvetl_server.processes.forking import fork, ignore_signals
@@ -57,21 +58,21 @@ class Supervisor:
                     self.status.set(State.DOWN, "the device's process has died and is started again")
                     _log.error("The device's process has died (%s) and is started again", end)
                     continue
-                end = Unavailable(f"its process died {timing.DEATHS} times")
+                end = DeviceError(f"its process died {timing.DEATHS} times")
             self._handle_loss(end)
             ends.clear()
 
-    def _handle_loss(self, why: Unavailable) -> None:
+    def _handle_loss(self, error: DeviceError) -> None:
         """End the server, or do without the device for a while, as is set."""
-        self.status.set(State.LOST, f"the device is not there: {why.reason}")
+        self.status.set(State.LOST, f"the device is not there: {error}")
         was_up = self._has_reported
-        self._report(why.pack())
+        self._report(pack_error(error))
         if was_up and self.stops:
-            _log.error("The device is lost: %s", why.reason)
+            _log.error("The device is lost: %s", error)
             os.kill(self._parent, signal.SIGTERM)
         if self.stops if was_up else self.needed:
             self._wait(math.inf)
-        _log.warning("There is no device: %s. The CPU does all; next try in %g s", why.reason, timing.RETRY)
+        _log.warning("There is no device: %s. The CPU does all; next try in %g s", error, timing.RETRY)
         self._wait(timing.RETRY)
 
     def _report(self, message: bytes) -> None:
@@ -80,7 +81,7 @@ class Supervisor:
             send(self.connection, message)
             self._has_reported = True
 
-    def _run_once(self) -> Unavailable | str:
+    def _run_once(self) -> DeviceError | str:
         """One life of the device's process. Returns the reason why there is no device, or how the process died."""
         pipe, write_end = os.pipe()
 
@@ -95,7 +96,7 @@ class Supervisor:
         os.close(pipe)
         _, status = os.waitpid(child, 0)
         if message and message != READY:
-            return Unavailable.unpack(message)
+            return unpack_error(message)
         return f"signal {-code}" if (code := os.waitstatus_to_exitcode(status)) < 0 else f"status {code}"
 
     def _watch(self, child: int, pipe: int) -> bytes:
