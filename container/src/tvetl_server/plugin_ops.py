@@ -85,7 +85,7 @@ class PluginError(TvetlError):
 
 def installed() -> dict[str, PluginOp]:
     """Every plugin op by its qualified name. Runs the code of the packages that declare them; raises PluginError."""
-    found: dict[str, PluginOp] = {}
+    ops: dict[str, PluginOp] = {}
     for point in sorted(entry_points(group=_GROUP), key=lambda point: point.name):
         package = point.dist.name if point.dist else point.value
         try:
@@ -96,10 +96,10 @@ def installed() -> dict[str, PluginOp]:
             name = f"{point.name}.{op.name}" if isinstance(op, PluginOp) else ""
             if not is_plugin(name):
                 raise PluginError(f"{package}: expected {point.value} to be a list of PluginOp, named like acme.Blur")
-            if name in found:
+            if name in ops:
                 raise PluginError(f"{package}: {name} is declared twice")
-            found[name] = op
-    return found
+            ops[name] = op
+    return ops
 
 
 def checked(pipeline: Pipeline, plugins: Mapping[str, PluginOp]) -> Pipeline:
@@ -126,10 +126,10 @@ def prepare(name: str, op: PluginOp, params: Mapping[str, Value], draw: Draw, si
     do, promised = op.plan(params, draw, size)
 
     def verified(image: Image.Image) -> Image.Image:
-        done = do(image.copy())  # other views may share the decoded image: an op may draw on its copy
-        if not isinstance(done, Image.Image) or (done.mode, done.size) != (image.mode, promised):
-            made = f"{done.mode} of {done.size}" if isinstance(done, Image.Image) else type(done).__name__
-            raise TransformFailed(f"{name} promised an image {image.mode} of {promised}, and gave {made}.")
-        return done
+        result = do(image.copy())  # other views may share the decoded image: an op may draw on its copy
+        if not isinstance(result, Image.Image) or (result.mode, result.size) != (image.mode, promised):
+            actual = f"{result.mode} of {result.size}" if isinstance(result, Image.Image) else type(result).__name__
+            raise TransformFailed(f"{name} promised an image {image.mode} of {promised}, and gave {actual}.")
+        return result
 
     return verified, promised

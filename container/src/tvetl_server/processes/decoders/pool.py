@@ -150,12 +150,12 @@ class _FreeList:
                 if mine in self._waiting:
                     self._waiting.remove(mine)
                     raise OutOfTime("The object waited too long for others to be transformed.") from None
-        return mine.get()  # it came at the last moment
+        return mine.get()  # put at the last moment
 
     def take_back(self) -> bool:
-        """Take one that is not forked yet; whether there was one."""
+        """Remove one that is not forked yet; returns whether there was one."""
         with self._lock:
-            found = None in self._free
-            if found:
+            has_one = None in self._free
+            if has_one:
                 self._free.remove(None)
-            return found
+            return has_one
