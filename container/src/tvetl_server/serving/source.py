@@ -213,14 +213,6 @@ _syscall = (
 )
 
 
-def _open_beneath(folder: int, name: bytes) -> int | None:
-    """Open the file ``name`` below ``folder`` without following a link; None where the kernel refuses."""
-    if _syscall is None:
-        return None
-    descriptor: int = _syscall(_OPENAT2, folder, name, _OPEN_HOW, len(_OPEN_HOW))
-    return descriptor if descriptor >= 0 else None
-
-
 class Files:
     """Reads objects by file name, inside ``roots`` only.
 
@@ -306,15 +298,16 @@ class Files:
         One system call does it. Where that fails or is missing (Linux before 5.6, some sandboxes), each name is opened
         in the folder opened before it, which shows the reason.
         """
-        whole = os.fsencode("/".join(parts))
+        path = os.fsencode("/".join(parts))
         try:
             folder = os.open(root, _FOLDER)
         except OSError as error:
             self._fail(error, bucket_is_there=False)
-        descriptor = _open_beneath(folder, whole)
-        if descriptor is not None:
-            os.close(folder)
-            return descriptor
+        if _syscall is not None:
+            descriptor: int = _syscall(_OPENAT2, folder, path, _OPEN_HOW, len(_OPEN_HOW))
+            if descriptor >= 0:
+                os.close(folder)
+                return descriptor
         for depth, name in enumerate(parts):
             last = depth == len(parts) - 1
             try:
