@@ -78,7 +78,7 @@ class Command(TyperCommand):
 
 
 class App(typer.Typer):
-    """typer's, with our kind of command."""
+    """A typer application whose commands are of the class :class:`Command`."""
 
     def command(self, name: str | None = None, **options: object) -> Callable[[_Function], _Function]:
         return super().command(name, cls=Command, **options)  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ class _Examination:
             yield Finding("token", "ok", message)
 
     def _refused(self, status: int, body: Json) -> Finding | None:
-        """Why AIStore does not take the token, or the want of one."""
+        """Why AIStore refuses the token, or a request without one; None where it does not."""
         if status not in (401, 403):
             return None
         error = self._explained(status, body)
@@ -331,7 +331,7 @@ class _Examination:
             yield from self._jail(name)
 
     def _jail(self, name: str) -> Iterator[Finding]:
-        """What keeps the decoders of an ETL to themselves, by the logs of its pods."""
+        """Whether the decoders of an ETL are jailed, by the logs of its pods."""
         logs = [base64.b64decode(str(row.get("logs"))) for row in _rows(self._get(f"etl/{name}/logs")[1])]
         reports = [found[1] for log in logs if (found := _JAIL.search(log.decode(errors="replace")))]
         for report in dict.fromkeys(reports):

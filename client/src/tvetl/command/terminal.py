@@ -81,7 +81,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def working(doing: str) -> Iterator[None]:
-    """While something takes its time that nobody can count: a spinner on a terminal, elsewhere one line."""
+    """Show that something of unknown length runs: by a spinner on a terminal, elsewhere by one line."""
     if err.is_terminal and not _Speech.json:
         with err.status(doing):
             yield

@@ -38,7 +38,7 @@ def check(subject: Subject, cases: Sequence[Case] = CASES, advance: Callable[[in
         session = _Session(subject, disk)
         verdicts: dict[str, Verdict] = {}
         waiting = [case for case in cases if any(request.pause for request in case.send)]
-        last = [case for case in cases if not case.send]  # they ask about all others
+        last = [case for case in cases if not case.send]  # these judge the answers to all others
 
         def do(some: Sequence[Case]) -> None:
             for case in some:

@@ -35,7 +35,7 @@ _GO_PATH_AS_IS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
 
 @dataclass
 class Etl:
-    """A registered ETL, whatever became of it."""
+    """A registered ETL in any stage."""
 
     message: InitMessage
     plan: Plan
@@ -131,7 +131,7 @@ class Etls:
         return sorted(self._etls.values(), key=lambda etl: etl.name)
 
     def known(self, name: str) -> Etl:
-        """The ETL in whatever stage, or the proxy's 404."""
+        """The ETL in any stage, or the proxy's 404."""
         if name not in self._etls:
             raise ApiError(404, f"{self._proxy.label}: etl job {name} does not exist", "ErrNotFound")
         return self._etls[name]
@@ -169,7 +169,7 @@ class Etls:
             self._etls.pop(name, None)
 
     def _end(self, etl: Etl, reason: str = "", target: NodeServer | None = None) -> None:
-        """End it on every target: without a reason a user has asked for it. Of its job a listing knows nothing then."""
+        """End it on every target; "" stands for a user's request. Its job and counts are not listed any more."""
         etl.cancelled.set()
         ran, etl.stage = etl.stage == "Running", "Aborted"
         self._xactions.end_etl(etl.xid, reason, target, ran)

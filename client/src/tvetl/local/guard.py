@@ -1,4 +1,4 @@
-"""Whom the stand-in serves: with tokens as AIStore's AuthN has them, and at targets only whom the proxy sent there.
+"""The stand-in's access control: AuthN's tokens at the proxy, and targets that answer only what the proxy redirected.
 
 The words, statuses and the quoted token are AIStore 5.0's. Not here: AuthN's own server, its users and roles; a token
 is an administrator's, or may do all but what only an administrator may: ETLs, and ending jobs.
@@ -40,8 +40,8 @@ class Guard:
         """Raises ApiError: 401 without a token that holds, 403 for what its bearer may not do."""
         route = f"{request.method} {request.path.strip('/').partition('/')[2].partition('/')[0]}"
         if node.kind == "t":
-            sent_here = {"pid", "utm"} <= request.query.keys()  # what the proxy's redirect adds
-            if not self._direct and route.endswith(" objects") and (self._authn or "GET" in route) and not sent_here:
+            redirected = {"pid", "utm"} <= request.query.keys()  # which the proxy adds
+            if not self._direct and route.endswith(" objects") and (self._authn or "GET" in route) and not redirected:
                 raise ApiError(403, "direct target access denied")
         elif self._authn and route != "GET health":
             claims = self._claims(request.headers.get("authorization", ""))

@@ -1,4 +1,4 @@
-"""HTTP as AIStore speaks it: raw request targets, its JSON errors, keep-alive, files sent block by block."""
+"""HTTP as AIStore speaks it: raw request targets, its JSON errors, keep-alive, chunks relayed as they come."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ import msgspec
 Message = TypeVar("Message")
 
 BLOCK = 1 << 17  # bytes of a read at most, and so of a chunk, as with AIStore's own buffers
-#: What Go's server answers to who speaks plain HTTP where it speaks TLS.
+#: Go's answer to plain HTTP at a port for TLS.
 _PLAIN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 _MOST_LINES, _LONGEST_LINE = 100, 1 << 20  # of a request's head, and their bytes: Go's default
 _LONGEST_MESSAGE = 64 << 20  # bytes of a JSON body; a list of a million names fits
-_PATIENCE = 300.0  # seconds that a connection may send nothing, or take nothing of what it is sent
+_PATIENCE = 300.0  # seconds that a connection may stay idle, in either direction
 #: The errors of a full disk, or of a quota or limit on it.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -201,7 +201,7 @@ class Handler(StreamRequestHandler):
     server: NodeServer
 
     def setup(self) -> None:
-        """Begin TLS where the node speaks it; one who speaks plain HTTP gets Go's answer. Raises OSError."""
+        """Begin TLS where the node has it, and answer plain HTTP there as Go does. Raises OSError."""
         if self.server.tls:
             self.request.settimeout(_PATIENCE)
             if self.request.recv(1, socket.MSG_PEEK) not in (b"\x16", b""):

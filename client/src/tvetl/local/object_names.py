@@ -33,7 +33,7 @@ def check_bucket(name: str) -> str:
 
 
 def bucket_key(provider: str, namespace: str, name: str) -> str:
-    """What a bucket is called here, or 400: its name, or where it is not an ais bucket of this cluster its URL."""
+    """The key of a bucket, or 400: its name; of other providers and clusters its URL."""
     try:
         found = bucket(f"{provider}://{namespace}{'/' if namespace else ''}{check_bucket(name)}")
     except UsageError as error:

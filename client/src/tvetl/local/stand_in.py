@@ -111,7 +111,7 @@ class LocalCluster:
         self._api.version += 1
 
     def token(self, subject: str = "tvetl", *, admin: bool = True, seconds: float = 0, delay: float = 0) -> str:
-        """A token for who asks with ``authn``; with ``seconds`` it ends, and begins after ``delay``."""
+        """A token for a cluster with ``authn``, good ``delay`` seconds from now, for ``seconds`` (0: 10 years)."""
         return self._guard.issue(subject, admin=admin, seconds=seconds, delay=delay)
 
     def _answer(self, node: NodeServer, request: HttpRequest) -> HttpResponse:
@@ -182,7 +182,7 @@ def _tell(cluster: LocalCluster, token: Path | None, log: Callable[[str], None])
 
 
 def _write_token(file: Path, token: str) -> float:
-    """Put a token into its file, for its owner alone; the time of that."""
+    """Write the token's file, readable by its owner alone; returns the time, as :func:`time.monotonic` has it."""
     new = file.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
         opened.write(token)

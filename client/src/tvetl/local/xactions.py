@@ -17,7 +17,7 @@ from tvetl.notation import bucket
 WORKERS = 4  # objects of a job at once for each target, where it does not say; a transformer has two workers by default
 _ERRORS_KEPT = 128  # errors of single objects for each target (recorded)
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
-_IC_ABORT = "IC(notifications) abort"  # what a target says that was told to end a job by others (recorded)
+_IC_ABORT = "IC(notifications) abort"  # the reason at targets that another one told to end a job (recorded)
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Xactions:
         self, kind: str, names: Iterable[str], work: Callable[[Xaction, str], None], *,
         detail: str, bucket: str, source: str, destination: str = "", workers: int = 0,
     ) -> Xaction:  # fmt: skip
-        """Start a job: ``work(job, name)`` for every name, on so many threads for each target (0: four, -1: one)."""
+        """Start ``work(job, name)`` for every name, on ``workers`` threads for each target (0: four, -1: one)."""
         listed = kind.endswith("listrange") and kind != "delete-listrange"
         job_id = f"tco-{new_id()}" if listed else new_id()
         job = self.add(job_id, kind, detail, bucket, source, destination)
@@ -166,7 +166,7 @@ class Xactions:
         return job
 
     def find(self, job_id: str = "", kind: str = "") -> list[Xaction]:
-        """Xactions of an id, or of a kind, the latest last; 404 where an id is not known."""
+        """The jobs of an id or a kind, the latest last; 404 for an unknown id."""
         if job_id and job_id not in self._xactions:
             raise ApiError(404, f"xaction {kind}[{job_id}] not found", "ErrXactNotFound")
         return [job for job in list(self._xactions.values()) if job_id in ("", job.id) and kind in ("", job.kind)]
