@@ -29,22 +29,23 @@ setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (3
 demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ (DATA=<folder of photographs>)
 	@.venv/bin/python examples/demo.py $(if $(DATA),"$(DATA)")
 
-# Those of the hostile tests that compare no times.
-CLIENT_FAULTS = $(patsubst %,tests/hostile/test_%_faults.py,client local proxy reading)
+# Two processes, each a file at a time, in the order of their names: of those with most tests first, the long ones come last.
+SPREAD = --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Hostile tests that bound times or memory closely, or end processes.
+ALONE = $(patsubst %,tests/hostile/test_%.py,arguments broken_http crash_and_hang jail kills memory overload slow_http)
+# Tests of what knows the SDK, or is asked by it.
+SDK = tests/client tests/e2e tests/conformance/test_servers.py $(patsubst %,tests/local/test_%.py,sdk secured targets) \
+	$(patsubst %,tests/hostile/test_%_faults.py,client proxy)
 
-test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then client and stand-in again with aistore 1.x (ARGS=<pytest's>)
+test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then those of the client again with aistore 1.x (ARGS=<pytest's>)
 ifneq ($(ARGS),)
 	.venv/bin/python -m pytest $(ARGS)
 else
-# One after the other: those of the one Kubernetes, and the server's hostile ones, some of which compare times. All of them run.
+# One after the other, also after one that failed. tests/cluster has one Kubernetes for all its files.
 	@sh tests/support/parts.sh \
-		".venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore tests/,cluster e2e image hostile)" \
-		".venv/bin/python -m pytest tests/cluster tests/e2e tests/image" \
-		".venv/bin/python -m pytest tests/hostile $(addprefix --ignore ,$(CLIENT_FAULTS))" \
-		".venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(CLIENT_FAULTS)" \
-		".venv-sdk1/bin/python -m pytest --numprocesses 2 --dist loadfile \
-			tests/client tests/local tests/e2e tests/conformance/test_servers.py \
-			tests/hostile/test_client_faults.py tests/hostile/test_proxy_faults.py"
+		".venv/bin/python -m pytest $(SPREAD) $(addprefix --ignore ,tests/cluster $(ALONE))" \
+		".venv/bin/python -m pytest $(ALONE) tests/cluster" \
+		".venv-sdk1/bin/python -m pytest $(SPREAD) $(SDK)"
 endif
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, and who may import whom

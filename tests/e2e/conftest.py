@@ -34,12 +34,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marked = metafunc.definition.get_closest_marker("every_way")
     if marked and not GIVEN:
         others = marked.args or ("tls", "token", "tls and token")
-        metafunc.parametrize("endpoint", ("plain", *others), indirect=True, scope="session")
+        metafunc.parametrize("endpoint", ("plain", *others), indirect=True, scope="module")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """With all that the environment must have for it."""
+    """With all that the environment must have for it, and other modules must not."""
     if GIVEN:
         yield GIVEN
         return
@@ -58,7 +58,7 @@ def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield running.endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(endpoint: str) -> Cluster:
     return Cluster(endpoint)
 
