@@ -1,7 +1,7 @@
-"""Folders of files into buckets, and buckets into folders: what is there already is not copied again.
+"""Folders of files into buckets, and buckets into folders: equal content is not copied again.
 
-``find_files`` and ``find_objects`` tell what would be copied and what cannot be; ``put_files`` and ``get_files`` copy.
-Nothing is overwritten unless that is asked for; a file or an object is there whole or not at all.
+``find_files`` and ``find_objects`` choose what to copy and refuse the rest; ``put_files`` and ``get_files`` copy.
+Nothing is overwritten without ``overwrite``; a file or an object is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,12 +29,12 @@ __all__ = [
     "put_files",
 ]  # fmt: skip
 
-#: Seconds that threads are given to end what they are at, after Ctrl-C.
+#: Seconds that threads get to end their copies after Ctrl-C.
 _GRACE = 5.0
-#: After so many failures for want of a cluster in a row, times the threads, nothing more is tried.
+#: Failures in a row, for each thread, to reach the cluster, after which nothing more is tried.
 _AWAY = 2
 
-#: How one file ended: "kept" where the same is there, "kept by size" where no checksum could be compared.
+#: What became of one file: "kept" where the same is there, "kept by size" where no checksum could be compared.
 Outcome = Literal["copied", "kept", "kept by size"]
 
 
@@ -92,27 +92,25 @@ def put_files(
     One that fails does not end the rest. Raises NotReachable where the cluster is gone, and what Ctrl-C raises; the
     same call again then goes on.
     """
-    names = [file.name for file in found.files]
-    common = os.path.commonprefix(names)  # noqa: RUF071  names are no paths
     try:
         if not dry_run:
             cluster.create_bucket(bucket)
-        there = _listing(cluster, bucket, common) if names else {}
+        present = _listing(cluster, bucket, found)
     except NotFound:
         if not dry_run:
             raise
-        there = {}
-
-    elsewhere = notation.bucket(bucket).cluster
+        present = {}
+    other_cluster = notation.bucket(bucket).cluster
 
     def put(transport: Transport, file: LocalFile) -> Outcome:
-        if elsewhere and arrival(file.name) != "whole":
-            raise _Renamed(f"AIStore would name it otherwise in {elsewhere!r}, for its #, ? or %: rename it")
-        if there_is := there.get(file.name):
-            size, checksum = there_is
-            same = _same(transport, file, size, checksum, content=content, overwrite=overwrite)
-            if same or not overwrite:
-                return same or _differs(f"another object is there, of {size} bytes")
+        if other_cluster and arrival(file.name) != "whole":  # AIStore hands it on unescaped
+            message = f"AIStore would name it otherwise in {other_cluster!r}, for its #, ? or %: rename it"
+            raise _NotCopied("bad_name", message)
+        if file.name in present:
+            size, checksum = present[file.name]
+            other = f"another object is there, of {size} bytes"
+            if kept := _kept(transport, file, size, checksum, other, content=content, overwrite=overwrite):
+                return kept
         if not dry_run:
             transport.send(file.path, file.name)
         return "copied"
@@ -135,22 +133,19 @@ def get_files(
 
     A file appears under its name when it is complete. It must have the size and the checksum of the listing.
     """
-    names = [file.name for file in found.files]
-    common = os.path.commonprefix(names)  # noqa: RUF071  names are no paths
-    listed = _listing(cluster, bucket, common) if names else {}
+    present = _listing(cluster, bucket, found)
 
     def get(transport: Transport, file: LocalFile) -> Outcome:
-        if file.name not in listed:
+        if file.name not in present:
             raise NotFound("the object is gone")
-        size, checksum = listed[file.name]
+        size, checksum = present[file.name]
         if file.path.exists() and not file.path.is_file():
-            raise _Differs("a folder, a pipe or a device is there, which is not replaced by a file")
+            raise _NotCopied("differs", "a folder, a pipe or a device is there, which is not replaced by a file")
         if file.path.is_symlink() or file.path.exists():
             here = replace(file, size=file.path.stat().st_size if file.path.is_file() else -1)
-            same = _same(transport, here, size, checksum, content=content, overwrite=overwrite)
-            if same or not overwrite:
-                return same or _differs("another file is there" if here.size < 0 else
-                                        f"another file is there, of {here.size} bytes")  # fmt: skip
+            other = "another file is there" + (f", of {here.size} bytes" if here.size >= 0 else "")
+            if kept := _kept(transport, here, size, checksum, other, content=content, overwrite=overwrite):
+                return kept
         if not dry_run:
             transport.receive(file.name, file.path, size, checksum)
         return "copied"
@@ -208,50 +203,55 @@ def _folded(name: str) -> str:
 
 
 def _folds_names(folder: Path) -> bool:
-    """Whether upper and lower case are one on the disk of this folder, or of the first one above that is there."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    """Whether upper and lower case are one on the disk of this folder, or of the first one above that exists."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".tvetl-a-", suffix=".part") as file:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".tvetl-a-", suffix=".part") as file:
             return Path(file.name.replace(".tvetl-a-", ".TVETL-A-")).exists()
     except OSError:  # nothing can be written here, which each file will say
         return False
 
 
-def _listing(cluster: Cluster, bucket: str, prefix: str) -> Mapping[str, tuple[int, str]]:
-    """Size and checksum of each object."""
-    found = {}
+def _listing(cluster: Cluster, bucket: str, found: Found) -> Mapping[str, tuple[int, str]]:
+    """Size and checksum of each object whose name begins as those of the files."""
+    if not found.files:
+        return {}
+    prefix = os.path.commonprefix([file.name for file in found.files])  # noqa: RUF071  names are no paths
+    objects = {}
     for page in cluster.pages(bucket, prefix, "content"):
         for name, content in page:
             size, _, checksum = content.partition(":")
-            found[name] = int(size or 0), checksum
-    return found
+            objects[name] = int(size or 0), checksum
+    return objects
 
 
-def _same(
-    transport: Transport, file: LocalFile, size: int, checksum: str, *, content: bool, overwrite: bool
+def _kept(
+    transport: Transport, file: LocalFile, size: int, checksum: str, other: str, *, content: bool, overwrite: bool
 ) -> Outcome | None:
-    """How object and file were found to be the same; None where they differ, or where that cannot be told and
-    ``overwrite`` asks for the newer one."""
-    if file.size != size:
+    """How object and file were compared, where they are equal; None where the copy is to be replaced.
+
+    That is with ``overwrite`` alone, also where they cannot be compared. Else raises _NotCopied with ``other``.
+    """
+    equal: bool | None = False
+    if file.size == size:
+        equal = transport.is_in(file.path, checksum)
+        if equal is None and content:
+            equal = transport.is_equal(file.name, file.path)
+    if equal:
+        return "kept"
+    if overwrite:
         return None
-    known = transport.is_in(file.path, checksum)
-    if known is None and content:
-        known = transport.is_equal(file.name, file.path)
-    if known is None:
-        return None if overwrite else "kept by size"
-    return "kept" if known else None
+    if equal is None:
+        return "kept by size"
+    raise _NotCopied("differs", f"{other}: --overwrite replaces it")
 
 
-def _differs(what: str) -> Outcome:
-    raise _Differs(f"{what}: --overwrite replaces it")
+class _NotCopied(TvetlError):
+    """Why a file is not copied, with the code of its :class:`FileError`."""
 
-
-class _Renamed(TvetlError):
-    """AIStore hands the name on unescaped, and the other cluster takes what is left of it."""
-
-
-class _Differs(TvetlError):
-    """Another content is there."""
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def _copy(
@@ -299,48 +299,43 @@ def _copy(
 
 
 def _each(
-    files: Iterable[LocalFile], work: Callable[[LocalFile], Outcome], threads: int, stop: threading.Event
+    files: Sequence[LocalFile], work: Callable[[LocalFile], Outcome], threads: int, stop: threading.Event
 ) -> Iterator[tuple[LocalFile, Outcome | TvetlError | OSError]]:
-    """Each file with what its work gave or raised, as they end. Sets ``stop`` where it is left early."""
+    """Each file with the result or error of its work, as they end. Sets ``stop`` where it is left early."""
     waiting, lock = iter(files), threading.Lock()
-    ended: queue.SimpleQueue[tuple[LocalFile, Outcome | BaseException] | None] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[LocalFile, Outcome | BaseException]] = queue.SimpleQueue()
 
     def run() -> None:
         while not stop.is_set():
             with lock:
                 file = next(waiting, None)
             if file is None:
-                break
+                return
             try:
                 ended.put((file, work(file)))
-            except BaseException as error:  # noqa: BLE001  the caller's thread tells it
+            except BaseException as error:  # noqa: BLE001  the caller's thread raises it
                 ended.put((file, error))
-        ended.put(None)
 
-    at_work = [threading.Thread(target=run, name="tvetl-copy", daemon=True) for _ in range(threads)]
-    for thread in at_work:
+    workers = [threading.Thread(target=run, name="tvetl-copy", daemon=True) for _ in range(threads)]
+    for thread in workers:
         thread.start()
     try:
-        left = threads
-        while left:
-            one = ended.get()
-            if one is None:
-                left -= 1
-                continue
-            file, outcome = one
+        for _ in files:
+            file, outcome = ended.get()
             if isinstance(outcome, BaseException) and not isinstance(outcome, (TvetlError, OSError)):
                 raise outcome
             yield file, outcome
     finally:
         stop.set()
         deadline = time.monotonic() + _GRACE
-        for thread in at_work:
+        for thread in workers:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _file_error(file: LocalFile, error: Exception) -> FileError:
     if isinstance(error, OSError):
         return FileError(shown(file.path), file.name, "unreadable", f"it cannot be read: {error.strerror or error}")
-    kinds = ((_Differs, "differs"), (_Renamed, "bad_name"), (NotFound, "not_found"), (Interrupted, "interrupted"))
-    code = next((code for kind, code in kinds if isinstance(error, kind)), "failed")
+    code = "not_found" if isinstance(error, NotFound) else "interrupted" if isinstance(error, Interrupted) else "failed"
+    if isinstance(error, _NotCopied):
+        code = error.code
     return FileError(shown(file.path), file.name, code, str(error))

@@ -1,7 +1,7 @@
-"""Which files of this machine become objects, and under which names; no cluster is asked.
+"""The files of this machine that become objects, and their names; no cluster is asked.
 
-A name is a path with ``/``, relative to the folder. What cannot become an object is refused with its reason before
-anything is sent.
+A name is a path with ``/``, relative to the folder. A file that cannot become an object is refused, with its reason,
+before anything is sent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,10 +77,19 @@ def find_files(
     else:
         for source in map(Path, sources):
             walk.source(source, alone=len(sources) == 1)
-    chosen = _Chosen(prefix, any_name)
-    for path, name in walk.found:
-        chosen.take(path, name)
-    files, refused = chosen.files(), [*walk.refused, *chosen.refused]
+    refused = walk.refused
+    by_name: defaultdict[str, list[LocalFile]] = defaultdict(list)
+    for path, relative in walk.found:
+        name = prefix + relative
+        size = _wrong_name(name, any_name=any_name) or _size(path)
+        if isinstance(size, tuple):
+            refused.append(FileError(shown(path), shown(Path(name)), *size))
+        elif not any(path.samefile(other.path) for other in by_name[name]):  # else it is named twice
+            by_name[name].append(LocalFile(path, name, size))
+    clashes = _clashes(by_name)
+    for name, message in clashes.items():
+        refused += [FileError(shown(file.path), name, "same_name", message) for file in by_name[name]]
+    files = tuple(file for name, (file, *_) in sorted(by_name.items()) if name not in clashes)
     if not files and not refused:
         left_out = f": {walk.hidden} are hidden, which --hidden sends" if walk.hidden else ""
         raise UsageError(f"there is no file to send in {', '.join(map(shown, map(Path, sources)))}{left_out}")
@@ -87,7 +97,7 @@ def find_files(
 
 
 class _Walk:
-    """Collects (path, name) of files, and what of folders cannot be read."""
+    """Collects (path, name) of files, and folders that cannot be read."""
 
     def __init__(self, hidden: bool) -> None:
         self._with_hidden = hidden
@@ -114,13 +124,10 @@ class _Walk:
         """The files that match, and all below the folders that do; ``**`` stands for any number of folders."""
         first, rest = parts[0], parts[1:]
         if first == "**":
-            below = _Walk(self._with_hidden)
-            below.folder(folder, prefix)
-            self.found += [
-                (path, name) for path, name in below.found if _matches(name[len(prefix) :].split("/"), parts)
-            ]
-            self.refused += below.refused
-            self.hidden += below.hidden
+            before = len(self.found)
+            self.folder(folder, prefix)
+            below = self.found[before:]
+            self.found[before:] = [each for each in below if _matches(each[1][len(prefix) :].split("/"), parts)]
             return
         for entry in self._entries(folder, keep=first.startswith(".")):
             path, name = folder / entry, prefix + entry
@@ -167,61 +174,39 @@ class _Walk:
             return []
         if self._with_hidden or keep:
             return names
-        shown_ones = [name for name in names if not name.startswith(".")]
-        self.hidden += len(names) - len(shown_ones)
-        return shown_ones
+        visible = [name for name in names if not name.startswith(".")]
+        self.hidden += len(names) - len(visible)
+        return visible
 
     def _refuse(self, path: Path, code: str, message: str) -> None:
         self.refused.append(FileError(shown(path), "", code, message))
 
 
-class _Chosen:
-    """Files by their objects' names: each name once, and none that cannot be."""
+def _clashes(by_name: Mapping[str, Sequence[LocalFile]]) -> dict[str, str]:
+    """The names that no file can have, with the reason: several files would, or it is a folder of other objects."""
+    folders = {parent for name in by_name for parent in parents(name)}
+    clashes = {}
+    for name, files in sorted(by_name.items()):
+        if len(files) > 1:
+            paths = " and ".join(shown(file.path) for file in files)
+            clashes[name] = f"{paths} would both become {name!r}: send them with a --prefix each"
+        elif name in folders:
+            clashes[name] = f"{name!r} is also the folder of other objects"
+    return clashes
 
-    def __init__(self, prefix: str, any_name: bool) -> None:
-        self._prefix, self._any_name = prefix, any_name
-        self._by_name: dict[str, list[LocalFile]] = {}
-        self.refused: list[FileError] = []
 
-    def take(self, path: Path, relative: str) -> None:
-        name = self._prefix + relative
-        size = self._wrong_name(name) or _size(path)
-        if isinstance(size, tuple):
-            self.refused.append(FileError(shown(path), shown(Path(name)), *size))
-            return
-        same = self._by_name.setdefault(name, [])
-        if not any(path.samefile(other.path) for other in same):
-            same.append(LocalFile(path, name, size))
-
-    def files(self) -> tuple[LocalFile, ...]:
-        """The files whose name no other has; the others are refused."""
-        folders = {parent for name in self._by_name for parent in parents(name)}
-        kept: list[LocalFile] = []
-        for name, same in sorted(self._by_name.items()):
-            if len(same) > 1:
-                all_of_them = " and ".join(shown(file.path) for file in same)
-                self._refuse_all(same, f"{all_of_them} would both become {name!r}: send them with a --prefix each")
-            elif name in folders:
-                self._refuse_all(same, f"{name!r} is also the folder of other objects")
-            else:
-                kept += same
-        return tuple(kept)
-
-    def _refuse_all(self, files: Sequence[LocalFile], message: str) -> None:
-        self.refused += [FileError(shown(file.path), file.name, "same_name", message) for file in files]
-
-    def _wrong_name(self, name: str) -> tuple[str, str] | None:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            return "not_utf8", "its name is not UTF-8, as names of objects must be: rename it"
-        if not self._any_name and arrival(name) == "never":
-            why = (
-                "AIStore cannot send a name to an ETL that has '#', a control character, a blank behind '?', or a '%' "
-            )
-            why += "without two hexadecimal digits behind it: rename it, or send it all the same with --any-name"
-            return "not_for_etls", why
-        return None
+def _wrong_name(name: str, *, any_name: bool) -> tuple[str, str] | None:
+    """Why no object can have this name, a code and a sentence; None where one can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "not_utf8", "its name is not UTF-8, as names of objects must be: rename it"
+    if not any_name and arrival(name) == "never":
+        return "not_for_etls", (
+            "AIStore cannot send a name to an ETL that has '#', a control character, a blank behind '?', or a '%' "
+            "without two hexadecimal digits behind it: rename it, or send it all the same with --any-name"
+        )
+    return None
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -236,18 +221,18 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _size(path: Path) -> int | tuple[str, str]:
     """The file's size in bytes, or why it cannot be sent: a code and a sentence."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return ("dangling", "it is a link to nothing") if path.is_symlink() else ("not_found", "there is no such file")
     except OSError as error:
         return "unreadable", f"it cannot be read: {error.strerror}"
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         return "not_a_file", "it is a folder; a list names files"
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return "not_a_file", "it is no file but a pipe, a socket or a device"
     if not os.access(path, os.R_OK):
         return "unreadable", "it cannot be read: Permission denied"
-    return found.st_size
+    return status.st_size
 
 
 def _is_folder(path: Path) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+import xxhash
 from aistore.sdk.obj.object import Object
 from aistore.sdk.request_client import RequestClient
 
 from tvetl.cluster import connection
-from tvetl.cluster.checksums import digest_like
 from tvetl.cluster.client import Cluster
 from tvetl.errors import ClusterError, NotAIStore, NotReachable, TvetlError, Unavailable
 from tvetl.files import whole
@@ -28,6 +29,28 @@ _ATTEMPTS, _PAUSE = 3, 0.5
 #: Seconds to connect to the proxy, and to wait for its redirect.
 _REDIRECT = (3.0, 10.0)
 _T = TypeVar("_T")
+
+
+class Digest(Protocol):
+    """A checksum in the making."""
+
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+#: AIStore's types of checksums by their number of hexadecimal digits: a listing gives a checksum without its type,
+#: which each bucket sets. CRC-32C, of 8, is in no library that we have.
+_DIGESTS: dict[int, Callable[[], Digest]] = {
+    16: xxhash.xxh64,  # AIStore's xxhash and xxhash2 are two implementations of the same
+    32: lambda: hashlib.md5(usedforsecurity=False),
+    64: hashlib.sha256,
+    128: hashlib.sha512,
+}
+
+
+def digest_like(checksum: str) -> Digest | None:
+    """An empty digest of the checksum's type; None where we cannot compute it, or there is none."""
+    return _DIGESTS[len(checksum)]() if len(checksum) in _DIGESTS and checksum.isalnum() else None
 
 
 class Interrupted(TvetlError):
@@ -149,22 +172,18 @@ class _Body:
 def _put(client: RequestClient, url: str, body: _Body) -> requests.Response:
     """Send a body to where the proxy redirects.
 
-    requests would send it to the proxy first, and Go's server ends the connection of a long one. So the proxy is asked
-    with the head alone, which tells the size, as the SDK does under https.
+    requests would send it to the proxy first, and Go's server ends the connection of a long one. So the proxy gets the
+    head alone, with the size, as the SDK does under https.
     """
     path = url[len(client.base_url) + 1 :]
     if len(body) > _SMALL and url.startswith("http://"):
         head = {"Content-Length": str(len(body)), "Connection": "close"}
         try:
-            told = client.request("PUT", path=path, headers=head, data=b"", allow_redirects=False, timeout=_REDIRECT)
-            where = str(told.headers.get("Location", "")) if told.is_redirect else ""
+            answer = client.request("PUT", path=path, headers=head, data=b"", allow_redirects=False, timeout=_REDIRECT)
+            location = str(answer.headers.get("Location", "")) if answer.is_redirect else ""
         except requests.RequestException:  # something between us waits for the body
-            where = ""
-        if where:
-            target = "://".join(urlsplit(where)[:2])
-            answer: requests.Response = client.request(
-                "PUT", path=where.partition("/v1/")[2], endpoint=target, data=body
-            )
-            return answer
-    sent: requests.Response = client.request("PUT", path=path, data=body)
-    return sent
+            location = ""
+        if location:
+            target = "://".join(urlsplit(location)[:2])
+            return client.request("PUT", path=location.partition("/v1/")[2], endpoint=target, data=body)  # type: ignore[no-any-return]
+    return client.request("PUT", path=path, data=body)  # type: ignore[no-any-return]
