@@ -215,8 +215,8 @@ def test_the_number_of_workers_reaches_aistore(
     recorded = Cluster(script.endpoint)
     how: dict[str, Any] = {"prepend": "", "extensions": {}, "continue_on_error": True}
     for workers in (0, -1, 7):
-        recorded.start_bucket_job("a", "b", "test-etl", prefix="", **how, workers=workers)
-        recorded.start_list_job("a", "b", "test-etl", names=["x"], **how, workers=workers)
+        recorded.start_job("a", "b", "test-etl", **how, workers=workers)
+        recorded.start_job("a", "b", "test-etl", names=["x"], **how, workers=workers)
     sent = [body["value"].get("num-workers", 0) for _, _, body in script.asked if body]
     assert sent == [0, 0, -1, -1, 7, 7]
     for workers in (-1, 3):

@@ -50,9 +50,7 @@ def mortal(tmp_path: Path, pipeline: Callable[..., Pipeline]) -> Iterator[LocalC
 
 
 def begin(cluster: Cluster) -> str:
-    return cluster.start_bucket_job(
-        "many", "out", "test-mortal", prefix="", prepend="", extensions={}, continue_on_error=True
-    )
+    return cluster.start_job("many", "out", "test-mortal", prepend="", extensions={}, continue_on_error=True)
 
 
 def asked(cluster: Cluster) -> dict[str, Callable[[], object]]:

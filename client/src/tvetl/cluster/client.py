@@ -31,13 +31,13 @@ from tvetl.cluster.error_mapping import (
     job_id,
     no_such_file,
     node,
+    not_reached,
     object_error,
     refused,
     row,
     rows,
-    unanswered,
 )
-from tvetl.cluster.listing import What
+from tvetl.cluster.listing import Page, What
 from tvetl.cluster.names import Names, Table
 from tvetl.cluster.registration import Form
 from tvetl.cluster.snapshots import EtlInfo, Registered, Snapshot, between, given, stopped, summed
@@ -53,16 +53,16 @@ _START = 300.0 + registration.GRACE
 class Cluster:
     """An AIStore cluster (or ``tvetl local``) at ``endpoint``, like ``http://192.168.49.2:8080``.
 
-    Connects when first asked for something. Buckets are named ``images`` (provider ais) or by URL, ``s3://images``, ``ais://@cluster#namespace/images``.
-    ``patience`` is how many seconds a read waits for bytes; ``connections`` how many to each node are kept open, so
-    that as many threads can read through one Cluster. Not for use across a fork: make another one there. ``access`` is
-    that of another Cluster to the same, else the environment says it, now.
+    Connects with the first request. Buckets are named ``images`` (provider ais) or by URL, ``s3://images`` or
+    ``ais://@cluster#namespace/images``. ``patience`` is how many seconds a read waits for bytes; ``connections`` how
+    many are kept open to each node, for as many threads that read through one Cluster. Not for use across a fork: make
+    another one there. ``access`` is that of another Cluster at the same endpoint, else the environment's of now.
 
     ``pipelines`` are those of ETLs by name, as registered: where AIStore authenticates, only administrators may look at
-    ETLs, though others may use them. The cluster is not asked what these run then; 45 s are taken for their time for an
-    object. With a wrong one the ETL makes its own images all the same. Datasets refuse pixels where its ``Normalize``
-    is another, and a preview's views are not equal. Nothing else tells: datasets ask for its seed, and jobs record
-    results as its own, so that they make again what is right, or keep old results beside new ones.
+    ETLs, though others may use them. The cluster is not asked about these, and 45 s are assumed for an object. A wrong
+    pipeline changes no image, as the ETL runs its own. Datasets refuse pixels where its ``Normalize`` differs, and a
+    preview's views are not equal. Nothing else detects it: datasets send its seed, and jobs record results as made by
+    it. So they repeat good results, or keep old ones beside new ones.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Cluster:
         access: Access | None = None, pipelines: Mapping[str, Pipeline] | None = None,
     ) -> None:  # fmt: skip
         self.endpoint = connection.checked_endpoint(endpoint)
-        # Reads may be repeated when the network hiccups; what starts, stops or registers something is said once.
+        # Reads may be repeated when the network hiccups; whatever starts, stops or registers something is sent once.
         self._access = access or read_access()
         self._reads = connection.connect(self.endpoint, self._access, 3, patience, connections)
         self._acts = connection.connect(self.endpoint, self._access, 1, connection.TIMEOUT[1])
@@ -127,17 +127,20 @@ class Cluster:
     def etls(self) -> list[EtlInfo]:
         """All ETLs of the cluster, by name."""
         with self._explained():
-            told = rows(self._json("etl"))
-            found = [EtlInfo(str(r["id"]), str(r.get("stage", "")), int(str(r.get("obj_count", 0)))) for r in told]
-        return sorted(found, key=lambda etl: etl.name)
+            etls = [
+                EtlInfo(str(each["id"]), str(each.get("stage", "")), int(str(each.get("obj_count", 0))))
+                for each in rows(self._json("etl"))
+            ]
+        return sorted(etls, key=lambda etl: etl.name)
 
     def stopped(self, name: str) -> EtlStopped | None:
         """Why an ETL does not run, and since when, where AIStore tells it; None where it runs, or there is none."""
-        stage = next((etl.stage for etl in self.etls() if etl.name == name), None)
+        stage = next((etl.stage for etl in self.etls() if etl.name == name), "")
+        if not stage:
+            return None
         with suppress(TvetlError), self._explained():
-            runs = self._json("cluster", {"ID": "", "Kind": "etl-inline"}, what="qryxstats")
-            return stopped(name, stage, runs) if stage else None
-        return stopped(name, stage, None) if stage else None
+            return stopped(name, stage, self._json("cluster", {"ID": "", "Kind": "etl-inline"}, what="qryxstats"))
+        return stopped(name, stage, None)
 
     def show(self, name: str) -> Container | None:
         """Image, command and environment of a running ETL; of one of ``pipelines`` that alone, whether it runs or not.
@@ -152,61 +155,61 @@ class Cluster:
         if name in self._given:
             return 45.0
         with self._explained(name):
-            told = str(row(row(self._json(f"etl/{name}"))["init_msg"]).get("obj_timeout", ""))
-        return notation.seconds(told) or 45.0
+            duration = str(row(row(self._json(f"etl/{name}"))["init_msg"]).get("obj_timeout", ""))
+        return notation.seconds(duration) or 45.0
 
     def errors(self, name: str, job: str = "") -> list[ObjectError]:
-        """What failed in one job of the ETL, or in reading objects inline; AIStore keeps 128 a target.
+        """The objects that failed in one job of the ETL, or read inline; AIStore keeps 128 a target.
 
         Raises EtlStopped once the ETL is stopped, NotFound where there is none.
         """
         with self._explained(name):
             details = row(self._json(f"etl/{name}", uuid=job))
             row(details["init_msg"])
-            told = rows(details.get("obj_errors"))
-            return [object_error(str(r["obj_name"]), str(r["msg"]), int(str(r.get("ecode") or 0))) for r in told]
+            return [
+                object_error(str(each["obj_name"]), str(each["msg"]), int(str(each.get("ecode") or 0)))
+                for each in rows(details.get("obj_errors"))
+            ]
 
     def logs(self, name: str) -> dict[str, str]:
-        """What the ETL's pods wrote, by target. Raises EtlStopped once the ETL is stopped, NotFound without one."""
+        """The logs of the ETL's pods, by target. Raises EtlStopped once the ETL is stopped, NotFound without one."""
         with self._explained(name):
             check_name(name)
-            told = rows(self._json(f"etl/{name}/logs"))
-            return {str(r["target_id"]): base64.b64decode(str(r["logs"])).decode(errors="replace") for r in told}
+            return {
+                str(each["target_id"]): base64.b64decode(str(each["logs"])).decode(errors="replace")
+                for each in rows(self._json(f"etl/{name}/logs"))
+            }
 
     # Buckets and objects
 
     def create_bucket(self, bucket: str) -> None:
         """Make an ais bucket, if it is not there yet; buckets of other providers must exist."""
         handle = self._bucket(bucket, self._acts)
-        with self._explained(), connection.ignoring(409):  # the SDK's exist_ok knows no namespaces
-            if handle.provider.value == "ais":
+        if handle.provider.value == "ais":
+            with self._explained():
                 connection.make(handle)
 
     def delete_bucket(self, bucket: str) -> None:
         """Delete an ais bucket with all its objects, if it is there."""
-        with self._explained(), connection.ignoring(404):
+        with suppress(NotFound), self._explained():
             self._bucket(bucket, self._acts).delete(missing_ok=True)
 
     def bucket_id(self, bucket: str) -> str:
-        """What another bucket of the same name, made later, does not have. Raises NotFound."""
+        """The bucket's id; another bucket of the same name, made later, has another. Raises NotFound."""
         try:
             with self._explained():
                 return str(row(json.loads(self._bucket(bucket).head()["Ais-Bucket-Props"])).get("bid", ""))
-        except NotFound as error:  # which an answer to HEAD has no words for
+        except NotFound as error:  # an answer to HEAD has no message
             raise NotFound(f"the bucket {bucket!r} does not exist") from error
 
-    def pages(self, bucket: str, prefix: str = "", what: What = "") -> Iterator[list[tuple[str, str]]]:
-        """The bucket's listing as it comes, mostly in order: names, each with what `What` names.
-
-        Raises NotFound.
-        """
+    def pages(self, bucket: str, prefix: str = "", what: What = "") -> Iterator[Page]:
+        """The bucket's listing as it comes, mostly in order. Raises NotFound."""
         with self._explained():
             yield from listing.pages(self._bucket(bucket), prefix, what)
 
     def names(self, bucket: str, prefix: str = "") -> Names:
         """The names of the bucket's objects, in order, in little memory. Raises NotFound."""
-        with self._explained():
-            return listing.names(self._bucket(bucket), prefix)
+        return Names(name for page in self.pages(bucket, prefix) for name, _ in page).in_order()
 
     def objects(self, bucket: str, prefix: str = "") -> list[str]:
         """The same as a list, which of millions of names takes twice as much. Raises NotFound."""
@@ -214,13 +217,7 @@ class Cluster:
 
     def sizes(self, bucket: str, prefix: str = "") -> Table[int]:
         """The bucket's objects in order of name, with their sizes in bytes. Raises NotFound."""
-        with self._explained():
-            return listing.sizes(self._bucket(bucket), prefix)
-
-    def tags(self, bucket: str, prefix: str = "") -> Table[str]:
-        """The same with something that changes whenever an object is written: version and checksum. Raises NotFound."""
-        with self._explained():
-            return listing.tags(self._bucket(bucket), prefix)
+        return listing.sizes(self.pages(bucket, prefix, "size"))
 
     def has(self, bucket: str, name: str) -> bool:
         """Whether there is such an object."""
@@ -244,18 +241,18 @@ class Cluster:
     def get(self, bucket: str, name: str, etl: str = "", arguments: Mapping[str, Json] | None = None) -> bytes:
         """Read one object, transformed by the ETL where one is named; ``arguments`` are its ``etl_args``.
 
-        A pipeline's draws are by the object's name. One that AIStore would change on the way is told in ``like``.
+        A pipeline's draws are by the object's name. A name that AIStore would change on the way is sent in ``like``.
         Raises ObjectFailed where the ETL refuses the object, NotFound where there is no such object or ETL, and
         EtlStopped where the ETL does not run.
         """
         if not addressable(name):
             raise ObjectFailed(f"{name!r} is no name that an object can be read by", code="bad_name")
-        asked = dict(arguments or {})
-        if etl and "like" not in asked and arrival(name) == "changed":
+        arguments = dict(arguments or {})
+        if etl and "like" not in arguments and arrival(name) == "changed":
             container = self.show(etl)
             if container and container.pipeline:  # another's ETL does not know the argument
-                asked["like"] = drawn_as(bucket, name)
-        config = ETLConfig(name=etl, args=asked) if etl else None
+                arguments["like"] = drawn_as(bucket, name)
+        config = ETLConfig(name=etl, args=arguments) if etl else None
         with self._explained(etl):
             data = bytes(self._bucket(bucket).object(name).get_reader(etl=config).read_all())
         if etl and not data:
@@ -276,42 +273,32 @@ class Cluster:
         return self._access
 
     def refused(self, status: int, text: str) -> TvetlError:
-        """What an answer of this cluster's with status 400 or more says, as :meth:`get` would raise it."""
+        """An answer of this cluster with status 400 or more, as the error that :meth:`get` would raise."""
         return refused(self.endpoint, status, self._access.bearer.hidden(text))
 
     # Jobs
 
-    def start_bucket_job(
-        self, source: str, destination: str, etl: str, *,
-        prefix: str, prepend: str, extensions: Mapping[str, str], continue_on_error: bool, workers: int = 0,
+    def start_job(
+        self, source: str, destination: str, etl: str, *, names: Sequence[str] | None = None, prefix: str = "",
+        prepend: str, extensions: Mapping[str, str], continue_on_error: bool, workers: int = 0,
     ) -> str:  # fmt: skip
-        """Begin to transform a whole bucket, or what of it begins with ``prefix``; gives the job's id.
+        """Begin to transform the objects of these names, or all of the bucket whose names begin with ``prefix``.
 
-        ``workers`` is how many objects each target reads at once: 0 is AIStore's own choice, one for each of its
-        mountpaths, and -1 one after the other.
+        Gives the job's id; for names it may be that of an idle job, which AIStore takes up again. ``workers`` is how
+        many objects each target reads at once: 0 is AIStore's own choice, one for each of its mountpaths, and -1 one
+        after the other.
         """
+        bucket, to, ext = self._bucket(source, self._acts), self._bucket(destination), dict(extensions) or None
         with self._explained(etl):
-            return job_id(
-                self._bucket(source, self._acts).transform(
-                    etl_name=etl, to_bck=self._bucket(destination), prefix_filter=prefix, prepend=prepend,
-                    ext=dict(extensions) or None, cont_on_err=continue_on_error, num_workers=workers,
-                )
-            )  # fmt: skip
-
-    def start_list_job(
-        self, source: str, destination: str, etl: str, *,
-        names: Sequence[str], prepend: str, extensions: Mapping[str, str], continue_on_error: bool, workers: int = 0,
-    ) -> str:  # fmt: skip
-        """Begin to transform objects by name; gives the job's id, which may be that of an idle job taken up again."""
-        with self._explained(etl):
-            return job_id(
-                self._bucket(source, self._acts)
-                .objects(obj_names=[*names])
-                .transform(
-                    to_bck=self._bucket(destination), etl_name=etl, prepend=prepend,
-                    ext=dict(extensions) or None, continue_on_error=continue_on_error, num_workers=workers,
-                )
-            )  # fmt: skip
+            if names is not None:
+                return job_id(bucket.objects(obj_names=[*names]).transform(
+                    etl_name=etl, to_bck=to, prepend=prepend, ext=ext, num_workers=workers,
+                    continue_on_error=continue_on_error,
+                ))  # fmt: skip
+            return job_id(bucket.transform(
+                etl_name=etl, to_bck=to, prepend=prepend, ext=ext, num_workers=workers,
+                cont_on_err=continue_on_error, prefix_filter=prefix,
+            ))  # fmt: skip
 
     def snapshot(self, job: str) -> Snapshot:
         """How far the job is. ``known`` is False before the first target has heard of it."""
@@ -321,22 +308,20 @@ class Cluster:
         """The jobs that transform from one bucket into the other, by id: those at work, and list jobs that are idle."""
         with self._explained():
             running = self._reads.cluster().list_running_jobs()
-        found = {}
+        jobs = {}
         for match in filter(None, (re.fullmatch(r"etl-(?:bck|listrange)\[(.+)\]", entry) for entry in running)):
             snaps = self._snaps(match[1])
             if between(snaps, source, destination) and not (now := summed(snaps)).ended:
-                found[match[1]] = now
-        return found
+                jobs[match[1]] = now
+        return jobs
 
     def _snaps(self, job: str) -> list[JobSnap]:
         """A job as each target sees it."""
-        with self._explained():
-            try:
+        try:
+            with self._explained():
                 return [*self._reads.job(job).get_details().list_snapshots()]
-            except AISError as error:
-                if isinstance(self._refused(error), NotFound):
-                    return []
-                raise
+        except NotFound:
+            return []
 
     def abort(self, job: str) -> None:
         """End a job; what it has stored stays."""
@@ -362,32 +347,32 @@ class Cluster:
 
     @contextmanager
     def _explained(self, etl: str = "") -> Iterator[None]:
-        """Turn what the SDK and the network raise into our kinds, each with what to try.
+        """Turn exceptions of the SDK and the network into our kinds, each with a hint.
 
-        AIStore's targets say of an ``etl`` that is stopped what they say of one that does not exist.
+        AIStore's targets answer the same for an ``etl`` that is stopped and for one that does not exist.
         """
         try:
             yield
         except AISError as error:
-            told = self._refused(error)
-            if etl and etl in told.message and isinstance(told, NotFound):
+            mapped = self._refused(error)
+            if etl and etl in mapped.message and isinstance(mapped, NotFound):
                 with suppress(NotAllowed):
-                    told = self.stopped(etl) or told
-            raise told from self._access.bearer.unquoted(error)
+                    mapped = self.stopped(etl) or mapped
+            raise mapped from self._access.bearer.unquoted(error)
         except (requests.RequestException, TimeoutError, *GARBLED) as error:
-            raise unanswered(self.endpoint, error) from self._access.bearer.unquoted(error)
+            raise not_reached(self.endpoint, error) from self._access.bearer.unquoted(error)
         except OSError as error:
             raise (no_such_file(error) or error) from None
 
     def _refused(self, error: AISError) -> TvetlError:
-        missing = error.status_code == 404 and getattr(error.req, "method", "") == "HEAD"  # AIStore has no words then
-        at = node(self.endpoint, error.req_url or self.endpoint)
-        told = refused(at, error.status_code, self._text(error), None if missing else proxies.before(at))
-        if isinstance(told, TokenRefused):
-            told.hint += self._access.bearer.apart(told.message)
-        looked = getattr(error.req, "method", "") == "GET" and "/v1/etl" in (error.req_url or "")
-        return hidden(told) if looked and isinstance(told, NotAllowed) else told
+        method, url = getattr(error.req, "method", ""), error.req_url or ""
+        missing = error.status_code == 404 and method == "HEAD"  # AIStore answers it without a message
+        at = node(self.endpoint, url or self.endpoint)
+        mapped = refused(at, error.status_code, self._text(error), None if missing else proxies.before(at))
+        if isinstance(mapped, TokenRefused):
+            mapped.hint += self._access.bearer.apart(mapped.message)
+        return hidden(mapped) if method == "GET" and "/v1/etl" in url and isinstance(mapped, NotAllowed) else mapped
 
     def _text(self, error: AISError) -> str:
-        """What came with the status; some servers quote what they were asked."""
+        """The message of an error, without tokens: some servers quote the request."""
         return self._access.bearer.hidden(str(error.message))

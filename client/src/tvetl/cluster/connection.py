@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import logging
 import time
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,7 +46,7 @@ class Target:
 
 
 def connect(endpoint: str, access: Access, attempts: int, patience: float, connections: int = 10) -> Client:
-    """An SDK client that gives up soon: the SDK's own repeats 5xx for 93 s and then loses the reason.
+    """An SDK client with few retries: the SDK's own repeats 5xx for 93 s and then loses the reason.
 
     429 and 503 are repeated for 1.5 s in all, and then returned with their body.
     """
@@ -81,20 +81,20 @@ def connect(endpoint: str, access: Access, attempts: int, patience: float, conne
     if access.verify is not True:  # else requests would let REQUESTS_CA_BUNDLE win
         _verify_by(session, access.verify)
     if endpoint.startswith("https:") and (access.verify is not True or access.certificate):
-        access.tls()  # else an unusable file is told later and worse, and half a pair of AIS_CRT not at all
+        access.tls()  # else an unusable file fails later with a worse error, and half a pair of AIS_CRT not at all
     return client
 
 
 class _Bearer(AuthBase):
     """Sends the token as it is now; one that was renewed meanwhile is tried before a 401 is anybody's error.
 
-    A token file is waited for where it is late: where it worked, or its token has just ended. Whom the endpoint
-    redirects us to gets none, as `requests` has it; the SDK sends bodies there itself, token and all.
+    A token file is waited for where it is late: where it worked, or its token has just ended. A node that the endpoint
+    redirects to gets no token, as with `requests`; the SDK sends bodies there itself, with the token.
     """
 
     def __init__(self, token: Token, endpoint: str) -> None:
         self._token, self._origin = token, _origin(endpoint)
-        with suppress(requests.RequestException):  # else it cannot be asked either
+        with suppress(requests.RequestException):  # no request to it is possible then, either
             self._origin = _origin(requests.Request("GET", endpoint).prepare().url or "")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -104,10 +104,10 @@ class _Bearer(AuthBase):
         request.headers["Authorization"] = f"Bearer {self._token.current()}"
         tell = getattr(request.body, "tell", None)
         start = tell() if tell else None
-        request.hooks["response"].append(lambda answer, **how: self._answered(answer, start, how))
+        request.hooks["response"].append(lambda answer, **options: self._answered(answer, start, options))
         return request
 
-    def _answered(self, answer: requests.Response, start: int | None, how: dict[str, Any]) -> requests.Response:
+    def _answered(self, answer: requests.Response, start: int | None, options: dict[str, Any]) -> requests.Response:
         sent = answer.request.headers.get("Authorization", "")
         if answer.status_code != 401:
             self._token.worked |= bool(sent)
@@ -116,13 +116,13 @@ class _Bearer(AuthBase):
             return answer
         late = self._token.worked or 0 <= time.time() - (self._token.ends() or 0) < RENEWAL
         deadline = time.monotonic() + (RENEWAL if late else 0)
-        told = False
+        warned = False
         while (now := f"Bearer {self._token.current()}") == sent:
             if time.monotonic() >= deadline:
                 return answer
-            if not told:
+            if not warned:
                 _log.warning("the cluster refuses the token: waiting for another in the file of %s", TOKEN_FILE)
-                told = True
+                warned = True
             time.sleep(PAUSE)
         _ = answer.content  # so that the connection can be used again
         answer.close()
@@ -130,7 +130,7 @@ class _Bearer(AuthBase):
         again.headers["Authorization"] = now
         if start is not None:
             again.body.seek(start)  # type: ignore[union-attr]
-        answered: requests.Response = answer.connection.send(again, **how)
+        answered: requests.Response = answer.connection.send(again, **options)
         answered.history.append(answer)
         answered.request = again
         return answered
@@ -146,24 +146,15 @@ def _verify_by(session: requests.Session, verify: bool | str) -> None:
 
 
 def make(bucket: Bucket) -> None:
-    """Make a bucket, or find it: one may have all rights to it, and none to make any. Raises AISError."""
+    """Make a bucket where there is none. Raises AISError."""
     try:
         bucket.create(exist_ok=True)
     except AISError as error:
-        if error.status_code == 403:
+        if error.status_code == 403:  # one may have all rights to a bucket, and none to make any
             with suppress(AISError):
                 bucket.head()
                 return
-        raise
-
-
-@contextmanager
-def ignoring(status: int) -> Iterator[None]:
-    """AIStore's errors of this status are none."""
-    try:
-        yield
-    except AISError as error:
-        if error.status_code != status:
+        if error.status_code != 409:  # the SDK's exist_ok knows no namespaces
             raise
 
 

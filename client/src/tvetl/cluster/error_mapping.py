@@ -1,7 +1,7 @@
-"""What went wrong between us and a cluster, as our errors: nobody there, too late, broken off, refused, or no AIStore.
+"""Failures of requests to a cluster as our errors: nobody there, too late, broken off, refused, or no AIStore.
 
-Knows AIStore's words and what `requests` raises, and asks nobody. An answer that is not AIStore's is told in a line,
-with what it looks like; a page of some other server is no reason.
+Knows AIStore's messages and the exceptions of `requests`, and sends nothing. Of an answer that is not AIStore's an
+error has one line, with its title or its beginning; a page of some other server is no reason.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from tvetl.tls import TlsFault, handshake_fault, is_text
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
-#: What answers of another kind than AIStore's do to the SDK and to us. Should it be a bug of ours, the cause tells.
+#: The exceptions that an answer of another kind than AIStore's causes. Of a bug of ours, too; the cause shows it.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MsgspecError)
 
-#: AIStore's own sentences, which quote a pod's, are told up to this many characters.
+#: Characters of an error that AIStore's message may take, which may quote a pod's.
 _LONGEST = 5000
 #: HTTP's ways to say "not now".
 _NOT_NOW = (429, 502, 503, 504)
 _ETL_ERROR = "ETL error: "
-#: What Go says of a URL with a name in it that AIStore did not escape.
+#: Go's error for a URL with a name in it that AIStore did not escape.
 _UNSENDABLE = re.compile(r'parse ".*": (?:net/url: )?invalid ', re.DOTALL)
 _RENAME = "Rename the object: AIStore puts names into URLs as they are."
 #: ``t[target]: `` before a sentence; before that of a start ``[t[target],etl="...",pod="...",pod_status="..."] ``,
@@ -61,21 +61,19 @@ _POD_STATUS = re.compile(r',pod_status="((?:[^"\\]|\\.)*)"')
 _TERMINATED = re.compile(r"state: Terminated, reason: (.*?), message: (.*), exitCode: (-?\d+)$", re.DOTALL)
 #: AIStore of an ETL, where a name alone is one; of buckets and objects it gives the URL.
 _NO_ETL = re.compile(r"^(etl job )?[a-z0-9-]+ (does not exist|not found)")
-_KINDS = {403: NotAllowed, 507: ClusterError}
-_HINTS = {
-    403: "AIS_AUTHN_TOKEN must hold a token that may do this.",
-    507: "Make space on the cluster's disks; the same again then goes on.",
+_KINDS: Mapping[int, tuple[type[ClusterError], str]] = {
+    403: (NotAllowed, "AIS_AUTHN_TOKEN must hold a token that may do this."),
+    507: (ClusterError, "Make space on the cluster's disks; the same again then goes on."),
 }
 _WHERE = "Is it up? `tvetl local` starts a cluster on this machine; AIS_ENDPOINT or --endpoint name another."
-#: By what AIStore says of a token that it does not take, the first that is found.
+#: By AIStore's reason for refusing a token, the first pattern that is found there.
 _TOKEN_HINTS = (
     (
         "token required",
         "AIS_AUTHN_TOKEN must have AIStore's token, or AIS_AUTHN_TOKEN_FILE its file: `ais auth login`.",
     ),
     ("expired", "`ais auth login` gets another for AIS_AUTHN_TOKEN; a file of AIS_AUTHN_TOKEN_FILE is read anew."),
-    ("not valid yet", "This machine's clock, the cluster's and that of who made it are apart."),
-    ("before issued", "This machine's clock, the cluster's and that of who made it are apart."),
+    ("not valid yet|before issued", "This machine's clock, the cluster's and that of who made it are apart."),
     ("", "AIS_AUTHN_TOKEN must hold a token that AIStore takes, of the server that this cluster trusts."),
 )
 _CA = (
@@ -90,9 +88,9 @@ _TLS_HINTS = {
     "wanted": "AIS_CRT and AIS_CRT_KEY name the files of a client certificate and its key.",
     "ours": "AIS_CRT and AIS_CRT_KEY must name a client certificate that the cluster trusts.",
 }
-#: What Go's servers and nginx say to plain HTTP where they speak TLS.
+#: The answer of Go's servers and nginx to plain HTTP where they speak TLS.
 _SPEAKS_TLS = re.compile(r"HTTP request (was sent )?to (an )?HTTPS (server|port)", re.IGNORECASE)
-#: AIStore's of a token, which it quotes.
+#: AIStore's message about a token, which it quotes.
 _INVALID_TOKEN = re.compile(r'(?:invalid token from header "[^"]*": )?invalid token(?: \[err: (.*?)\])?(?:: \S+)?$')
 
 
@@ -111,9 +109,9 @@ class ObjectError:
 
 
 def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -> TvetlError:
-    """What an answer with this status says: AIStore's own words, or those of who else answered.
+    """An answer with this status as an error, with AIStore's own message, or that of another server.
 
-    ``proxy`` is the HTTP proxy that the answer came through; what is not AIStore's is taken for the proxy's.
+    ``proxy`` is the HTTP proxy that the answer came through; a message that is not AIStore's is taken for the proxy's.
     """
     message, its_own = sentence(status, text)
     if status == 400 and endpoint.startswith("http:") and _SPEAKS_TLS.search(text):
@@ -121,8 +119,8 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
         return NotReachable(f"{endpoint} speaks https, and was asked in plain http", hint=hint)
     if proxy and not (its_own and text.strip()):
         hint = f"`{proxy.source}=http://USER:PASSWORD@HOST:PORT` signs in at it; {proxy.hint}" if status == 407 else ""
-        what = message if str(status) in message else f"HTTP {status}, {message}"
-        return _not_through(proxy, endpoint, f"it answers {what}", hint)
+        answer = message if str(status) in message else f"HTTP {status}, {message}"
+        return _not_through(proxy, endpoint, f"it answers {answer}", hint)
     if message.startswith(_ETL_ERROR):
         failed = object_error("", message, status)
         return ObjectFailed(failed.message, code=failed.code, status=status)
@@ -140,52 +138,52 @@ def refused(endpoint: str, status: int, text: str, proxy: Proxy | None = None) -
         return NotFound(message, hint=hint)
     if status == 401:
         message = _INVALID_TOKEN.sub(
-            lambda said: f"the cluster refuses the token: {said[1] or 'invalid token'}", message
+            lambda match: f"the cluster refuses the token: {match[1] or 'invalid token'}", message
         )
-        hint = next(hint for words, hint in _TOKEN_HINTS if words in message)
-        return TokenRefused(message if str(status) in message else f"{message} (HTTP {status})", hint=hint)
-    told = message if str(status) in message else f"{message} (HTTP {status})"
+    full = message if str(status) in message else f"{message} (HTTP {status})"
+    if status == 401:
+        return TokenRefused(full, hint=next(hint for pattern, hint in _TOKEN_HINTS if re.search(pattern, message)))
     if _UNSENDABLE.match(message):
-        return ObjectFailed(told, code="bad_name", status=status, hint=_RENAME)
+        return ObjectFailed(full, code="bad_name", status=status, hint=_RENAME)
     if message == "direct target access denied":
-        return ClusterError(told, hint="AIS_ENDPOINT or --endpoint must name the gateway, and this is a target.")
+        return ClusterError(full, hint="AIS_ENDPOINT or --endpoint must name the gateway, and this is a target.")
     if "requires Kubernetes" in message:
-        return ClusterError(told, hint="AIStore starts ETLs as pods. `tvetl local` needs no Kubernetes.")
+        return ClusterError(full, hint="AIStore starts ETLs as pods. `tvetl local` needs no Kubernetes.")
     if "access denied (allowed" in message:  # not for want of a token
-        return ClusterError(told, hint="The bucket's access attributes forbid it: `ais bucket props show` has them.")
-    kind = _KINDS.get(status, ClusterFault)
-    return kind(told, hint=_HINTS.get(status, "`tvetl doctor` looks closer." if status >= 500 else ""))
+        return ClusterError(full, hint="The bucket's access attributes forbid it: `ais bucket props show` has them.")
+    kind, hint = _KINDS.get(status, (ClusterFault, "`tvetl doctor` looks closer." if status >= 500 else ""))
+    return kind(full, hint=hint)
 
 
-def hidden(told: NotAllowed) -> NotAllowed:
-    """The same of looking at an ETL, which AIStore's AuthN grants to nobody but administrators."""
+def hidden(error: NotAllowed) -> NotAllowed:
+    """The same error for a look at an ETL, which AIStore's AuthN allows administrators only."""
     hint = (
         "Say the pipeline it was registered with: --pipeline FILE, or Cluster(..., pipelines={NAME: PIPELINE}). "
         "Else AIS_AUTHN_TOKEN must hold an administrator's token."
     )
-    return NotAllowed(f"only administrators may look at ETLs on this cluster: {told.message}", hint=hint)
+    return NotAllowed(f"only administrators may look at ETLs on this cluster: {error.message}", hint=hint)
 
 
-def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
-    """Nobody there, nobody answering in time, an answer that broke off, or one that HTTP does not know.
+def not_reached(endpoint: str, error: Exception) -> TvetlError:
+    """The error for nobody there, no answer in time, an answer that broke off, or one that cannot be understood.
 
-    Names the node that a gateway's redirect led to, where it is that node that fails, and a proxy in the way.
+    Names the node that a gateway's redirect led to, where that node fails, and a proxy in the way.
     """
-    url = str(getattr(error.request, "url", None) or endpoint)
+    url = str(getattr(getattr(error, "request", None), "url", None) or endpoint)
     at = node(endpoint, url)
     proxy = proxies.before(url)
     causes = [*_causes(error)]
-    said = f"({_cause(causes[-1])})"
+    reason = f"({_cause(causes[-1])})"
     if proxy and isinstance(error, (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)):
         socks = "SOCKS" in str(error)  # not repeated, as it may hold a password
         why = "SOCKS needs the package PySocks" if socks else "this is no URL of an HTTP proxy"
         return _not_through(proxy, at, f"it cannot be used: {why}")
     if isinstance(error, requests.exceptions.SSLError):
-        return _no_tls(at, causes, said, proxy)
+        return _no_tls(at, causes, reason, proxy)
     if any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes):
         if proxy:
-            return _not_through(proxy, at, f"nobody answers at the proxy {said}")
-        return NotReachable(f"nobody answers at {at} {said}", hint=_WHERE)
+            return _not_through(proxy, at, f"nobody answers at the proxy {reason}")
+        return NotReachable(f"nobody answers at {at} {reason}", hint=_WHERE)
     if any(isinstance(cause, (requests.ReadTimeout, ReadTimeoutError, TimeoutError)) for cause in causes):
         return too_late(at, proxy)
     if isinstance(error, requests.TooManyRedirects):
@@ -193,39 +191,30 @@ def not_reached(endpoint: str, error: requests.RequestException) -> TvetlError:
     if isinstance(error, requests.JSONDecodeError) or not any(
         isinstance(c, (ProtocolError, OSError)) for c in causes[1:]
     ):
-        return garbled(endpoint, error, proxy)
+        return not_aistore(endpoint, f"{type(error).__name__}, {_excerpt(str(error))}", proxy)
     if proxy:
         return _not_through(proxy, at, _cause(causes[-1]))
     hint = "What was asked for may be done all the same; to ask again is safe. `tvetl doctor` looks closer."
-    return BrokenOff(f"{at} broke off its answer {said}", hint=hint)
+    return BrokenOff(f"{at} broke off its answer {reason}", hint=hint)
 
 
-def unanswered(endpoint: str, error: Exception) -> TvetlError:
-    """What the network, or an answer that cannot be understood, raised in place of an answer."""
-    if isinstance(error, requests.RequestException):
-        return not_reached(endpoint, error)
-    if isinstance(error, TimeoutError):
-        return too_late(endpoint, proxies.before(endpoint))
-    return garbled(endpoint, error, proxies.before(endpoint))
-
-
-def _no_tls(at: str, causes: Sequence[BaseException], said: str, proxy: Proxy | None) -> NotReachable:
-    """What is wrong with TLS, and the variable that would help."""
+def _no_tls(at: str, causes: Sequence[BaseException], reason: str, proxy: Proxy | None) -> NotReachable:
+    """The error for a TLS fault, with the variable that would help."""
     fault = next(filter(None, map(handshake_fault, causes)), None)
     if not fault and any(isinstance(cause, ssl.SSLEOFError) for cause in causes):  # its alert may be lost so
         fault = TlsFault("wanted", " ended the connection in the handshake: it may want a client certificate")
     now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     hint = _TLS_HINTS.get(fault.kind if fault else "", _CA).format(now=now)
-    what = f"{at}: it{fault.phrase}" if fault else f"{at} {said}"
-    return NotReachable(f"no TLS connection to {what}", hint=f"{hint} {proxy.hint}" if proxy else hint)
+    peer = f"{at}: it{fault.phrase}" if fault else f"{at} {reason}"
+    return NotReachable(f"no TLS connection to {peer}", hint=f"{hint} {proxy.hint}" if proxy else hint)
 
 
 def no_such_file(error: OSError) -> UsageError | None:
-    """For a certificate's file that is not there, which `requests` looks for; None for another error."""
+    """The error for a certificate's file that is missing, where `requests` reports it; None for another error."""
     hint = "AIS_CLIENT_CA (else REQUESTS_CA_BUNDLE), AIS_CRT and AIS_CRT_KEY name such files."
-    what, _, path = str(error).partition(": ")
-    told = f"{what}: it is text" if is_text(path) else str(error)  # which may be a key
-    return UsageError(told, hint=hint) if " TLS " in what else None
+    phrase, _, path = str(error).partition(": ")
+    message = f"{phrase}: it is text" if is_text(path) else str(error)  # which may be a key
+    return UsageError(message, hint=hint) if " TLS " in phrase else None
 
 
 def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
@@ -234,11 +223,6 @@ def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
         return TimedOut(f"{endpoint} did not answer in time through {proxy}", hint=proxy.hint)
     hint = "It may still be at work, or have too much to do: `tvetl doctor` looks closer."
     return TimedOut(f"{endpoint} did not answer in time", hint=hint)
-
-
-def garbled(endpoint: str, error: Exception, proxy: Proxy | None = None) -> NotAIStore:
-    """An answer that cannot be understood, for what it raised when we tried."""
-    return not_aistore(endpoint, f"{type(error).__name__}, {_excerpt(str(error))}", proxy)
 
 
 def not_aistore(endpoint: str, what: str, proxy: Proxy | None = None) -> NotAIStore:
@@ -261,17 +245,22 @@ def _not_through(proxy: Proxy, endpoint: str, what: str, hint: str = "") -> NotR
 
 
 def sentence(status: int, text: str) -> tuple[str, bool]:
-    """What an answer says, {"message": "p[...]: etl job x does not exist", "status": 404, ...}, and whether it is
-    AIStore that says it: in JSON, or with nothing at all, as to HEAD.
+    """The message of an answer, and whether it is AIStore's: in JSON, or an empty answer, as to HEAD.
 
     Without the node's name, and without the advice to use AIStore's own API.
     """
     text = text.strip()
-    try:
-        told = str(row(json.loads(text))["message"]) if text else f"HTTP {status}"
-    except (ValueError, LookupError, TypeError, RecursionError):
+    message = message_of(text) if text else f"HTTP {status}"
+    if message is None:
         return _excerpt(text), False
-    return without_node(told).partition(" - try starting new ETL")[0].strip()[:_LONGEST], True
+    return without_node(message).partition(" - try starting new ETL")[0].strip()[:_LONGEST], True
+
+
+def message_of(text: str) -> str | None:
+    """AIStore's, of ``{"message": "p[...]: etl job x does not exist", "status": 404, ...}``; None of another answer."""
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        return str(row(json.loads(text))["message"])
+    return None
 
 
 def without_node(message: str) -> str:
@@ -279,28 +268,17 @@ def without_node(message: str) -> str:
     return _NODE.sub("", message)
 
 
-def ended(text: str) -> str:
-    """How the pod's container ended, where AIStore's answer to a start tells: its last line, or Kubernetes' word.
-
-    AIStore takes the pod away in the moment in which it ends, mostly before anybody could ask for its log.
-    """
-    try:
-        return container_end(str(row(json.loads(text))["message"]))
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return ""
-
-
 def container_end(message: str) -> str:
-    """The same of AIStore's sentence alone; "" where it quotes no container that ended."""
+    """The last log line of a container that ended, or Kubernetes' reason; "" where AIStore's message quotes none."""
     quoted = _POD_STATUS.search(message)
     status = (
         re.sub(r"\\(.)", lambda escaped: {"n": "\n", "t": "\t"}.get(escaped[1], escaped[1]), quoted[1])
         if quoted
         else ""
     )
-    if not (found := _TERMINATED.search(status)):
+    if not (terminated := _TERMINATED.search(status)):
         return ""
-    why, log, code = found.groups()
+    why, log, code = terminated.groups()
     return last_line(log)[:_LONGEST] or f"its container ended with status {code} ({why})"
 
 
@@ -314,9 +292,9 @@ def object_error(name: str, text: str, status: int) -> ObjectError:
     name = object_of(name)[1] if "://" in name else name
     body = text[len(_ETL_ERROR) :] if text.startswith(_ETL_ERROR) else text
     with suppress(ValueError, TypeError, RecursionError):
-        said = row(json.loads(body))
-        if "error" in said:
-            return ObjectError(name, str(said["error"]), str(said.get("message", said["error"])), status)
+        error = row(json.loads(body))
+        if "error" in error:
+            return ObjectError(name, str(error["error"]), str(error.get("message", error["error"])), status)
     code = "not_found" if text == "object not found" else "bad_name" if _UNSENDABLE.match(text) else "etl_error"
     return ObjectError(name, code, body.strip(), status)
 
@@ -343,14 +321,14 @@ def rows(value: Json) -> list[Mapping[str, Json]]:
 
 
 def _excerpt(text: str) -> str:
-    """What some other server says, in a line: its page's title, or how it begins."""
+    """Another server's answer in a line: its page's title, or its beginning."""
     title = re.search(r"<title[^>]*>(.*?)</title>", text[:_LONGEST], re.DOTALL | re.IGNORECASE)
     line = " ".join(JWT.sub("***", title[1] if title else text[:_LONGEST]).split())
     return repr(line[:100] + ("..." if len(line) > 100 else ""))
 
 
 def _causes(error: object) -> Iterator[BaseException]:
-    """The error, and what led to it, which requests and urllib3 put into their arguments or into ``reason`` too."""
+    """The error and its causes, which requests and urllib3 also put into their arguments or into ``reason``."""
     if isinstance(error, BaseException):
         yield error
         for inner in [*error.args, getattr(error, "reason", None), error.__cause__]:
@@ -359,5 +337,5 @@ def _causes(error: object) -> Iterator[BaseException]:
 
 def _cause(innermost: BaseException) -> str:
     """As the operating system words it: "Connection refused"."""
-    told = innermost.strerror if isinstance(innermost, OSError) else ""
-    return told or " ".join(str(innermost).split())[:100] or type(innermost).__name__
+    message = innermost.strerror if isinstance(innermost, OSError) else ""
+    return message or " ".join(str(innermost).split())[:100] or type(innermost).__name__

@@ -1,24 +1,25 @@
-"""A bucket's listing, page by page: what AIStore says of ten million objects is never all here at once."""
+"""A bucket's listing, page by page, so that ten million entries are never in memory at once."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
 
 from aistore.sdk import Bucket
 from aistore.sdk.types import BucketEntry
 
 from tvetl.cluster.names import Names, Table
 
-_Value = TypeVar("_Value")
-#: What a listing says of each object beside its name: nothing, its bytes, version and checksum, or bytes and checksum.
+#: The names of some objects, each with the property that was asked for, as text.
+Page: TypeAlias = "list[tuple[str, str]]"
+#: The property: none, the size in bytes, version and checksum, or size and checksum.
 What = Literal["", "size", "tag", "content"]
 _PROPS = {"": "name", "size": "name,size", "tag": "name,version,checksum", "content": "name,size,checksum"}
 
 
-def pages(bucket: Bucket, prefix: str, what: What) -> Iterator[list[tuple[str, str]]]:
-    """Names with what is asked of them, as AIStore lists them: mostly in order, and mostly each once.
+def pages(bucket: Bucket, prefix: str, what: What) -> Iterator[Page]:
+    """The pages as AIStore lists them: mostly in order, and each name mostly once.
 
     Raises ValueError where a page leads to itself.
     """
@@ -34,39 +35,16 @@ def pages(bucket: Bucket, prefix: str, what: What) -> Iterator[list[tuple[str, s
         uuid, token = page.uuid, page.continuation_token
 
 
-def names(bucket: Bucket, prefix: str) -> Names:
-    """The names in order, each once."""
-    found = Names()
-    for page in pages(bucket, prefix, ""):
-        found.extend(name for name, _ in page)
-    return found.in_order()
-
-
-def sizes(bucket: Bucket, prefix: str) -> Table[int]:
-    """Bytes by name, in order."""
-    found, sizes = Names(), array("Q")
-    for page in pages(bucket, prefix, "size"):
-        found.extend(name for name, _ in page)
+def sizes(pages: Iterable[Page]) -> Table[int]:
+    """Bytes by name, in order and each name once; of pages with sizes."""
+    names, sizes = Names(), array("Q")
+    for page in pages:
+        names.extend(name for name, _ in page)
         sizes.extend(int(size) for _, size in page)
-    return _by_name(found, sizes, lambda values: array("Q", values))
-
-
-def tags(bucket: Bucket, prefix: str) -> Table[str]:
-    """Version and checksum by name, in order."""
-    found, tags = Names(), Names()
-    for page in pages(bucket, prefix, "tag"):
-        found.extend(name for name, _ in page)
-        tags.extend(tag for _, tag in page)
-    return _by_name(found, tags, Names)
-
-
-def _by_name(
-    names: Names, values: Sequence[_Value], keep: Callable[[Iterable[_Value]], Sequence[_Value]]
-) -> Table[_Value]:
     if names.rising:
-        return Table(names, values)
+        return Table(names, sizes)
     order = array("Q", names.places_in_order())
-    return Table(Names(names[place] for place in order), keep(values[place] for place in order))
+    return Table(Names(names[place] for place in order), array("Q", (sizes[place] for place in order)))
 
 
 def _property(entry: BucketEntry, what: What) -> str:

@@ -142,7 +142,7 @@ class Names(Sequence[str]):
 
 
 class Table(Mapping[str, _Value]):
-    """A value for each name, kept in the order of ``names``: numbers in an array, or texts in :class:`Names`."""
+    """A value for each name, kept in the order of ``names``, as numbers in an array."""
 
     def __init__(self, names: Names, values: Sequence[_Value]) -> None:
         self.names, self._values = names, values
@@ -165,16 +165,14 @@ class Table(Mapping[str, _Value]):
     def items(self) -> ItemsView[str, _Value]:
         return _Items(self)
 
-    def pairs(self) -> Iterator[tuple[str, _Value]]:
-        """One after the other, which looks nothing up."""
-        return zip(self.names, self._values, strict=True)
-
 
 class _Items(ItemsView[str, _Value]):
+    """One after the other, without a look-up of each name."""
+
     _mapping: Table[_Value]
 
     def __iter__(self) -> Iterator[tuple[str, _Value]]:
-        return self._mapping.pairs()
+        return zip(self._mapping.names, self._mapping._values, strict=True)
 
 
 def _code(name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Registering an ETL: sent in the form that the cluster takes, watched while it starts, freed where it did not.
+"""Registering an ETL: in the form that the cluster takes, with a look at its pods' logs, and undone where it fails.
 
 What differs between the SDK's lines is in :func:`_send` alone: 1.x registers a pod YAML with ``Etl.init_spec``; 2.x has
 only the runtime form, while AIStore 5.0 takes both.
@@ -24,7 +24,8 @@ from aistore.sdk.request_client import RequestClient
 from tvetl import proxies
 from tvetl.access import Access, read_access
 from tvetl.cluster import connection
-from tvetl.cluster.error_mapping import GARBLED, ended, last_line, sentence
+from tvetl.cluster.error_mapping import GARBLED, container_end, last_line, message_of, sentence
+from tvetl.cluster.snapshots import EtlInfo
 from tvetl.errors import NameTaken, NotFound, NotReachable, RegistrationError, TvetlError, Unavailable, UsageError
 from tvetl.pod import CA_VARIABLE, Container, PodSpec
 
@@ -36,7 +37,7 @@ GRACE = 30.0
 _LONGEST_VARIABLE = 100_000
 #: How our server's last line begins when it ends by itself: "tvetl-server: PipelineError: $.steps[0]: ...".
 _LAST_WORDS = re.compile(r"tvetl-server: \w+: ")
-#: What to do about a start that failed, by what was said of it: the first that is found in it.
+#: What to do about a start that failed, by its reason: the first pattern that is found there.
 _HINTS: Sequence[tuple[str, str]] = (
     (r"needs torch|without CUDA|TVETL_DEVICE needs",
      "`--image` names another image; `make build VARIANT=cpu` makes one with torch, VARIANT=cuda one for GPUs."),
@@ -58,19 +59,12 @@ _HINTS: Sequence[tuple[str, str]] = (
 _RUNTIME_HINT = "`--form runtime` registers image and environment alone, without resources and security settings."
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def stage(self) -> str: ...
-
-
 class Registrar(Protocol):
-    """What registering asks of :class:`tvetl.cluster.Cluster`."""
+    """The part of :class:`tvetl.cluster.Cluster`, which imports this module, that is used here."""
 
     _acts: Client
 
-    def etls(self) -> Sequence[_Named]: ...
+    def etls(self) -> Sequence[EtlInfo]: ...
     def show(self, name: str) -> Container | None: ...
     def logs(self, name: str) -> dict[str, str]: ...
     def unregister(self, name: str) -> None: ...
@@ -95,32 +89,33 @@ def trusting(pod: PodSpec, endpoint: str, access: Access | None = None) -> PodSp
         return pod
     access.tls()
     text = Path(ca).read_text(encoding="utf-8", errors="replace") if Path(ca).is_file() else ""
-    found = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
-    held = "\n".join(found)
-    if not found or len(held) > _LONGEST_VARIABLE:
+    certificates = "\n".join(re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL))
+    if not certificates or len(certificates) > _LONGEST_VARIABLE:
         hint = "`--env AIS_CLIENT_CA=FILE` names a file in the targets' volumes, which pods get; or let it name one CA."
         raise UsageError(f"AIS_CLIENT_CA is no file that pods can be given: {ca}", hint=hint)
-    return replace(pod, env={**pod.env, CA_VARIABLE: held})
+    return replace(pod, env={**pod.env, CA_VARIABLE: certificates})
 
 
 def start(cluster: Registrar, pod: PodSpec, form: Form) -> str:
-    last = ""
+    """Start an ETL and wait until it is ready; returns the form it took. Raises Taken, RegistrationError."""
+    last_words = ""
     with _Watch(cluster, pod.name) as watch:
         try:
             return _send(cluster, pod, form)
         except AISError as error:
             if error.status_code == 409:
                 raise Taken from error
+            reason = sentence(error.status_code, cluster._text(error))[0]
             if _wants_runtime(error):  # nothing was started, so the name is not ours to free
                 why = f"; the runtime form carries no {words}" if (words := " and no ".join(pod.beyond_runtime)) else ""
-                said = f"this cluster takes no pod YAML ({sentence(error.status_code, cluster._text(error))[0]}){why}"
-                raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=_RUNTIME_HINT) from error
-            told = cluster._refused(error)
-            reason = sentence(error.status_code, cluster._text(error))[0]
+                message = f"the ETL {pod.name!r} did not start: this cluster takes no pod YAML ({reason}){why}"
+                raise RegistrationError(message, hint=_RUNTIME_HINT) from error
+            mapped = cluster._refused(error)
             started = error.status_code not in (401, 403) and "invalid etl.InitMsg" not in reason
-            if not started or isinstance(told, (Unavailable, NotReachable)):  # the name may be another's
-                raise told from error
-            last = ended(cluster._text(error))
+            if not started or isinstance(mapped, (Unavailable, NotReachable)):  # the name may be another's
+                raise mapped from error
+            # AIStore takes the pod away in the moment in which it ends, mostly before its log could be read.
+            last_words = container_end(message_of(cluster._text(error)) or "")
             cause: Exception = error
         except requests.ReadTimeout as error:
             proxy = proxies.before(str(getattr(error.request, "url", "")))
@@ -135,11 +130,11 @@ def start(cluster: Registrar, pod: PodSpec, form: Form) -> str:
             raise
         seen = watch.finish()
     freed = _free(cluster, pod.name)
-    # The server may have quoted the pod's last line itself. That we ended the wait is no reason of its own.
+    # The server may have quoted the pod's last line itself. Where we ended the wait, its answer is no reason.
     more = [line for line in seen if line not in reason]
-    said = last or "; ".join(more if watch.ended and more else [reason, *more])
-    hint = _start_hint(pod, said) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
-    raise RegistrationError(f"the ETL {pod.name!r} did not start: {said}", hint=hint) from cause
+    reason = last_words or "; ".join(more if watch.ended and more else [reason, *more])
+    hint = _start_hint(pod, reason) + ("" if freed else f" The name is still taken: `tvetl rm {pod.name}`.")
+    raise RegistrationError(f"the ETL {pod.name!r} did not start: {reason}", hint=hint) from cause
 
 
 def _send(cluster: Registrar, pod: PodSpec, form: Form) -> str:
@@ -160,7 +155,7 @@ def _send(cluster: Registrar, pod: PodSpec, form: Form) -> str:
 
 
 def check_same(cluster: Registrar, pod: PodSpec) -> None:
-    """The name is taken: fine if by the same thing, running. Raises NameTaken otherwise."""
+    """Raises NameTaken unless the name is that of a running ETL with the same image and pipeline."""
     stage = next((etl.stage for etl in cluster.etls() if etl.name == pod.name), "gone")
     running = cluster.show(pod.name) if stage == "Running" else None
     if running is None:
@@ -183,11 +178,11 @@ def _free(cluster: Registrar, name: str) -> bool:
 
 
 class Requests:
-    """The SDK's request client for what starts and ends ETLs: it waits as long as we say, and knows AIStore's answers.
+    """The SDK's request client with our time-out, for requests that start and end ETLs; it checks AIStore's answers.
 
     ``Etl.init*`` use the server's own time-out for the HTTP request, so that the caller gets a bare read time-out just
-    before the server answers with the reason; the SDK's other calls wait five minutes, even to connect. And to take
-    the page of some other server for AIStore's answer would be to call done what nobody did.
+    before the server answers with the reason. The SDK's other calls wait five minutes, even to connect. The page of
+    some other server, taken for AIStore's answer, would pass for success.
     """
 
     def __init__(self, inner: RequestClient, seconds: float) -> None:
@@ -197,16 +192,16 @@ class Requests:
     def request(self, method: str, path: str, **kwargs: object) -> requests.Response:
         kwargs["timeout"] = (connection.TIMEOUT[0], self._seconds)
         answer: requests.Response = self._inner.request(method, path=path, **kwargs)
-        said = answer.text.strip()  # as recorded: "etl-BXA4oVuUT" to a start, nothing to an end
-        if not re.fullmatch(r"etl-[\w-]{1,60}", said) and (said or method.upper() == "PUT"):
-            raise ValueError(f"this is no id of an ETL: {said[:1000]}")
+        text = answer.text.strip()  # as recorded: "etl-BXA4oVuUT" to a start, nothing to an end
+        if not re.fullmatch(r"etl-[\w-]{1,60}", text) and (text or method.upper() == "PUT"):
+            raise ValueError(f"this is no id of an ETL: {text[:1000]}")
         return answer
 
 
 def _send_spec(client: Requests, pod: PodSpec, timeouts: Mapping[str, str]) -> str:
     if hasattr(Etl, "init_spec"):
         with warnings.catch_warnings():
-            # It says that AIStore 5.1 drops it. "auto" then takes the runtime form, so nobody need be told.
+            # It warns that AIStore 5.1 drops it. "auto" then takes the runtime form, so no user need know.
             warnings.simplefilter("ignore", FutureWarning)
             Etl(client, pod.name).init_spec(pod.to_yaml(), communication_type="hpush", **timeouts)
         return "init_spec"
@@ -216,11 +211,11 @@ def _send_spec(client: Requests, pod: PodSpec, timeouts: Mapping[str, str]) -> s
 
 
 class _Watch:
-    """What the pods say while AIStore waits for them: afterwards they are gone, and with them the reason.
+    """The pods' last log lines while AIStore waits for them: afterwards the pods are gone, and the reason with them.
 
-    Looks once a second from a thread of its own, and keeps the last line of each log, or what stands in its place
-    ("image can't be pulled"). Where our own server has said twice why it ended, it would say so each time that it is
-    started again: we free the name, and AIStore's answer comes then (recorded), not at the end of the start's time.
+    Looks once a second from a thread of its own, and keeps the last line of each log, or the error in its place
+    ("image can't be pulled"). Where our own server has logged twice why it ended, it would do so at each restart. So we
+    free the name, and AIStore answers then (recorded), not at the end of the start's time.
     """
 
     def __init__(self, cluster: Registrar, name: str) -> None:
@@ -266,15 +261,15 @@ class _Watch:
 
 
 def _wants_runtime(error: AISError) -> bool:
-    """Whether the cluster no longer knows pod specs: it asks for an image, and says nothing of the spec."""
+    """Whether the cluster no longer knows pod specs: it asks for an image, and does not mention the spec."""
     message, _ = sentence(error.status_code, str(error.message))
     return error.status_code == 400 and "runtime.image" in message and "InitSpecMsg" not in message
 
 
-def _start_hint(pod: PodSpec, said: str) -> str:
-    """What to do about a start that failed: what belongs to the reason given, and nothing else."""
+def _start_hint(pod: PodSpec, reason: str) -> str:
+    """What to do about a start that failed for this reason."""
     gpu = pod.resources.gpu
-    for words, hint in _HINTS:
-        if re.search(words, said) and (gpu or "{gpu}" not in hint):
+    for pattern, hint in _HINTS:
+        if re.search(pattern, reason) and (gpu or "{gpu}" not in hint):
             return hint.format(image=pod.image, gpu=gpu, seconds=pod.start_timeout)
     raise AssertionError("the last hint is for all")

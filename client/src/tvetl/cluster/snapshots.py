@@ -1,4 +1,4 @@
-"""What a cluster says of ETLs and jobs, as data."""
+"""The state of ETLs and jobs as data, and why an ETL does not run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tvetl.spec import Pipeline, canonical
 
 #: Go's zero time: how AIStore writes "not yet".
 _NEVER = "0001-01-01T00:00:00Z"
-#: What AIStore gives as the reason where another node, or a user, ended something.
+#: AIStore's reasons where another node, or a user, ended something.
 _NO_REASON = ("", "IC(notifications) abort", "user abort")
 
 
@@ -32,7 +32,7 @@ class EtlInfo:
 
 @dataclass(frozen=True)
 class Registered:
-    """An ETL that runs: ``form`` says how it came to be (init_spec, spec, runtime), or "reused" that it ran already."""
+    """An ETL that runs: ``form`` is how it was sent (init_spec, spec, runtime), or "reused" where it ran already."""
 
     name: str
     form: str
@@ -45,10 +45,10 @@ class Registered:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What all targets together say of a job.
+    """The state of a job, of all targets together.
 
     ``done`` counts objects, each once, at the target that read it; ``bytes`` are those of the results stored. ``idle``
-    says that a list job, which never ends, has nothing left to do.
+    means that a list job, which never ends, has nothing left to do.
     """
 
     known: bool
@@ -60,15 +60,15 @@ class Snapshot:
 
 
 def given(pipelines: Mapping[str, object]) -> dict[str, Container]:
-    """What is known of ETLs whose pipelines a user says: that alone. Raises UsageError for what is no pipeline."""
-    found = {}
+    """ETLs by name, of which only the user's pipelines are known. Raises UsageError for anything else."""
+    containers = {}
     for name, pipeline in pipelines.items():
         check_name(name)
         if not isinstance(pipeline, Pipeline):
             hint = "Read it by tvetl.spec.parse(text)."
             raise UsageError(f"the pipeline of {name!r} is {type(pipeline).__name__}: expected a Pipeline", hint=hint)
-        found[name] = Container("", (), {PIPELINE_VARIABLE: canonical(pipeline)})
-    return found
+        containers[name] = Container("", (), {PIPELINE_VARIABLE: canonical(pipeline)})
+    return containers
 
 
 def summed(snaps: Sequence[JobSnap]) -> Snapshot:
@@ -89,9 +89,9 @@ def between(snaps: Sequence[JobSnap], source: str, destination: str) -> bool:
     return ends == {(str(bucket(source)), str(bucket(destination)))}
 
 
-def _url(told: BucketModel) -> str:
-    space = told.namespace or Namespace()
-    return str(BucketName(told.provider, space.uuid, space.name, told.name))
+def _url(model: BucketModel) -> str:
+    space = model.namespace or Namespace()
+    return str(BucketName(model.provider, space.uuid, space.name, model.name))
 
 
 def stopped(name: str, stage: str, runs: Json) -> EtlStopped | None:
@@ -102,14 +102,14 @@ def stopped(name: str, stage: str, runs: Json) -> EtlStopped | None:
     """
     hint = f"`tvetl start {name}` starts it again."
     own = re.compile(rf"\[{re.escape(name)}-\w+:|pod=\"{re.escape(name)}-")  # in ctlmsg, "init-spec[NAME-hpush://]"
-    found = [
+    starts = [
         (target, snap)
         for target, snaps in row(runs).items()
         for snap in rows(snaps)
         if own.search(f"{snap.get('ctlmsg')} {snap.get('abort-err')}")
     ]
-    last = max(found, key=lambda each: str(each[1].get("start-time")), default=("", {}))[1].get("id")
-    ended = [(t, s) for t, s in found if s.get("id") == last and s.get("end-time") not in ("", None, _NEVER)]
+    last = max(starts, key=lambda each: str(each[1].get("start-time")), default=("", {}))[1].get("id")
+    ended = [(t, s) for t, s in starts if s.get("id") == last and s.get("end-time") not in ("", None, _NEVER)]
     if not ended:
         if stage == "Running":
             return None
@@ -117,11 +117,11 @@ def stopped(name: str, stage: str, runs: Json) -> EtlStopped | None:
             return EtlStopped(f"the ETL {name!r} is starting", hint="`tvetl list` shows when it is Running.")
         return EtlStopped(f"the ETL {name!r} is stopped", hint=hint)
     since = min(str(snap["end-time"]) for _, snap in ended)
-    said = f"the ETL {name!r} is stopped, since {re.sub(r'T|[.][0-9]+', ' ', since).replace(' Z', ' UTC')}"
+    message = f"the ETL {name!r} is stopped, since {re.sub(r'T|[.][0-9]+', ' ', since).replace(' Z', ' UTC')}"
     for target, snap in ended:
         if (reason := str(snap.get("abort-err") or "")) not in _NO_REASON:
             how = container_end(reason)
-            said += f": its pod on the target {target} ended" if how else ""
-            said += f": {how or without_node(reason)[:500]}"
+            message += f": its pod on the target {target} ended" if how else ""
+            message += f": {how or without_node(reason)[:500]}"
             break
-    return EtlStopped(said, hint=hint)
+    return EtlStopped(message, hint=hint)

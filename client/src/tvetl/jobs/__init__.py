@@ -1,6 +1,6 @@
 """Jobs over buckets and lists of objects: begin what is left to do, watch it, report on every object.
 
-``request`` is what is asked for, ``begin`` starts it, ``run`` waits and finds what failed, ``report`` is the result.
+``request`` names the objects, ``begin`` starts the job, ``run`` waits and finds failures, ``report`` is the result.
 ``provenance`` records which pipeline made what, so that a job can be repeated. Not here: the cluster's API
 (:mod:`tvetl.cluster`), and how results are printed (:mod:`tvetl.command`).
 """

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, compress
+from itertools import chain, compress, islice
 
 import numpy as np
 
-from tvetl.cluster import Cluster, Snapshot
+from tvetl.cluster import Cluster, Names, Snapshot, Table
 from tvetl.errors import ClusterError, TvetlError, UsageError
 from tvetl.jobs import provenance
 from tvetl.jobs.destination import Destination
 from tvetl.jobs.provenance import Begun, Records
 from tvetl.jobs.request import AS_IS, Rename, Request, url
 from tvetl.jobs.results import Digests, digests, find
-from tvetl.jobs.selection import wanted_objects
+from tvetl.notation import iterate
 from tvetl.spec.seed import warning_of
 
 _log = logging.getLogger("tvetl.jobs")
-#: Seconds that a job of another pipeline is given to end. AIStore calls a list job idle 4 s or more after its end.
+#: Seconds that a job of another pipeline gets to end. AIStore calls a list job idle 4 s or more after its end.
 _OTHERS = 15.0
 _OTHERS_EVERY = 0.5
 #: Names in one request for a list job, so that a request stays below a megabyte.
@@ -112,33 +114,73 @@ def begin(cluster: Cluster, request: Request) -> Job:
         if warning := warning_of(wanted.names, how):
             _log.warning("%s", warning)
     digest = provenance.digest_of(cluster.show(request.etl))
-    there = Destination(request, wanted.names, digest)
+    destination = Destination(request, wanted.names, digest)
     cluster.create_bucket(request.destination)
     records = Records(cluster, request.destination)
-    there.read_records(records.load())
-    jobs = _jobs_between(cluster, request, patient=there.latest != digest)
+    destination.read_records(records.load())
+    jobs = _jobs_between(cluster, request, patient=destination.latest != digest)
     at_work = tuple(job for job, now in jobs.items() if not now.idle)
-    there.read_listing(cluster)
-    there.check(cluster)
-    chosen = there.left()
-    left, tags = there.chosen(chosen)
+    destination.read_listing(cluster)
+    destination.check(cluster)
+    chosen = destination.left()
+    left, tags = destination.chosen(chosen)
     job = Job(request, at_work, wanted, left, absent, tags, before={job: now.done for job, now in jobs.items()})
     if at_work or not left:
         return replace(job, found=bool(at_work), idles=bool(at_work))
     all_of_it = request.whole and len(left) == len(wanted)
-    settled = there.settled()
+    settled = destination.settled()
     record = next((key for key, prefix in settled.items() if all_of_it and prefix == request.prefix), "")
     beyond = Begun(request.source, request.rename, digest, beyond=request.prefix)
-    saved = records.save(chain(there.records(chosen), [beyond] if all_of_it and not record else []))
+    saved = records.save(chain(destination.records(chosen), [beyond] if all_of_it and not record else []))
     try:  # of two commands, each of which writes and then looks, at least one sees the other
-        there.check_meanwhile(records.since())
-        there.check(cluster)
+        destination.check_meanwhile(records.since())
+        destination.check(cluster)
     except TvetlError:
         records.take_back()
         raise
     for key in {*settled} - {record}:
         provenance.forget(cluster, key)
     return _start(cluster, replace(job, record=record or saved if all_of_it else ""))
+
+
+def wanted_objects(cluster: Cluster, request: Request) -> tuple[Table[int], Sequence[str]]:
+    """The objects of the request, with their sizes, and the names of its template that the source has not.
+
+    Raises UsageError where there is no object.
+    """
+    absent: Sequence[str] = ()
+    if request.template is not None:
+        wanted, absent = _in_template(cluster, request.source, request.template)
+    elif request.names is not None:
+        names = Names(dict.fromkeys(request.names))
+        sizes = cluster.sizes(request.source, os.path.commonprefix(names))  # noqa: RUF071  names are no paths
+        wanted = Table(names, array("Q", (sizes.get(name, 0) for name in names)))
+    else:
+        wanted = cluster.sizes(request.source, request.prefix)
+    if not wanted:
+        of = f" of {request.template!r}" if request.template else f" under {request.prefix!r}" if request.prefix else ""
+        raise UsageError(f"there is nothing to transform in {request.source!r}{of}")
+    return wanted, absent
+
+
+def _in_template(cluster: Cluster, source: str, template: str) -> tuple[Table[int], Sequence[str]]:
+    wanted = np.unique(digests(iterate(template)))
+    seen = np.zeros(len(wanted), bool)
+    names, sizes = Names(), array("Q")
+    for page in cluster.pages(source, template.partition("{")[0], "size"):
+        at = find(wanted, digests((name for name, _ in page), len(page)))
+        new = (at >= 0) & ~seen[at]
+        seen[at[new]] = True
+        names.extend(name for name, _ in compress(page, new))
+        sizes.extend(int(size) for _, size in compress(page, new))
+    absent = wanted[~seen]
+    return Table(names, sizes), Names(_named(iterate(template), absent)).in_order() if len(absent) else ()
+
+
+def _named(names: Iterator[str], known: Digests) -> Iterator[str]:
+    """Those names of which the digests are known."""
+    while some := [*islice(names, 10_000)]:
+        yield from compress(some, find(known, digests(some)) >= 0)
 
 
 def without_results(cluster: Cluster, request: Request) -> Request:
@@ -175,27 +217,22 @@ def _jobs_between(cluster: Cluster, request: Request, *, patient: bool) -> dict[
 
 def _start(cluster: Cluster, job: Job) -> Job:
     """Start a bucket job where all objects are left, else list jobs for those that are."""
-    request, rename = job.request, job.request.rename
-    ends = (request.source, request.destination, request.etl)
-    if request.whole and len(job.left) == len(job.wanted):
-        started = cluster.start_bucket_job(
-            *ends,
+    request = job.request
+
+    def start(names: Sequence[str] | None) -> str:
+        return cluster.start_job(
+            request.source,
+            request.destination,
+            request.etl,
+            names=names,
             prefix=request.prefix,
-            prepend=rename.prepend,
-            extensions=rename.extensions,
+            prepend=request.rename.prepend,
+            extensions=request.rename.extensions,
             continue_on_error=request.continue_on_error,
             workers=request.workers,
         )
-        return replace(job, ids=(started,))
-    ids = [
-        cluster.start_list_job(
-            *ends,
-            names=[*job.left[at : at + _NAMES]],
-            prepend=rename.prepend,
-            extensions=rename.extensions,
-            continue_on_error=request.continue_on_error,
-            workers=request.workers,
-        )
-        for at in range(0, len(job.left), _NAMES)
-    ]
+
+    if request.whole and len(job.left) == len(job.wanted):
+        return replace(job, ids=(start(None),))
+    ids = [start([*job.left[at : at + _NAMES]]) for at in range(0, len(job.left), _NAMES)]
     return replace(job, ids=tuple(dict.fromkeys(ids)), idles=True)

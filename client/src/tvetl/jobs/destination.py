@@ -1,4 +1,4 @@
-"""What lies in a destination under the names of a request's results, and whose it is. Nothing is started or written."""
+"""The objects of a destination with the names of a request's results, and their sources. Nothing is written."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ROWS = 1_000_000
 
 
 class Destination:
-    """What lies in the destination under the names of a request's results, and of which objects it was made.
+    """The objects of the destination with the names of a request's results, and of which objects they were made.
 
-    Its arrays have a value for each object: ``_row`` is the latest record with the result's name (-1: none has it), and
-    ``_ours`` whether that is of the same object. ``_there`` says that something lies there, ``_unchanged`` that it lay
-    there when that record was written, and ``_tags`` is a digest of what AIStore says of it, where that is needed.
-    Raises UsageError where two of the objects would have one result.
+    Its arrays have a value for each object of the request. ``_row`` is the latest record with its result's name (-1:
+    none has it), and ``_ours`` whether that is of the same object. ``_there`` means that the destination has an object
+    of that name, ``_unchanged`` that it had the same one when that record was written. ``_tags`` are digests of its
+    version and checksum, where they are needed. Raises UsageError where two of the objects would have one result.
     """
 
     def __init__(self, request: Request, names: Names, digest: str) -> None:
@@ -43,29 +43,27 @@ class Destination:
         self.latest = ""
 
     def read_records(self, records: Iterator[tuple[str, Begun]]) -> None:
-        """Take notice of the destination's records, the oldest first."""
+        """Take in the destination's records, the oldest first."""
         for key, record in records:
             alike = url(record.source) == url(self._request.source) and record.rename == self._request.rename
             if alike:
                 self.latest = record.digest
                 self._beyond |= {key: record.beyond} if record.beyond is not None else {}
-            places = self._results.find(record.results)
-            known = places >= 0
-            at = places[known]
+            known, at = self._results.find(record.results)
             self._row[at] = len(self._heads)
             self._ours[at] = self._of_same_objects(record, at, known)
             if record.tags is not None or self._tags is not None:
                 self._needed_tags()[at] = 0 if record.tags is None else record.tags[known]
-            self._heads.append(record.head())
+            self._heads.append(Begun(record.source, record.rename, record.digest, record.before, record.beyond))
 
     def read_listing(self, cluster: Cluster) -> None:
-        """Take notice of what lies in the destination now. Raises NotFound where it is not there."""
+        """Take in the destination's listing. Raises NotFound where it is not there."""
         other = any(head.digest != self._digest for head in self._heads)
         needed = self._request.again or other or bool(self._beyond) or self._tags is not None
         for page in cluster.pages(self._request.destination, self._request.rename.prepend, "tag" if needed else ""):
-            places = self._results.find(digests((name for name, _ in page), len(page)))
-            known = (places >= 0) & ~self._there[places]
-            at = places[known]
+            known, at = self._results.find(digests((name for name, _ in page), len(page)))
+            first = ~self._there[at]  # a name may be listed twice
+            known[known], at = first, at[first]
             self._there[at] = True
             if needed:
                 now, tags = digests((tag for _, tag in page), len(page))[known], self._needed_tags()
@@ -77,7 +75,7 @@ class Destination:
             self._ours[unknown] = [self._names[place].startswith(met) for place in unknown.tolist()]
 
     def check(self, cluster: Cluster) -> None:
-        """Raises UsageError where a result would overwrite what is of another object, or of no record."""
+        """Raises UsageError where a result would overwrite that of another object, or an object of no record."""
         strange = np.flatnonzero(self._there & ~self._ours)
         if len(strange):
             raise self._refused(int(strange[0]), "is there already", len(strange))
@@ -90,21 +88,21 @@ class Destination:
     def check_meanwhile(self, records: Iterator[tuple[str, Begun]]) -> None:
         """Raises ClusterError where one of these makes a result of another object, or by another pipeline."""
         for _, record in records:
-            places = self._results.find(record.results)
-            known = places >= 0
-            at = places[known]
+            known, at = self._results.find(record.results)
             others = at if record.digest != self._digest else at[~self._of_same_objects(record, at, known)]
             if len(others):
-                what = f"{self._request.rename(self._names[int(others[0])])!r} in {self._request.destination!r}"
+                result = f"{self._request.rename(self._names[int(others[0])])!r} in {self._request.destination!r}"
                 raise ClusterError(
-                    f"another command, which began in the same moment, makes {what}, too, from {record.source!r}",
+                    f"another command, which began in the same moment, makes {result}, too, from {record.source!r}",
                     hint="Nothing was started. Begin once more, if it is still wanted.",
                 )
 
     def settled(self) -> dict[str, str]:
-        """The records of bucket jobs that say no more than :meth:`records` once none is at work, and their prefixes."""
-        asked = self._request
-        return {key: prefix for key, prefix in self._beyond.items() if asked.whole and prefix.startswith(asked.prefix)}
+        """The records of bucket jobs that add nothing to :meth:`records` once none is at work, and their prefixes."""
+        request = self._request
+        return {
+            key: prefix for key, prefix in self._beyond.items() if request.whole and prefix.startswith(request.prefix)
+        }
 
     def left(self) -> npt.NDArray[np.bool_]:
         """Whether each object's result is missing, or made by another pipeline."""
@@ -125,7 +123,7 @@ class Destination:
         return names, self._tags if names is self._names else self._tags[left]
 
     def records(self, left: npt.NDArray[np.bool_]) -> Iterator[Begun]:
-        """What must be recorded before a job for what is left begins: all of it that no record says yet."""
+        """The records that a job for the objects that are left needs before it begins, as none has them yet."""
         source, rename = self._request.source, self._request.rename
         now = np.array([*(head.digest == self._digest for head in self._heads), False])
         fresh = np.array([*(not head.before for head in self._heads), False])

@@ -1,4 +1,4 @@
-"""Provenance: records of what jobs set out to make of which objects, by which pipeline.
+"""Provenance: records of the results that jobs set out to make, with their sources and the pipeline.
 
 AIStore keeps of a result only its name, size, version and checksum. So each job writes records before it begins: small
 objects in the bucket ``tvetl-jobs`` of the same cluster. Any machine finds them there, and readers of the destination
@@ -37,12 +37,12 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Begun:
-    """What a job set out to make, of a bucket's objects, with the pipeline of this ``digest``.
+    """The results that a job set out to make of a bucket's objects, with the pipeline of this ``digest``.
 
     ``results`` are digests of the results' names, ``origins`` those of the objects. Where ``before`` names a pipeline,
-    it had made what lay there, and ``tags`` are digests of what AIStore said of that, which changes when an object is
-    written anew (:meth:`tvetl.cluster.Cluster.tags`). ``beyond`` is the prefix of a job over all objects of the bucket
-    that may have met more of them than its records name: those that came while it ran.
+    it had made the objects of these names that were there, and ``tags`` are digests of their versions and checksums,
+    which change when an object is written anew. ``beyond`` is the prefix of a job over all objects of the bucket that
+    may have met more of them than its records name: those that came while it ran.
     """
 
     source: str
@@ -53,10 +53,6 @@ class Begun:
     results: Digests = field(default_factory=lambda: np.zeros(0, np.uint64))
     origins: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     tags: Digests | None = None
-
-    def head(self) -> Begun:
-        """The same without its columns."""
-        return Begun(self.source, self.rename, self.digest, self.before, self.beyond)
 
     def encode(self, bucket: str) -> bytes:
         head = {
@@ -95,8 +91,8 @@ class Records:
     def _load(self, keys: Sequence[str]) -> Iterator[tuple[str, Begun]]:
         for key in keys:
             with suppress(NotFound):  # forgotten since
-                if found := _decoded(key, self._cluster.get(BUCKET, key), self._bucket):
-                    yield key, found
+                if record := _decoded(key, self._cluster.get(BUCKET, key), self._bucket):
+                    yield key, record
                 else:
                     self._stale.append(key)
 

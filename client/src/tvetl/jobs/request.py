@@ -1,4 +1,4 @@
-"""What a job is asked for, as plain data. No cluster is asked."""
+"""The request for a job, as plain data. No cluster is asked."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Rename:
         """The names of which this would be the result, whether there are such objects or not."""
         name = result.removeprefix(self.prepend)
         stem, dot, extension = name.rpartition(".")
-        found = [stem + dot + old for old, new in self.extensions.items() if new == extension]
-        return [each for each in (*found, name) if self(each) == result]
+        renamed = [stem + dot + old for old, new in self.extensions.items() if new == extension]
+        return [each for each in (*renamed, name) if self(each) == result]
 
 
 #: Results with the names of their sources.

@@ -20,13 +20,15 @@ Places = npt.NDArray[np.int64]
 
 def digests(texts: Iterable[str], count: int = -1) -> Digests:
     """64 bits of each text."""
-    return np.fromiter((xxh3_64_intdigest(_code(text)) for text in texts), np.uint64, count)
+    codes = (text.encode("utf-8", "surrogatepass") for text in texts)
+    return np.fromiter(map(xxh3_64_intdigest, codes), np.uint64, count)
 
 
 def origins(source: str, names: Iterable[str], count: int = -1) -> npt.NDArray[np.uint32]:
     """32 bits of each object, of its bucket and its name: they tell apart the few objects that have one result."""
     start = url(source) + "/"
-    return np.fromiter((xxh32_intdigest(_code(start + name)) for name in names), np.uint32, count)
+    codes = ((start + name).encode("utf-8", "surrogatepass") for name in names)
+    return np.fromiter(map(xxh32_intdigest, codes), np.uint32, count)
 
 
 def find(known: Digests, wanted: Digests) -> Places:
@@ -47,10 +49,11 @@ class Results:
         self.places = self.sorted.argsort().astype(np.uint32)
         self.sorted.sort()
 
-    def find(self, wanted: Digests) -> Places:
-        """The place of the object that has a result of this digest; -1 where none has."""
+    def find(self, wanted: Digests) -> tuple[npt.NDArray[np.bool_], Places]:
+        """Which of these digests are those of results, and the places of their objects."""
         at = find(self.sorted, wanted)
-        return np.where(at < 0, at, self.places[at]) if len(self.places) else at
+        known = at >= 0
+        return known, self.places[at[known]].astype(np.int64)
 
     def shared(self) -> Iterator[tuple[str, str, str]]:
         """Pairs of objects that would have the same result, and the result."""
@@ -79,7 +82,3 @@ class Chosen(Sequence[str]):
         if isinstance(at, slice):
             return Chosen(self._names, self._places[at])
         return self._names[int(self._places[at])]
-
-
-def _code(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

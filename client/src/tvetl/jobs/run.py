@@ -1,7 +1,7 @@
 """Wait for a job and report on every object, or estimate a job from a sample of it.
 
-AIStore keeps at most 128 errors a target, and names no other object that failed. So the report compares what was asked
-for with the destination. The reasons are the cluster's errors, and one inline read of each object without one.
+AIStore keeps at most 128 errors a target, and names no other object that failed. So the report compares the request
+with the destination. The reasons are the cluster's errors, and one inline read of each object without one.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ from tvetl.errors import (
     Unavailable,
 )
 from tvetl.jobs import provenance
-from tvetl.jobs.begin import Job, begin, without_results
+from tvetl.jobs.begin import Job, begin, wanted_objects, without_results
 from tvetl.jobs.destination import Destination
 from tvetl.jobs.provenance import Records
 from tvetl.jobs.report import Estimate, JobProgress, Report
 from tvetl.jobs.request import Request
 from tvetl.jobs.results import Results, digests
-from tvetl.jobs.selection import wanted_objects
 
 #: Seconds between two polls of a job: a twentieth of its age, within these bounds. So a job of 10 s is reported within
 #: half a second of its end (by the SDK's own wait after 18.8 s). One of hours is polled seldom.
 _POLLS = (0.1, 2.0)
 #: A list job never ends, it becomes idle: in two polls in a row, as the SDK demands too.
 _IDLE_POLLS = 2
-#: Polls that an aborted job is given to finish the objects under way.
+#: Polls that an aborted job gets to finish the objects under way.
 _ABORTED_POLLS = 10
 #: Seconds until a target must know a job that was just started.
 _START = 15.0
@@ -104,12 +103,12 @@ def estimate(cluster: Cluster, request: Request, sample: int = 20) -> Estimate:
     """
     request = without_results(cluster, request)
     wanted, _ = wanted_objects(cluster, request)
-    there = Destination(request, wanted.names, provenance.digest_of(cluster.show(request.etl)))
+    destination = Destination(request, wanted.names, provenance.digest_of(cluster.show(request.etl)))
     with suppress(NotFound):  # there is no destination yet
-        there.read_records(Records(cluster, request.destination).load())
-        there.read_listing(cluster)
-    there.check(cluster)
-    left, _ = there.chosen(there.left())
+        destination.read_records(Records(cluster, request.destination).load())
+        destination.read_listing(cluster)
+    destination.check(cluster)
+    left, _ = destination.chosen(destination.left())
     chosen = [*left[:: -(-len(left) // sample)]] if left else []
     began = time.monotonic()
     answers = [*_read_all(cluster, request, chosen, wanted)]
@@ -127,14 +126,14 @@ def _until_ended(
     cluster: Cluster, job: Job, on_progress: Progress | None, began: float, timeout: float | None
 ) -> Snapshot:
     idle = aborted = 0
-    seen = time.monotonic()
+    answered = time.monotonic()
     while True:
         try:
             now = _poll(cluster, job)
         except (NotReachable, TimedOut, Unavailable) as error:
-            _still_away(job, error, began, seen, timeout)
+            _still_away(job, error, began, answered, timeout)
             continue
-        seen = time.monotonic()
+        answered = time.monotonic()
         seconds = time.monotonic() - began
         if on_progress:
             on_progress(JobProgress(min(now.done, job.total), job.total, seconds, now.bytes))
@@ -150,21 +149,21 @@ def _until_ended(
         time.sleep(min(max(_POLLS[0], seconds / 20), _POLLS[1]))
 
 
-def _still_away(job: Job, error: TvetlError, began: float, seen: float, timeout: float | None) -> None:
-    """Wait a moment for an unreachable cluster. Raises its error after ``_AWAY`` seconds."""
+def _still_away(job: Job, error: TvetlError, began: float, answered: float, timeout: float | None) -> None:
+    """Wait a moment for an unreachable cluster. Raises its error ``_AWAY`` seconds after it last answered."""
     now = time.monotonic()
-    if now - seen > _AWAY or (timeout is not None and now - began > timeout):
+    if now - answered > _AWAY or (timeout is not None and now - began > timeout):
         error.hint = f"The job {job.id} may run on in the cluster: the same again waits for it, and does what is left."
         raise error
     time.sleep(_AWAY_EVERY)
 
 
-def _why_aborted(cluster: Cluster, etl: str, said: str) -> str:
-    """Why a job was aborted: AIStore says nothing of it where the ETL ended with one of its pods."""
+def _why_aborted(cluster: Cluster, etl: str, reason: str) -> str:
+    """Why a job was aborted: AIStore's ``reason`` is none where the ETL ended with one of its pods."""
     with suppress(TvetlError):
-        if told := cluster.stopped(etl):
-            return f"{told.message}. {told.hint}"
-    return said
+        if stopped := cluster.stopped(etl):
+            return f"{stopped.message}. {stopped.hint}"
+    return reason
 
 
 def _poll(cluster: Cluster, job: Job) -> Snapshot:
@@ -194,14 +193,14 @@ def _failed(
     if not sizes:
         return ()
     known = _known_errors(cluster, job, sizes)
-    asked = [name for name in sizes if name not in known]
+    others = [name for name in sizes if name not in known]
     if ended_early:
         why = "not_transformed", "the job ended before this object"
-        left = [ObjectError(name, *why, 0, sizes[name]) for name in asked]
+        errors = [ObjectError(name, *why, 0, sizes[name]) for name in others]
     else:
-        most = len(asked) if reasons is None else reasons
-        left = _read_reasons(cluster, job.request, asked, sizes, began, on_progress, most)
-    return tuple(sorted([*known.values(), *left], key=lambda error: error.object))
+        most = len(others) if reasons is None else reasons
+        errors = _read_reasons(cluster, job.request, others, sizes, began, on_progress, most)
+    return tuple(sorted([*known.values(), *errors], key=lambda error: error.object))
 
 
 def _missing(cluster: Cluster, job: Job) -> Iterator[str]:
@@ -211,9 +210,8 @@ def _missing(cluster: Cluster, job: Job) -> Iterator[str]:
     results = Results(job.left, job.request.rename)
     made = np.zeros(len(job.left), bool)
     for page in cluster.pages(job.request.destination, job.request.rename.prepend, "" if job.tags is None else "tag"):
-        places = results.find(digests((name for name, _ in page), len(page)))
-        at = places[places >= 0]
-        made[at] = True if job.tags is None else job.tags[at] != digests(tag for _, tag in page)[places >= 0]
+        known, at = results.find(digests((name for name, _ in page), len(page)))
+        made[at] = True if job.tags is None else job.tags[at] != digests(tag for _, tag in page)[known]
     yield from (job.left[int(place)] for place in np.flatnonzero(~made))
 
 
@@ -239,14 +237,14 @@ def _read_reasons(
 ) -> list[ObjectError]:
     """Read the missing objects inline for their reasons, at most ``most`` of them; the others are "unknown"."""
     why = "unknown", "not in the destination; AIStore kept no reason"
-    found = [ObjectError(name, *why, 0, sizes[name]) for name in names[most:]]
-    asked = names[:most]
-    for at, answer in enumerate(_read_all(cluster, request, asked, sizes, stored=True), start=1):
+    errors = [ObjectError(name, *why, 0, sizes[name]) for name in names[most:]]
+    names = names[:most]
+    for done, answer in enumerate(_read_all(cluster, request, names, sizes, stored=True), start=1):
         if on_progress:
-            on_progress(JobProgress(at, len(asked), time.monotonic() - began, stage="reading errors"))
+            on_progress(JobProgress(done, len(names), time.monotonic() - began, stage="reading errors"))
         if isinstance(answer, ObjectError):
-            found.append(answer)
-    return found
+            errors.append(answer)
+    return errors
 
 
 def _read_all(
