@@ -29,13 +29,13 @@ setup: .venv/dev.stamp  ## .venv with both packages, torch and the test tools (3
 demo: .venv/run.stamp  ## photographs through a local cluster, into build/demo/ (DATA=<folder of photographs>)
 	@.venv/bin/python examples/demo.py $(if $(DATA),"$(DATA)")
 
-# Two processes, each a file at a time, in the order of their names: of those with most tests first, the long ones come last.
+# Two processes take a file at a time, in the order given. By the number of tests, files of few long ones would come last.
 SPREAD = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Hostile tests that bound times or memory closely, or end processes.
 ALONE = $(patsubst %,tests/hostile/test_%.py,arguments broken_http crash_and_hang jail kills memory overload slow_http)
 # Tests of what knows the SDK, or is asked by it.
-SDK = tests/client tests/e2e tests/conformance/test_servers.py $(patsubst %,tests/local/test_%.py,sdk secured targets) \
-	$(patsubst %,tests/hostile/test_%_faults.py,client proxy)
+SDK = $(patsubst %,tests/hostile/test_%_faults.py,client proxy) tests/e2e tests/conformance/test_servers.py \
+	$(patsubst %,tests/local/test_%.py,sdk secured targets) tests/client
 
 test: .venv/dev.stamp .venv-sdk1/stamp  ## all tests, then those of the client again with aistore 1.x (ARGS=<pytest's>)
 ifneq ($(ARGS),)
