@@ -1,7 +1,7 @@
 """A cluster through the AIStore SDK: the only package that imports it, and both its lines work.
 
 ``client`` is the cluster itself, ``registration`` how an ETL starts, ``connection`` how we connect, ``listing`` how
-buckets are listed into ``names``, and ``error_mapping`` makes our errors of what answers and the network say.
+buckets are listed into ``names``, and ``error_mapping`` turns answers and the network's errors into ours.
 ``folders`` copies files into buckets and objects into files. Not here: waiting for jobs and judging them
 (:mod:`tvetl.jobs`), reading many objects at once (:mod:`tvetl.fetch`).
 """

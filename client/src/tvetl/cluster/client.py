@@ -77,7 +77,7 @@ class Cluster:
         self._given = given(pipelines or {})
 
     def close(self) -> None:
-        """End the connections that are kept open; asked for something again, it connects again."""
+        """End the connections that are kept open; the next request connects again."""
         for client in (self._reads, self._acts):
             client.cluster().client.session_manager.session.close()
 

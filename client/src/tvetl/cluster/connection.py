@@ -26,11 +26,11 @@ from tvetl.errors import UsageError
 #: Seconds to connect, as the SDK; seconds to wait for bytes: longer than any object may take (45 s by default), so
 #: that the cluster's reason arrives and not our own time-out.
 TIMEOUT = (3.0, 120.0)
-#: Seconds before a 429 or 503 is asked again, twice as many before the second time.
+#: Seconds before a retry after 429 or 503, twice as many before the second one.
 BACKOFF = 0.5
 #: Seconds that a renewed token is waited for, where the last one has just ended.
 RENEWAL = 30.0
-#: Seconds before what the network lost is asked again.
+#: Seconds before a retry after a failure of the network.
 PAUSE = 0.2
 _log = logging.getLogger("tvetl.cluster")
 #: A redirect repeats the query, with thousands of key points in it; Python takes 64 kB, and a Go server 1 MB.
@@ -86,7 +86,7 @@ def connect(endpoint: str, access: Access, attempts: int, patience: float, conne
 
 
 class _Bearer(AuthBase):
-    """Sends the token as it is now; one that was renewed meanwhile is tried before a 401 is anybody's error.
+    """Sends the token as it is now; before a 401 is an error, a token that was renewed meanwhile is tried.
 
     A token file is waited for where it is late: where it worked, or its token has just ended. A node that the endpoint
     redirects to gets no token, as with `requests`; the SDK sends bodies there itself, with the token.

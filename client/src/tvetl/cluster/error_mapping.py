@@ -225,13 +225,13 @@ def too_late(endpoint: str, proxy: Proxy | None = None) -> TimedOut:
     return TimedOut(f"{endpoint} did not answer in time", hint=hint)
 
 
-def not_aistore(endpoint: str, what: str, proxy: Proxy | None = None) -> NotAIStore:
-    """Somebody else answers."""
+def not_aistore(endpoint: str, answer: str, proxy: Proxy | None = None) -> NotAIStore:
+    """The error for an ``answer`` of another server."""
     if proxy:
-        message = f"what answers for {endpoint} through {proxy} does not answer as AIStore does: {what}"
+        message = f"what answers for {endpoint} through {proxy} does not answer as AIStore does: {answer}"
         return NotAIStore(message, hint=proxy.hint)
     hint = "Does the endpoint name AIStore's gateway itself? `tvetl doctor` tells what is there."
-    return NotAIStore(f"what answers at {endpoint} does not answer as AIStore does: {what}", hint=hint)
+    return NotAIStore(f"what answers at {endpoint} does not answer as AIStore does: {answer}", hint=hint)
 
 
 def node(endpoint: str, url: str) -> str:
@@ -240,7 +240,7 @@ def node(endpoint: str, url: str) -> str:
 
 
 def _not_through(proxy: Proxy, endpoint: str, what: str, hint: str = "") -> NotReachable:
-    """An HTTP proxy in the way that does not hand requests on, or is not there."""
+    """The error for an HTTP proxy that does not forward requests, or does not answer."""
     return NotReachable(f"{endpoint} is not reached through {proxy}: {what}", hint=hint or proxy.hint)
 
 
@@ -300,7 +300,7 @@ def object_error(name: str, text: str, status: int) -> ObjectError:
 
 
 def job_id(text: object) -> str:
-    """The id that AIStore answers to what it begins. Raises ValueError for anything else."""
+    """The job's id, as AIStore answers to its start. Raises ValueError for anything else."""
     if not re.fullmatch(r"[\w.,-]{1,200}", str(text).strip()):
         raise ValueError(f"this is no id: {str(text)[:_LONGEST]}")
     return str(text).strip()

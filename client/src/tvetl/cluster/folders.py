@@ -34,7 +34,7 @@ _GRACE = 5.0
 #: Failures in a row, for each thread, to reach the cluster, after which nothing more is tried.
 _AWAY = 2
 
-#: What became of one file: "kept" where the same is there, "kept by size" where no checksum could be compared.
+#: The result for one file: "kept" where the same is there, "kept by size" where no checksum could be compared.
 Outcome = Literal["copied", "kept", "kept by size"]
 
 
@@ -50,7 +50,7 @@ class CopyProgress:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What became of a copy, or in a dry run what would.
+    """The result of a copy, or of a dry run, which copies nothing.
 
     Of ``wanted`` files ``copied`` were, with ``bytes``, and ``kept`` were there already; of these ``by_size`` were
     compared by their size alone. ``refused`` were never tried, ``failed`` were; ``hidden`` were left out.

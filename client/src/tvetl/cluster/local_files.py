@@ -45,7 +45,7 @@ class FileError:
 
 @dataclass(frozen=True)
 class Found:
-    """The files to send in order of name, what is refused, and the number of hidden files and folders left out."""
+    """The files to send in order of name, those refused, and the number of hidden files and folders left out."""
 
     files: tuple[LocalFile, ...]
     refused: tuple[FileError, ...] = ()
@@ -210,7 +210,7 @@ def _wrong_name(name: str, *, any_name: bool) -> tuple[str, str] | None:
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path, or a folder that it lies in, is what the parts of a pattern name."""
+    """Whether a path, or a folder that it lies in, matches the parts of a pattern."""
     if not pattern:
         return True
     if pattern[0] == "**":

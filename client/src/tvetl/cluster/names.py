@@ -1,4 +1,4 @@
-"""Millions of names in little memory: what a listing is kept in."""
+"""Millions of names in little memory, for listings of buckets."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def digest_like(checksum: str) -> Digest | None:
 
 
 class Interrupted(TvetlError):
-    """The copying was told to stop."""
+    """Copying was stopped."""
 
 
 class Transport:
@@ -72,7 +72,7 @@ class Transport:
         self._client.cluster().client.session_manager.session.close()
 
     def send(self, path: Path, name: str) -> None:
-        """Store a file as an object. What AIStore stored must be what is in the file."""
+        """Store a file as an object. Raises ClusterError where AIStore stored other content."""
         checksum = self._patiently(lambda: self._send(path, name))
         if self.is_in(path, checksum) is False:
             raise ClusterError("what was stored is not what is in the file: it changed meanwhile, or was damaged")
@@ -82,7 +82,7 @@ class Transport:
         self._patiently(lambda: self._receive(name, path, size, checksum))
 
     def is_in(self, path: Path, checksum: str) -> bool | None:
-        """Whether a file has this checksum; None where there is none, or one that cannot be computed."""
+        """Whether a file has this checksum; None where that is empty or of a type that we lack."""
         digest = digest_like(checksum)
         if digest is None:
             return None

@@ -1,8 +1,8 @@
 """Reads many objects at once, in one thread, straight from the targets that hold them.
 
-``fetcher`` is the event loop, ``query`` what it asks for, ``connection`` a kept connection and the read that it serves.
-``response`` is one HTTP response, received into memory that is there already; ``places`` tells which target an object
-lies on. Not here: the order of results, and what a failure means (:mod:`tvetl.datasets`); the SDK
+``fetcher`` is the event loop, ``query`` a read's arguments, ``connection`` a kept connection and the read it serves.
+``response`` is one HTTP response, received into memory that is there already; ``places`` computes the target of an
+object. Not here: the order of results, and what a failure means (:mod:`tvetl.datasets`); the SDK
 (:mod:`tvetl.cluster`).
 """
 

@@ -38,7 +38,7 @@ class Fetch:
 
 
 class Node:
-    """A proxy or target: its address, how it is asked, and the connections to it that are idle."""
+    """A proxy or target: its address, its requests' headers, and the connections to it that are idle."""
 
     def __init__(self, url: str, access: Access, endpoint: str) -> None:
         parts = urlsplit(url)
@@ -74,7 +74,7 @@ class Node:
         return self._addresses[0]
 
     def has_other_address(self, tried: object) -> bool:
-        """Nobody answers at the address that was tried: whether there is another, which is tried from now on."""
+        """After a failure at the address that was tried: whether there is another, which is used from now on."""
         if self._addresses and self._addresses[0][1] == tried:
             del self._addresses[0]
         return bool(self._addresses)

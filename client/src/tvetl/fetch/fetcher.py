@@ -68,7 +68,7 @@ class Fetcher:
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._threads = DaemonThreads(threads, "tvetl-read")
-        #: What threads have read: each with what no read should raise, and a cluster map where one was asked for.
+        #: The reads of threads, each with an exception that no read should raise, and a new cluster map where needed.
         self._by_sdk: deque[tuple[Fetch, BaseException | None, Sequence[Target]]] = deque()
         self._process = os.getpid()
         self._scratch = memoryview(bytearray(_SCRATCH))
@@ -260,7 +260,7 @@ class Fetcher:
             self._selector.modify(connection.sock, events, connection)
 
     def _receive(self, connection: Connection) -> bool:
-        """One system call, and what follows; whether another one may find more."""
+        """One system call, and the response's next step; whether another call may receive more."""
         response = connection.response
         if response.left and connection.fetch:
             room = response.room()

@@ -12,7 +12,7 @@ from tvetl import notation
 from tvetl.cluster import Json
 from tvetl.spec.seed import arrival, drawn_as
 
-#: What the JSON of most arguments is made of: what needs no escape, and JSON's own marks.
+#: The characters in the JSON of most arguments: those that need no escape, and JSON's own marks.
 _MARKS = {mark: quote(mark) for mark in '[],{}:"'}
 _SIMPLE = re.compile(r'[A-Za-z0-9_.~/\[\],{}:"-]*')
 
@@ -20,7 +20,7 @@ _SIMPLE = re.compile(r'[A-Za-z0-9_.~/\[\],{}:"-]*')
 class Query:
     """The ``etl_args`` of all reads of one bucket through an ETL ("" for none).
 
-    ``by_name``: the ETL draws by names. One that AIStore would change on the way to it is told in ``like``.
+    ``by_name``: the ETL draws by names. A name that AIStore would change on the way to it is sent in ``like``.
     """
 
     def __init__(self, bucket: str, etl: str, arguments: Mapping[str, Json], *, by_name: bool) -> None:

@@ -57,8 +57,8 @@ class Response:
     @property
     def location(self) -> str:
         """Where a redirect leads, "" without one."""
-        found = _LOCATION.search(self._head)
-        return found[1].decode("latin-1").strip() if found else ""
+        location = _LOCATION.search(self._head)
+        return location[1].decode("latin-1").strip() if location else ""
 
     def body(self) -> bytearray | None:
         """The whole body once it is done; None where it filled ``into``."""
@@ -94,7 +94,7 @@ class Response:
                 data = self._store(data)
             else:
                 data = self._read_line(data)
-        self.closes |= bool(data)  # nobody asked for more
+        self.closes |= bool(data)  # bytes after the end of the response
 
     def _read_head(self, data: bytes) -> bytes:
         """Read the status line and headers; what follows them."""
@@ -118,7 +118,7 @@ class Response:
         self._chunked = bool(_CHUNKED.search(self._head))
         length = _LENGTH.search(self._head)
         if not (length or self._chunked or self.status in (204, 304)) or _ENCODED.search(self._head):
-            raise Malformed("the length of its body is not told, or the body is compressed")
+            raise Malformed("no header says the length of its body, or the body is compressed")
         self.left = int(length[1]) if length and not self._chunked else 0
         self.done = not self.left and not self._chunked
         fits = self._into is not None and self.left == len(self._prefix) + len(self._into)

@@ -32,10 +32,10 @@ _NAMES = 10_000
 
 @dataclass(frozen=True)
 class Job:
-    """A job that was begun, or found at work: ``wanted`` are the source's objects asked for, with their sizes.
+    """A job that was begun, or found at work: ``wanted`` are the request's objects, with their sizes.
 
     ``left`` are the objects whose results were missing in the destination, or made by another pipeline: then ``tags``
-    are digests of what AIStore said of these (0: nothing was there). ``ids`` are empty where nothing is left. ``found``
+    are digests of the old results' versions and checksums (0: none). ``ids`` are empty where nothing is left. ``found``
     means that the job was at work before: after its end a second one begins for what is left then. ``before`` is what
     each job had done earlier, as AIStore keeps one list job for several requests. ``record`` names the record that says
     that a job over a bucket may meet objects which came after ``wanted``.
@@ -101,7 +101,7 @@ def transform_objects(
 
 
 def begin(cluster: Cluster, request: Request) -> Job:
-    """Start a job for what of the request is left to do, or find the job that is at work on it.
+    """Start a job for the objects of the request that are left, or find the job that is at work on them.
 
     Makes the destination where it is an ais bucket and missing. Raises NotFound for a missing source or ETL, and
     UsageError where there is nothing to transform, two objects would have one result, or a result would overwrite what

@@ -114,7 +114,7 @@ class Destination:
         return left | self._request.again
 
     def chosen(self, left: npt.NDArray[np.bool_]) -> tuple[Sequence[str], Digests | None]:
-        """The objects that are left, and the tags of what lies in their places (0: nothing), where something does."""
+        """The objects that are left, and the tags of what is there under their results' names (0: nothing), if any."""
         places = np.flatnonzero(left).astype(np.uint32)
         names = self._names if len(places) == len(left) else Chosen(self._names, places)
         if self._tags is None or not (left & self._there).any():

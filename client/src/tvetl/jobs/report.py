@@ -70,7 +70,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The result of a dry run: how many ``objects`` a job would transform, and what of a ``sample`` of them failed.
+    """The result of a dry run: how many ``objects`` a job would transform, and which of a ``sample`` failed.
 
     ``seconds`` and ``bytes`` are for all objects, at the speed of reading the sample inline from here, eight at once.
     They are None where nothing of the sample worked.
