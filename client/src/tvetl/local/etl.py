@@ -188,10 +188,9 @@ class Etls:
         target = self._targets[0]
         reason: str | None = None
         try:
-            argv = command(etl.plan.image, self._server, self._allow)
             etl.pods = {}
             for target in self._targets:
-                etl.pods[target.id] = self._pod(etl, target, argv)
+                etl.pods[target.id] = self._pod(etl, target)
             for target in self._targets:
                 reason = etl.pods[target.id].ready(etl.plan.probe, deadline, etl.cancelled)
                 if reason:
@@ -213,7 +212,7 @@ class Etls:
         """Give a target that is new, or was away meanwhile, its pods of the running ETLs."""
         for etl in self.all():
             if etl.stage == "Running" and target.id not in etl.pods:
-                pod = self._pod(etl, target, command(etl.plan.image, self._server, self._allow))
+                pod = self._pod(etl, target)
                 etl.pods = etl.pods | {target.id: pod}
                 reason = pod.ready(etl.plan.probe, time.monotonic() + etl.plan.init_timeout, etl.cancelled)
                 if reason:
@@ -228,8 +227,9 @@ class Etls:
         message = f'[{target.label},{etl.plan.label}pod="{pod}",service="{pod}"] {reason}'
         raise ApiError(400, message, "ErrETL", **place)
 
-    def _pod(self, etl: Etl, target: NodeServer, argv: Sequence[str]) -> Pod:
+    def _pod(self, etl: Etl, target: NodeServer) -> Pod:
         name = f"{etl.name}-{target.id}".lower()
+        argv = command(etl.plan.image, self._server, self._allow)
         # Of our environment only what a program needs to start: a container would see no more.
         ours = {"PATH": os.pathsep.join(os.get_exec_path()), "HOME": str(Path.home()), "HOSTNAME": name}
         given = {
