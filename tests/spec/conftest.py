@@ -52,7 +52,10 @@ FEW_PIXELS = {
 def objects(key: str, name: str, params: Mapping[str, spec.Param], most: int) -> Drawn:
     def value(each: str, param: spec.Param) -> Drawn:
         if name == "RandomChoice" and each == "p":
-            return st.none() | st.just([1.0] * limits.INNER)
+            # torchvision divides them by their sum and keeps equal ones for none: others would not come back.
+            shares = [0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625, 0.0625, 0.0625]
+            assert len(shares) == limits.INNER
+            return st.none() | st.just(shares)
         return st.just(FEW_PIXELS[each]) if each in FEW_PIXELS else values(param.kind.schema, most)
 
     required = {each: value(each, param) for each, param in params.items() if param.required}
