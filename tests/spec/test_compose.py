@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from support.spec_images import random_image
+from support.spec.images import random_image
 
 from tvetl import spec
 from tvetl.errors import PipelineError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.spec_images import random_image
+from support.spec.images import random_image
 
 from tvetl import spec
 from tvetl.errors import PipelineError
