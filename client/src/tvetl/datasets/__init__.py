@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from tvetl.datasets.annotations import Annotation, AnnotationTable
 from tvetl.datasets.batches import TransformedBatches
-from tvetl.datasets.beside import collate_annotated
 from tvetl.datasets.coco import read_coco
 from tvetl.datasets.decoding import to_tensor
 from tvetl.datasets.images import TransformedImages
 from tvetl.datasets.labels import Labels, read_labels
 from tvetl.datasets.reader import Counts, OnError
+from tvetl.datasets.samples import collate_annotated
 from tvetl.datasets.shards import Shards
 from tvetl.datasets.stream import TransformedStream
 from tvetl.datasets.voc import read_voc

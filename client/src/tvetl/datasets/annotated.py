@@ -10,9 +10,9 @@ import torch
 
 from tvetl.answers import read_mask, read_sample
 from tvetl.cluster import Cluster, Json
-from tvetl.datasets.beside import Annotations, Size, as_image, as_mask, collate_annotated, prepare
 from tvetl.datasets.decoding import decode, look_up, pixels_of, undecodable
 from tvetl.datasets.reader import Attempt, Body, ByName, OnError, Reader, Stack, Wire, by_name, choose, itself
+from tvetl.datasets.samples import Annotations, Size, as_image, as_mask, collate_annotated, prepare
 from tvetl.errors import ArgumentsError, BrokenOff, NotFound, ObjectFailed, TvetlError, UsageError
 from tvetl.fetch import Fetch
 from tvetl.spec import parse_arguments, templates, with_arguments
@@ -113,7 +113,7 @@ class AnnotatedReader(Reader):
 
     def fetches(self, name: str, attempt: Attempt, home: int | None) -> list[Fetch]:
         """The image's read, and its mask's. Raises ObjectFailed where its annotations are none that can be sent."""
-        attempt.beside = annotations = self._annotations_of(name)
+        attempt.annotations = annotations = self._annotations_of(name)
         reads = [Fetch(name, attempt, home)]
         if self._masks is not None:
             reads.append(Fetch(self._mask_of(name), attempt))
@@ -156,12 +156,12 @@ class AnnotatedReader(Reader):
             annotations.add_keypoints(self._keypoints(name))
         return annotations
 
-    def called(self, fetch: Fetch) -> str:
+    def described(self, fetch: Fetch) -> str:
         """A mask with its image."""
         attempt = fetch.tag
         assert isinstance(attempt, Attempt)
-        image, called = attempt.fetches[0], super().called(fetch)
-        return called if fetch is image else f"{called}, the mask of {image.name}"
+        image, description = attempt.fetches[0], super().described(fetch)
+        return description if fetch is image else f"{description}, the mask of {image.name}"
 
     def named(self, fetch: Fetch, error: TvetlError) -> TvetlError:
         """A failure with the name of its object. Boxes that the server does not take are that image's failure."""
@@ -172,7 +172,7 @@ class AnnotatedReader(Reader):
             text = "its boxes and keypoints are longer than the 64 KiB that the SDK takes of a redirect"
             error = ObjectFailed(text, code="bad_annotations", hint="Reads straight from the targets take 1 MiB.")
         named = super().named(fetch, error)
-        return NotFound(f"{self.called(fetch)}: {error.message}") if type(named) is NotFound else named
+        return NotFound(f"{self.described(fetch)}: {error.message}") if type(named) is NotFound else named
 
     # What comes
 
@@ -181,8 +181,8 @@ class AnnotatedReader(Reader):
         return [{"image": image, **self.rest(name, attempt)}]
 
     def rest(self, name: str, attempt: Attempt) -> dict[str, object]:
-        assert isinstance(attempt.beside, dict)
-        return {**attempt.beside, "name": name} | ({} if self._label is itself else {"label": self._label(name)})
+        assert isinstance(attempt.annotations, dict)
+        return {**attempt.annotations, "name": name} | ({} if self._label is itself else {"label": self._label(name)})
 
     def collated(self, several: Sequence[object], stack: Stack) -> dict[str, object]:
         """Masks as one tensor (B, H, W), labels of images as torch collates them, all else as lists."""
@@ -192,15 +192,15 @@ class AnnotatedReader(Reader):
         return {"mask": stack(masks), **collated} if masks else collated
 
     def decoded(self, name: str, data: Body, attempt: Attempt, *, values: bool = True) -> torch.Tensor:
-        """The image (C, H, W), as of :meth:`Reader.decoded`; what belongs to it goes into ``attempt.beside``."""
-        annotations = attempt.beside
+        """The image (C, H, W), as of :meth:`Reader.decoded`; what belongs to it goes into ``attempt.annotations``."""
+        annotations = attempt.annotations
         assert isinstance(annotations, Annotations)
         assert data is not None
         try:
             image, size, moved = self._moved(data, annotations, values=values)
         except (UsageError, LookupError, TypeError, ValueError) as error:
             raise undecodable(f"{self.bucket}/{name}", error) from error
-        attempt.beside = moved
+        attempt.annotations = moved
         if annotations.size is not None and annotations.size != size:
             raise self._unlike(name, size, "its annotations are of", annotations.size)
         for fetch in attempt.fetches[1:]:
@@ -242,7 +242,7 @@ class AnnotatedReader(Reader):
                 size = (numbers.shape[-2], numbers.shape[-1])
             return as_mask(numbers), size
         except (UsageError, LookupError, TypeError, ValueError) as error:
-            raise undecodable(self.called(fetch), error) from error
+            raise undecodable(self.described(fetch), error) from error
 
     def _unlike(self, name: str, size: Sequence[int], other: str, others: Sequence[int]) -> ObjectFailed:
         this, that = (f"{width} x {height} pixels" for height, width in (size, others))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+import ijson
 import numpy as np
 import numpy.typing as npt
 
 from tvetl.datasets.annotations import FARTHEST, AnnotationTable, Columns, Empty, check_empty, checked
-from tvetl.datasets.json_stream import Event, NotJSON, events, skip
 from tvetl.errors import UsageError
 from tvetl.spec.limits import KEYPOINTS
 
+#: What ijson's ``basic_parse`` gives: an event's kind and its value.
+_Event: TypeAlias = "tuple[str, object]"
 _Record: TypeAlias = "dict[str, object]"
 
 #: The keys of each list's records that are looked at.
@@ -26,6 +29,12 @@ _LISTS = {
 #: Keys whose value is a list of numbers, and how many these are at most.
 _NUMBERS = {"bbox": 4, "keypoints": 3 * KEYPOINTS}
 _NONE = -(2**63)  # an annotation without an id
+#: Bytes parsed at once.
+_CHUNK = 1 << 16
+#: Bytes of one string or number. The parser keeps it whole, and looks at its beginning again with each chunk.
+_TOKEN = 1 << 22
+#: Levels of nesting below a value that is not looked at; COCO has four.
+_NESTING = 100
 
 
 def read_coco(path: Path | str, *, crowd: bool = False, empty: Empty = "refuse") -> AnnotationTable:
@@ -53,7 +62,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._events = events(path)
+        self._events = _events(path)
         #: Where in the file the next event is.
         self._place = "$"
         self._names: list[str] = []
@@ -67,7 +76,7 @@ class _Reader:
     def read(self, crowd: bool, empty: Empty) -> AnnotationTable:
         try:
             self._read_lists()
-        except NotJSON as error:
+        except _NotJSON as error:
             hint = "Is it COCO's instances or keypoints JSON, and all of it?"
             raise UsageError(f"{self._path}: at {self._place}: it is no JSON: {error}", hint=hint) from error
         except OverflowError:  # a number of more than 64 bits, which ijson's parser in C does not take for JSON
@@ -86,7 +95,7 @@ class _Reader:
             if key in present:
                 self._refuse("it is there twice")
             if key not in _LISTS:
-                skip(self._events, next(self._events)[0])
+                _skip(self._events, next(self._events)[0])
                 continue
             present.add(key)
             self._expect("start_array", "a list")
@@ -113,7 +122,7 @@ class _Reader:
             self._place = f"{place}.{key[:60]}"
             event, value = next(self._events)
             if key not in keys:
-                skip(self._events, event)
+                _skip(self._events, event)
                 continue
             if key in record:
                 self._refuse("it is there twice")
@@ -136,7 +145,7 @@ class _Reader:
             numbers.append(value)
         return numbers
 
-    def _elements(self) -> Iterator[Event]:
+    def _elements(self) -> Iterator[_Event]:
         """The first event of each element of a list; who gets one takes the others of it."""
         for event in self._events:
             if event[0] == "end_array":
@@ -277,3 +286,63 @@ class _Reader:
 
 def _described(event: str, value: object) -> str:
     return {"start_map": "an object", "start_array": "a list", "null": "null"}.get(event, repr(value)[:60])
+
+
+class _NotJSON(Exception):
+    """Not JSON, or no more of it: one sentence."""
+
+
+def _events(path: Path) -> Iterator[_Event]:
+    """All events of a file. Raises _NotJSON where it ends to be JSON, and UsageError where it cannot be read."""
+    parsed = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(parsed, use_float=True)
+    silent, first, more = 0, True, True
+    try:
+        with path.open("rb") as file:
+            while more:
+                data = file.read(_CHUNK)
+                more, problem = bool(data), ""
+                if first:
+                    data, first = data.removeprefix(codecs.BOM_UTF8), False
+                try:
+                    if more:
+                        parser.send(data)
+                    else:
+                        parser.close()
+                except ijson.JSONError as error:
+                    problem = _sentence(error)
+                yield from parsed  # also those before a problem: they tell where it is
+                if problem:
+                    raise _NotJSON(problem)
+                silent = 0 if parsed else silent + len(data)
+                if silent > _TOKEN:
+                    raise _NotJSON(f"one string or number of it has more than {_TOKEN >> 20} MiB")
+                parsed.clear()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _skip(following: Iterator[_Event], event: str) -> None:
+    """Go on behind a value of which the first event was this one."""
+    depth = 0
+    while True:
+        if event in ("start_map", "start_array"):
+            depth += 1
+            if depth > _NESTING:
+                raise _NotJSON(f"it is nested deeper than {_NESTING} levels")
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+        if not depth:
+            return
+        for event, _ in following:
+            if event != "number":  # most of a COCO file are the numbers of its polygons
+                break
+
+
+def _sentence(error: Exception) -> str:
+    text = error.args[0]
+    lines = (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).splitlines()
+    if "premature EOF" in lines[0]:
+        return "it ends in the middle"
+    place = f", at {lines[1].strip()[:60]!r}" if len(lines) > 1 and lines[1].strip() else ""
+    return lines[0].removeprefix("parse error: ").removeprefix("lexical error: ").rstrip(".") + place

@@ -120,7 +120,7 @@ class Filler(threading.Thread):
 
     def _fill(self, fetcher: Fetcher) -> None:
         flight = Flight(self._reader, fetcher, self._make)
-        todo = self._reader.placed(fetcher, self._share)
+        todo = self._reader.with_targets(fetcher, self._share)
         more = True
         while more or flight:
             while more and len(flight) < self._reader.reads and self._may_begin(len(flight)):

@@ -1,7 +1,7 @@
 """Attempts to read objects, many in flight, their results in order; and what ``on_error`` makes of a failure.
 
-``on_error`` is for failures of one object. What is everybody's (nobody answers, no permission, no bucket or ETL, no
-answer in time) always raises. Some failures may be either; see :data:`_IN_DOUBT`.
+``on_error`` is for failures of one object. A failure of the whole (no connection, no permission, no bucket or ETL, no
+answer in time) is always raised. Some failures may be either; see :data:`_IN_DOUBT`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Flight:
             self._doubts.pop(fetch.home, None)
         # AIStore names the object that is gone; of a bucket or an ETL it names that.
         if in_doubt or (isinstance(error, NotFound) and f"/{fetch.name} does" not in error.message):
-            self._reader.all_are_there(error)
+            self._reader.check_existence(error)
 
 
 def in_order(reader: Reader, indices: Iterable[int], epoch: int, make: Make) -> Iterator[Attempt]:
@@ -133,7 +133,7 @@ def in_order(reader: Reader, indices: Iterable[int], epoch: int, make: Make) -> 
     """
     with reader.fetcher(epoch) as fetcher:
         flight = Flight(reader, fetcher, make)
-        todo = reader.placed(fetcher, indices)
+        todo = reader.with_targets(fetcher, indices)
         for index, home in islice(todo, reader.reads):
             flight.begin(Attempt(index), home)
         while flight:

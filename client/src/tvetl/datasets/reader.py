@@ -71,15 +71,15 @@ class Counts:
 class Attempt:
     """An object that is read: the one at ``index`` of the names, or where that failed, the next that can be read."""
 
-    __slots__ = ("beside", "done", "error", "failed", "fetches", "index", "missing", "samples", "where")
+    __slots__ = ("annotations", "done", "error", "failed", "fetches", "index", "missing", "samples", "where")
 
     def __init__(self, index: int) -> None:
         self.index = index
         #: The reads of it: its object's, and its mask's where there is one; and how many are not answered yet.
         self.fetches: Sequence[Fetch] = ()
         self.missing = 0
-        #: What is known of the object beside what is read: the reader's.
-        self.beside: object = None
+        #: The reader's: what belongs to the image, before it is read and after.
+        self.annotations: object = None
         #: Where what is made of it goes: the caller's.
         self.where: object = None
         self.done = False
@@ -182,7 +182,7 @@ class Reader:
         # Whoever substitutes gives a sample for an object that failed; else what failed was left out.
         return Counts(given, failed, failed if self.on_error == "skip" else 0, substituted)
 
-    def placed(self, fetcher: Fetcher, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
+    def with_targets(self, fetcher: Fetcher, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
         """Each index with the target that its object lies on."""
         todo = map(int, indices)
         while block := [*islice(todo, _BLOCK)]:
@@ -214,13 +214,13 @@ class Reader:
         """The reads of an object."""
         return [Fetch(name, attempt, home)]
 
-    def called(self, fetch: Fetch) -> str:
+    def described(self, fetch: Fetch) -> str:
         """An object, in a sentence."""
         return f"{self.bucket}/{fetch.name}"
 
     def named(self, fetch: Fetch, error: TvetlError) -> TvetlError:
         """A failure that may be the object's alone, with its name, which it does not say itself."""
-        message = f"{self.called(fetch)}: {error.message}"
+        message = f"{self.described(fetch)}: {error.message}"
         named: TvetlError
         if isinstance(error, ObjectFailed):
             older = error.code == "bad_arguments" and _NEWER.search(error.message)
@@ -233,7 +233,7 @@ class Reader:
         named.__cause__ = error
         return named
 
-    def all_are_there(self, error: TvetlError) -> None:
+    def check_existence(self, error: TvetlError) -> None:
         """Raises NotFound where it is the bucket or the ETL that is gone, and not an object.
 
         Where only administrators may look at ETLs, ``error`` is believed, which tells of one that is gone.

@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,7 @@ class Form:
     row: Layout
     table: torch.Tensor | None
 
-    @property
+    @cached_property
     def as_it_is(self) -> bool:
         """Whether a row is the very bytes of an answer."""
         return self.table is None and self.row == Layout(self.shape, self.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from PIL import Image
@@ -15,9 +16,9 @@ from torch.utils.data import get_worker_info
 
 from tvetl.answers import members, read_mask
 from tvetl.cluster import Cluster, Names
-from tvetl.datasets.beside import Size, as_coordinates, as_image, as_mask, floats, prepare
 from tvetl.datasets.decoding import decode
 from tvetl.datasets.reader import Attempt, Body, OnError, Reader, choose
+from tvetl.datasets.samples import Size, as_coordinates, as_image, as_mask, floats, prepare
 from tvetl.datasets.stream import Stream
 from tvetl.errors import ObjectFailed, UsageError
 from tvetl.spec.shards import IMAGES, split_name
@@ -101,33 +102,22 @@ class Shards(Stream):
             raise ObjectFailed(message, code="bad_shard", hint=error.hint) from error
 
     def _samples_of(self, data: bytes) -> Iterator[dict[str, object]]:
-        sample: dict[str, object] = {}
-        paths: dict[str, str] = {}
-        for path, content in members(data):
-            parts = split_name(path)
-            if parts is None:
-                continue
-            key, extension = parts
-            if sample and sample["__key__"] != key:
-                yield self._finished(sample)
-                sample, paths = {}, {}
-            sample["__key__"] = key
-            if extension in sample:
-                first = paths.get(extension, "webdataset itself")
-                raise UsageError(
-                    f"the sample {key!r} has the extension {extension!r} twice, by {first!r} and {path!r}",
-                    hint="Give each member of a sample an extension of its own.",
-                )
-            paths[extension] = path
-            sample[extension] = self._decoded(path, extension, content)
-        if sample:
-            yield self._finished(sample)
-
-    def _finished(self, sample: dict[str, object]) -> dict[str, object]:
-        """The sample with its boxes as tensors, once the image is known that they lie in."""
-        for extension in self._boxes & sample.keys():
-            sample[extension] = _boxes_of(extension, sample)
-        return sample
+        files = ((parts, path, content) for path, content in members(data) if (parts := split_name(path)))
+        for key, group in groupby(files, key=lambda file: file[0][0]):
+            sample: dict[str, object] = {"__key__": key}
+            paths = {"__key__": "webdataset itself"}
+            for (_, extension), path, content in group:
+                if extension in sample:
+                    first = paths[extension]
+                    raise UsageError(
+                        f"the sample {key!r} has the extension {extension!r} twice, by {first!r} and {path!r}",
+                        hint="Give each member of a sample an extension of its own.",
+                    )
+                paths[extension] = path
+                sample[extension] = self._decoded(path, extension, content)
+            for extension in self._boxes & sample.keys():  # now the image is known that they lie in
+                sample[extension] = _boxes_of(extension, sample)
+            yield sample
 
     def _decoded(self, path: str, extension: str, content: bytes) -> object:
         kind = extension.rpartition(".")[2]

@@ -1,7 +1,4 @@
-"""What belongs to an image: its boxes, its keypoints and what is told of them, as they are given, sent, and come back.
-
-What comes back are torchvision's ``tv_tensors``.
-"""
+"""Samples with annotations: what a request sends of them, torchvision's ``tv_tensors`` of the answer, and batches."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ _MOST: dict[Kind, int] = {"boxes": BOXES, "keypoints": KEYPOINTS}
 
 
 class Annotations:
-    """What is known of an image before it is read. Raises ObjectFailed where it is nothing that can be sent."""
+    """What belongs to an image before it is transformed. Raises ObjectFailed where it cannot be sent."""
 
     def __init__(self) -> None:
         #: (N, 4), and by name what there is of each box.
@@ -74,11 +71,8 @@ class Annotations:
         return {name: rows for name, rows in both.items() if rows is not None}
 
     def arguments(self) -> dict[str, Json]:
-        """The same for ``etl_args``: the shortest numbers that are equal in float32, a list for each box or point."""
-        return {
-            name: [[float(f"{value:.9g}") for value in row] for row in rows.reshape(-1, rows.shape[-1]).tolist()]
-            for name, rows in self.arrays().items()
-        }
+        """The same for ``etl_args``."""
+        return {name: _sent(rows) for name, rows in self.arrays().items()}
 
     def moved(self, answer: Mapping[str, Array], canvas: Size) -> dict[str, object]:
         """What it became in an image of size ``canvas``: by the answer's ``boxes``, ``kept`` of these, ``keypoints``.
@@ -108,6 +102,11 @@ def _taken(rows: Rows, kept: Array | None) -> torch.Tensor | list[object]:
     """A copy of these rows; of names a list."""
     places = range(len(rows)) if kept is None else kept.tolist()
     return torch.from_numpy(rows[[*places]]) if isinstance(rows, np.ndarray) else [rows[place] for place in places]
+
+
+def _sent(rows: Floats) -> Json:
+    """Coordinates for ``etl_args``: the shortest numbers that are the same in float32."""
+    return [[float(f"{value:.9g}") for value in row] for row in rows.reshape(-1, rows.shape[-1]).tolist()]
 
 
 def _sendable(kind: Kind, given: object) -> Floats:
