@@ -52,20 +52,20 @@ def photographs(folder: str) -> list[Path]:
             raise UsageError("there are no photographs", hint="Name a folder: make demo DATA=~/Pictures")
         return [Path(package.origin).parent / "data" / name for name in PHOTOGRAPHS]
     endings = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-    found = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in endings)
-    if not found:
+    images = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in endings)
+    if not images:
         raise UsageError(f"there are no photographs in {folder!r}")
-    return found[:MOST]
+    return images[:MOST]
 
 
 def as_jpeg(path: Path) -> bytes:
     """The file itself where it is a JPEG, else the same picture as one."""
     if path.suffix.lower() in (".jpg", ".jpeg"):
         return path.read_bytes()
-    made = io.BytesIO()
+    jpeg = io.BytesIO()
     with Image.open(path) as image:
-        image.convert("RGB").save(made, "JPEG", quality=95)
-    return made.getvalue()
+        image.convert("RGB").save(jpeg, "JPEG", quality=95)
+    return jpeg.getvalue()
 
 
 def put(cluster: Cluster, paths: Sequence[Path]) -> list[str]:

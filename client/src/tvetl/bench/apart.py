@@ -33,10 +33,10 @@ class Apart:
         self._connection = connection
         self.pid = pid
 
-    def send(self, what: object) -> None:
-        """Ask it for something."""
-        with suppress(BrokenPipeError):  # what it died of is read next
-            self._connection.send(what)
+    def send(self, request: object) -> None:
+        """Send it a request."""
+        with suppress(BrokenPipeError):  # its error is received next
+            self._connection.send(request)
 
     def receive(self) -> object:
         """Its next answer. Raises what it raised."""

@@ -110,11 +110,11 @@ def bench(
         running = {name: stack.enter_context(apart(_measure, way)) for name, way in ways.items()}
         equal = _compare(task, ways, running)
         timed = _take_turns(running, rounds)
-    found = []
+    measured = []
     for name, way in ways.items():
         rates, milliseconds = zip(*timed[name], strict=True)
-        found.append(Side(name, rates, milliseconds, way.compared))
-    return Comparison(len(names), equal, rounds, workers, batch, tuple(found))
+        measured.append(Side(name, rates, milliseconds, way.compared))
+    return Comparison(len(names), equal, rounds, workers, batch, tuple(measured))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -157,13 +157,13 @@ def _compare(task: Task, ways: Mapping[str, Way], running: Mapping[str, Apart]) 
     compared = {name: way for name, way in ways.items() if way.compared}
     for name in compared:
         running[name].send(("digests", 0))
-    found = {name: running[name].receive() for name in compared}
-    reference = next(iter(found.values()))
+    digests = {name: running[name].receive() for name in compared}
+    reference = next(iter(digests.values()))
     assert isinstance(reference, list)
     equal = 0
     for at, name in enumerate(task.names):
         wanted = {one: (name, reference[0 if way.same else at][1]) for one, way in compared.items()}
-        equal += all(found[one][at] == wanted[one] for one in compared)  # type: ignore[index]
+        equal += all(digests[one][at] == wanted[one] for one in compared)  # type: ignore[index]
     return equal
 
 
@@ -181,13 +181,13 @@ def _take_turns(running: Mapping[str, Apart], rounds: int) -> dict[str, list[tup
 
 
 def _measure(connection: Connection, way: Way) -> None:
-    """Make the side, and answer what is asked of it: the digests of an epoch, or what it took."""
+    """Make the side, and answer each request with the digests of an epoch, or with its times."""
     epochs = way.make(way.task)
     if not way.compared:
         _times(epochs, 0)  # the others are warm from being compared
     while True:
-        asked, epoch = connection.recv()
-        connection.send(_digests(epochs, epoch) if asked == "digests" else _times(epochs, epoch))
+        request, epoch = connection.recv()
+        connection.send(_digests(epochs, epoch) if request == "digests" else _times(epochs, epoch))
 
 
 def _digests(epochs: Epochs, epoch: int) -> list[tuple[str, str]]:

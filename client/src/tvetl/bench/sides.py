@@ -92,8 +92,8 @@ class _TorchvisionHere(Dataset[object]):
         self._originals = TransformedImages(Cluster(task.endpoint), task.bucket, names=task.names, pil=True)
         self._transform = to_compose(pipeline)
         self._upright = pipeline.orientation == "apply"
-        self._dtype = getattr(torch, str(pipeline.output.options.get("dtype") or "float32"))
-        self._cast = pipeline.output.options.get("dtype") is not None
+        dtype = pipeline.output.options.get("dtype")
+        self._dtype = None if dtype is None else getattr(torch, str(dtype))
         self._bucket, self._seed = task.bucket, task.seed
 
     def set_epoch(self, epoch: int) -> None:
@@ -109,4 +109,4 @@ class _TorchvisionHere(Dataset[object]):
         image = (ImageOps.exif_transpose(opened) if self._upright else opened).convert("RGB")
         torch.manual_seed(derive_seed(self._seed, reader.epoch, 0, f"{self._bucket}/{name}"))
         tensor: torch.Tensor = self._transform(image)
-        return tensor.to(self._dtype) if self._cast else tensor, name
+        return tensor if self._dtype is None else tensor.to(self._dtype), name

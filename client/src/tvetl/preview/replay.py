@@ -146,7 +146,7 @@ class _Place:
         elif step.op in ("RandomCrop", "RandomResizedCrop", "RandomIoUCrop") and params:
             if params.get("needs_pad"):
                 self._pad(params["padding"])
-            self._cut(*(int(str(params[name])) for name in ("left", "top", "width", "height")))
+            self._cut(*_ints([params[name] for name in ("left", "top", "width", "height")]))
 
     def _pad(self, border: object) -> None:
         left, top, right, bottom = _ints(border)

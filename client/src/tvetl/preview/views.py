@@ -106,10 +106,10 @@ def preview(
         hint = "Name the file or folder that has the object's: --boxes."
         raise UsageError(f"the ETL's {op} acts on boxes, and there are none", hint=hint)
     base = seed if seed is not None else pipeline.seed if pipeline.seed is not None else 0
-    asked = None if boxes is None else tuple(tuple(float(edge) for edge in box) for box in boxes)
-    if labels and len(labels) != len(asked or ()):
-        raise UsageError(f"there are {len(labels)} labels of {len(asked or ())} boxes")
-    source = Source(bucket, name, etl, pipeline, base, epoch, asked, _mask_of(bucket, name, masks))
+    float_boxes = None if boxes is None else tuple(tuple(float(edge) for edge in box) for box in boxes)
+    if labels and len(labels) != len(float_boxes or ()):
+        raise UsageError(f"there are {len(labels)} labels of {len(float_boxes or ())} boxes")
+    source = Source(bucket, name, etl, pipeline, base, epoch, float_boxes, _mask_of(bucket, name, masks))
     data = cluster.get(bucket, name)
     try:
         original = open_rgb(data, pipeline)
@@ -119,8 +119,8 @@ def preview(
         hint = "A preview is of one image, and this may be a shard of many." if is_tar(data) else ""
         raise UsageError(f"{bucket}/{name} is no image that can be opened: {why}", hint=hint) from error
     mask = _stored_mask(cluster, source, original) if source.mask else None
-    made = tuple(_view(cluster, source, view, data, mask, labels) for view in range(views))
-    return Preview(source, original, made, _marks(asked, labels, mask))
+    pictures = tuple(_view(cluster, source, view, data, mask, labels) for view in range(views))
+    return Preview(source, original, pictures, _marks(float_boxes, labels, mask))
 
 
 def _mask_of(bucket: str, name: str, masks: str) -> str:
@@ -162,23 +162,23 @@ def _view(cluster: Cluster, source: Source, view: int, data: bytes, mask: Array 
     return replace(made, box=again.box, drawn=again.drawn, equal=again.equals(moved))
 
 
-def _by_etl(cluster: Cluster, source: Source, view: int, *, masks: bool = True) -> Moved:
+def _by_etl(cluster: Cluster, source: Source, view: int) -> Moved:
     """The view as the ETL makes it, in a lossless format, with what became of boxes and mask."""
     drawn: dict[str, Json] = {"seed": source.seed, "epoch": source.epoch, "view": view}
     if arrival(source.object) == "changed":
         drawn["like"] = source.like
     boxes: dict[str, Json] = {} if source.boxes is None else {"boxes": [[*box] for box in source.boxes]}
     mask = None
-    if masks and source.mask:
+    if source.mask:
         # The boxes serve the draws that depend on them.
-        asked = {**drawn, **boxes, "as": "mask", "like": source.like, "format": "npy"}
-        answer = read_answer(cluster.get(source.bucket, source.mask, source.etl, asked))
+        arguments = {**drawn, **boxes, "as": "mask", "like": source.like, "format": "npy"}
+        answer = read_answer(cluster.get(source.bucket, source.mask, source.etl, arguments))
         assert isinstance(answer, np.ndarray)
         mask = answer
     is_image = source.pipeline.output.format in IMAGE_FORMATS
     if not boxes:
-        asked = {**drawn, "format": "png" if is_image else "npy"}
-        outcome = read_answer(cluster.get(source.bucket, source.object, source.etl, asked))
+        arguments = {**drawn, "format": "png" if is_image else "npy"}
+        outcome = read_answer(cluster.get(source.bucket, source.object, source.etl, arguments))
         assert not isinstance(outcome, list)  # a list is for `views`
         return Moved(outcome, mask=mask)
     tensors, _ = read_sample(cluster.get(source.bucket, source.object, source.etl, {**drawn, **boxes}))
@@ -238,7 +238,7 @@ def replay_sheet(
     made = []
     for view in views or recorded:
         if way == "etl":
-            outcome = _by_etl(cluster, source, view, masks=False).outcome
+            outcome = _by_etl(cluster, source, view).outcome
         else:
             again = _by_torchvision(source, view, data)
             if again is None:
