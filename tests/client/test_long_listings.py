@@ -15,7 +15,6 @@ import msgspec
 import pytest
 from benchmarks import listing
 from benchmarks.listing import Played
-from support.tags import tags_of
 
 from tvetl.cluster import Cluster, Names
 from tvetl.errors import NotAIStore, UsageError
@@ -155,17 +154,17 @@ def test_a_listing_in_no_order_is_sorted_with_what_belongs_to_each_name(lists: L
     in_order = [f"{at:02}" for at in range(100)]
     assert cluster.names("b") == in_order
     assert cluster.objects("b") == in_order
-    sizes, tags = cluster.sizes("b"), tags_of(cluster, "b")
+    sizes, tags = cluster.sizes("b"), cluster.tags("b")
     assert [*sizes.items()] == [(f"{at:02}", at) for at in range(100)]
     assert tags == {f"{at:02}": f"{at % 7}:{at:x}" for at in range(100)}
-    assert (sizes["42"], "42" in sizes, "100" in sizes, len(sizes)) == (42, True, False, 100)
+    assert (sizes["42"], "42" in tags, "100" in tags, len(sizes)) == (42, True, False, 100)
     with pytest.raises(KeyError):
         sizes["100"]
 
 
 def test_an_empty_listing_has_no_names(lists: Lists) -> None:
     cluster = lists([])
-    assert (cluster.objects("b"), {**cluster.sizes("b")}) == ([], {})
+    assert (cluster.objects("b"), {**cluster.sizes("b")}, len(cluster.tags("b"))) == ([], {}, 0)
 
 
 def test_a_listing_that_leads_to_itself_ends(lists: Lists) -> None:

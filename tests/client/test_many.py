@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.tags import tags_of
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
@@ -147,7 +146,7 @@ def test_killed_at_20_random_points_and_run_again_nothing_is_missing_and_nothing
         for _ in range(2):  # the second one is killed when it goes on with what the first left
             killed += clients(*command, "test-first", kill_after=at_random.uniform(0, whole)) == -signal.SIGKILL
         assert clients(*command, "test-first") == 0
-        tags = tags_of(cluster, "killed-out")
+        tags = cluster.tags("killed-out")
         assert sorted(tags) == names, f"missing in trial {trial}"
         written = {tag.partition(":")[0] for tag in tags.values()}
         assert written == {versions}, f"done twice in trial {trial}"

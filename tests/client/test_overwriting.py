@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.tags import tags_of
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
@@ -78,13 +77,13 @@ def run(cluster: Cluster, source: str, destination: str, etl: str, **how: object
 def refused(cluster: Cluster, source: str, destination: str, etl: str, *named: str, **how: object) -> None:
     """It is refused, dry and wet, in a sentence with these words, and nothing in the destination changes."""
     request = jobs.Request(source, destination, etl, **how)  # type: ignore[arg-type]
-    before = tags_of(cluster, destination)
+    before = dict(cluster.tags(destination))
     for begin in (jobs.begin, jobs.estimate):
         with pytest.raises(UsageError) as error:
             begin(cluster, request)
         assert not [each for each in named if each not in error.value.message], error.value.message
         assert error.value.hint
-    assert tags_of(cluster, destination) == before
+    assert dict(cluster.tags(destination)) == before
     assert all(now.idle for now in cluster.transforming(source, destination).values())
 
 

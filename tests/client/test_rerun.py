@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.tags import tags_of
 
 from tvetl import jobs
 from tvetl.cluster import Cluster
@@ -44,7 +43,7 @@ def run(cluster: Cluster, source: str, destination: str, etl: str, **options: bo
 
 def versions(cluster: Cluster, bucket: str) -> dict[str, int]:
     """How often each object was written."""
-    return {name: int(tag.partition(":")[0]) for name, tag in tags_of(cluster, bucket).items()}
+    return {name: int(tag.partition(":")[0]) for name, tag in cluster.tags(bucket).items()}
 
 
 def test_what_is_there_is_kept_and_what_is_missing_is_made(

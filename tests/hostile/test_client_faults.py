@@ -24,7 +24,6 @@ from PIL import Image
 from safetensors.numpy import save
 from support import faults
 from support.faults import Fault, Gateway
-from support.tags import tags_of
 
 from tvetl import answers, jobs
 from tvetl.cluster import Cluster, connection, registration
@@ -124,7 +123,7 @@ VERBS: dict[str, Callable[[Cluster], object]] = {
     "object_seconds": lambda cluster: cluster.object_seconds("test-small"),
     "objects": lambda cluster: cluster.objects("images"),
     "sizes": lambda cluster: cluster.sizes("images"),
-    "pages": lambda cluster: [*cluster.pages("images", what="tag")],
+    "tags": lambda cluster: cluster.tags("images"),
     "bucket_id": lambda cluster: cluster.bucket_id("images"),
     "snapshot": lambda cluster: cluster.snapshot("no-such-job"),
     "transforming": lambda cluster: cluster.transforming("images", "other"),
@@ -265,7 +264,7 @@ def test_a_gateway_that_stays_away_ends_the_wait_and_the_same_again_goes_on(
     gateway.choose = lambda method, path, before: None
     report = jobs.wait(cluster, jobs.transform_bucket(cluster, "images", "away", "test-small"), timeout=60)
     assert report.ok
-    assert (report.wanted, {tag.partition(":")[0] for tag in tags_of(direct, "away").values()}) == (12, {"1"})
+    assert (report.wanted, {tag.partition(":")[0] for tag in direct.tags("away").values()}) == (12, {"1"})
 
 
 def test_a_job_through_a_gateway_that_fails_at_random_is_complete_in_the_end(
@@ -290,7 +289,7 @@ def test_a_job_through_a_gateway_that_fails_at_random_is_complete_in_the_end(
     assert {direct.get("random", name) for name in direct.objects("random")} == {
         direct.get("images", "photo_00.png", "test-small")
     }
-    versions = {tag.partition(":")[0] for tag in tags_of(direct, "random").values()}
+    versions = {tag.partition(":")[0] for tag in direct.tags("random").values()}
     assert versions == {"1"}, "made twice"
     figure(
         "the client: every fourth answer of the gateway faulty",

@@ -219,6 +219,10 @@ class Cluster:
         """The bucket's objects in order of name, with their sizes in bytes. Raises NotFound."""
         return listing.sizes(self.pages(bucket, prefix, "size"))
 
+    def tags(self, bucket: str, prefix: str = "") -> Table[str]:
+        """The same with version and checksum, which change whenever an object is written. Raises NotFound."""
+        return listing.tags(self.pages(bucket, prefix, "tag"))
+
     def has(self, bucket: str, name: str) -> bool:
         """Whether there is such an object."""
         try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias, TypeVar
 
 from aistore.sdk import Bucket
 from aistore.sdk.types import BucketEntry
 
 from tvetl.cluster.names import Names, Table
 
+_Value = TypeVar("_Value")
 #: The names of some objects, each with the property that was asked for, as text.
 Page: TypeAlias = "list[tuple[str, str]]"
 #: The property: none, the size in bytes, version and checksum, or size and checksum.
@@ -36,15 +37,30 @@ def pages(bucket: Bucket, prefix: str, what: What) -> Iterator[Page]:
 
 
 def sizes(pages: Iterable[Page]) -> Table[int]:
-    """Bytes by name, in order and each name once; of pages with sizes."""
+    """Bytes by name, in order and each name once, of pages with sizes."""
     names, sizes = Names(), array("Q")
     for page in pages:
         names.extend(name for name, _ in page)
         sizes.extend(int(size) for _, size in page)
+    return _in_order(names, sizes, lambda values: array("Q", values))
+
+
+def tags(pages: Iterable[Page]) -> Table[str]:
+    """Version and checksum by name, in order and each name once, of pages with tags."""
+    names, tags = Names(), Names()
+    for page in pages:
+        names.extend(name for name, _ in page)
+        tags.extend(tag for _, tag in page)
+    return _in_order(names, tags, Names)
+
+
+def _in_order(
+    names: Names, values: Sequence[_Value], column: Callable[[Iterable[_Value]], Sequence[_Value]]
+) -> Table[_Value]:
     if names.rising:
-        return Table(names, sizes)
+        return Table(names, values)
     order = array("Q", names.places_in_order())
-    return Table(Names(names[place] for place in order), array("Q", (sizes[place] for place in order)))
+    return Table(Names(names[place] for place in order), column(values[place] for place in order))
 
 
 def _property(entry: BucketEntry, what: What) -> str:

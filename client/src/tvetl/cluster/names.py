@@ -142,7 +142,7 @@ class Names(Sequence[str]):
 
 
 class Table(Mapping[str, _Value]):
-    """A value for each name, kept in the order of ``names``, as numbers in an array."""
+    """A value for each name, kept in the order of ``names``: numbers in an array, or texts in :class:`Names`."""
 
     def __init__(self, names: Names, values: Sequence[_Value]) -> None:
         self.names, self._values = names, values
