@@ -53,9 +53,9 @@ def resize(
     each, ``resample`` a filter as Pillow numbers them (1 to 5), ``vertical_first`` which pass comes first: for arrays.
     Of the result only ``window`` (left, top, right, bottom) is made, with ``mirror`` left to right, and each value v of
     channel c is replaced by ``table[c][v]``: (C, 256) items of one byte, or with ``planes`` of 1, 2 or 4. ``out`` is
-    C-contiguous: (C, h, w) with ``planes``; otherwise (h, w), or for RGB (h, w, 4) as Pillow keeps it. ``part`` (left, top,
-    right, bottom, in pixels) is what is resized, all where it is not given; its neighbours count at its edges. Raises
-    TypeError, ValueError, MemoryError.
+    C-contiguous: (C, h, w) with ``planes``; otherwise (h, w), or for RGB (h, w, 4) as Pillow keeps it. ``part`` (left,
+    top, right, bottom, in pixels) is what is resized, all where it is not given; its neighbours count at its edges.
+    Raises TypeError, ValueError, MemoryError.
     """
 
 def has_avx2() -> bool:
