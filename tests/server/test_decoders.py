@@ -171,6 +171,13 @@ def test_an_idle_decoder_that_is_killed_costs_no_object(make: Callable[..., Deco
         assert does(some, b"ab") == b"ba"
 
 
+def test_a_decoder_that_does_not_read_is_replaced_before_the_deadline(make: Callable[..., Decoders]) -> None:
+    some = make()
+    os.kill(int(does(some, b"who")), signal.SIGSTOP)
+    long = Arguments(like="b/" + "x" * 10**6, given=frozenset({"like"}))  # more than its socket holds
+    assert does(some, b"ab", seconds=8, arguments=long) == b"ba"
+
+
 def test_a_decoder_beyond_the_deadline_is_ended(make: Callable[..., Decoders]) -> None:
     some = make()
     before = int(does(some, b"who"))

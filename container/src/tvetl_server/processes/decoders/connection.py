@@ -72,11 +72,11 @@ class DecoderConnection:
         try:
             with theirs:
                 connect(theirs.fileno(), self.outbox)
-            self._limit(socket.SO_SNDTIMEO, _FORK)
             self._limit(socket.SO_RCVTIMEO, _FORK)
             message, _ = receive(self._socket, alone=True)
             self.process = Process.unpack(message or b"").id
             self._limit(socket.SO_RCVTIMEO, SLOW)
+            self._limit(socket.SO_SNDTIMEO, SLOW)  # an idle decoder reads at once
             with contextlib.suppress(OSError):  # no such file: not Linux
                 Path(f"/proc/{self.process}/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
         except (OSError, ValueError, RuntimeError) as error:
