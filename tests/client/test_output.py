@@ -159,6 +159,14 @@ def test_warnings_and_logs_of_libraries_are_json_too(tmp_path: Path) -> None:
     ]
 
 
+def test_words_between_colons_are_no_emoji(tvetl: Command, tmp_path: Path) -> None:
+    pipeline = tmp_path / "p.json"
+    pipeline.write_text('{"steps":[{"op":"my.Op","name":":dog:"}],"output":{"format":"png"}}', encoding="utf-8")
+    for options in ([], ["--json"]):
+        assert b'":dog:"' in tvetl("validate", str(pipeline), *options).stdout
+    assert b":dog:" in tvetl("validate", ":dog:.json").stderr
+
+
 def test_names_of_objects_bring_no_control_characters(tvetl: Command, cluster: Cluster, at: dict[str, Any]) -> None:
     cluster.create_bucket("output-names")
     name = "a\n\x1b[31m.jpg"

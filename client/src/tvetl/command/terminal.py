@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tvetl.conformance import Report as Conformance
     from tvetl.jobs import Estimate, JobProgress, Report
 
-out = Console(soft_wrap=True, highlight=False, markup=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 #: What is done, how far, how fast; a line of JSON has the same members.
 State = dict[str, str | int | float]
