@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from string import whitespace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -125,7 +126,8 @@ def read_text(path: str, encoding: str = "utf-8", errors: str = "strict") -> str
 
 def lines_of(path: str, noun: str, encoding: str = "utf-8", errors: str = "strict") -> list[str]:
     """The lines of a list of names, without empty ones. Raises UsageError where there are none."""
-    names = [line for line in re.split(r"\r?\n", read_text(path, encoding, errors)) if line.strip()]
+    # Not Unicode's blanks, of which a name may consist.
+    names = [line for line in re.split(r"\r?\n", read_text(path, encoding, errors)) if line.strip(whitespace)]
     if not names:
         raise UsageError(f"{path!r} names no {noun}")
     return names
