@@ -134,6 +134,8 @@ def test_pixels_are_refused_where_the_pipeline_has_none() -> None:
     said = "$.pixels: only ToDtype and Normalize may follow step 0 (ToTensor); step 1 is RandomErasing"
     assert refused({"pixels": True}, erasing) == [said]
     assert refused({"pixels": True, "size": 9}, erasing)[1:] == [said]
+    said = "$.pixels: needs a pipeline that ends in a tensor; this one gives an image"
+    assert refused({"pixels": True, "boxes": []}) == refused({"pixels": True, "keypoints": [[1, 2]]}) == [said]
 
 
 def test_epoch_and_view_need_a_seed_and_views_do_not() -> None:

@@ -55,7 +55,9 @@ def parts(pipeline: Pipeline) -> Parts:
     """
     if pipeline.output.format in IMAGE_FORMATS:
         raise NotSplit(f"needs a pipeline that ends in a tensor; this one gives {pipeline.output.format}")
-    start = max(place for place, step in enumerate(pipeline.steps) if step.op in OPENS)
+    start = max((place for place, step in enumerate(pipeline.steps) if step.op in OPENS), default=-1)
+    if start < 0:  # with boxes an image is answered as a tensor, too
+        raise NotSplit("needs a pipeline that ends in a tensor; this one gives an image")
     before, steps = list(pipeline.steps[:start]), [pipeline.steps[start]]
     for place, step in enumerate(pipeline.steps[start + 1 :], start + 1):
         if row(step.op).image and step.op not in BETWEEN:
