@@ -228,6 +228,9 @@ def test_a_list_may_come_from_standard_input(
     assert tvetl(*put, input="\ufeffn01/deep/Katze ü 猫.jpg\r\n\nn01/a.jpg\n".encode()).returncode == 0
     assert cluster.objects(bucket) == ["n01/a.jpg", "n01/deep/Katze ü 猫.jpg"]
     assert tvetl(*put, input=b"\n").returncode == 2
+    (folder / "\u3000").write_bytes(b"a name of a blank")
+    assert tvetl(*put, input="\u3000\n \t\n".encode()).returncode == 0
+    assert "\u3000" in cluster.objects(bucket)
 
 
 def test_two_files_that_become_one_object_are_refused_naming_both(folder: Path) -> None:
@@ -286,6 +289,13 @@ def test_what_cannot_be_meant_is_status_2(
 def test_nobody_there_ends_the_copy_with_status_5(tvetl: Command, folder: Path) -> None:
     for copy in (("put", str(folder), "photos"), ("get", "photos", str(folder))):
         assert tvetl(*copy, "-e", "http://127.0.0.1:9").returncode == 5
+
+
+def test_a_copy_without_threads_is_refused(cluster: Cluster, folder: Path) -> None:
+    for copy, bucket in ((put_files, "never-made"), (get_files, "no-bucket")):
+        with pytest.raises(UsageError, match="threads is 0"):
+            copy(cluster, find_files([folder]), bucket, threads=0)
+    assert not cluster.has("never-made", "a.jpg")
 
 
 def test_one_that_fails_does_not_end_the_rest(cluster: Cluster, bucket: str, folder: Path) -> None:

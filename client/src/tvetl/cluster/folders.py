@@ -92,6 +92,7 @@ def put_files(
     One that fails does not end the rest. Raises NotReachable where the cluster is gone, and what Ctrl-C raises; the
     same call again then goes on.
     """
+    _check_threads(threads)
     try:
         if not dry_run:
             cluster.create_bucket(bucket)
@@ -133,6 +134,7 @@ def get_files(
 
     A file appears under its name when it is complete. It must have the size and the checksum of the listing.
     """
+    _check_threads(threads)
     present = _listing(cluster, bucket, found)
 
     def get(transport: Transport, file: LocalFile) -> Outcome:
@@ -252,6 +254,11 @@ class _NotCopied(TvetlError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def _check_threads(threads: int) -> None:
+    if threads < 1:
+        raise UsageError(f"threads is {threads}: at least one copies files")
 
 
 def _copy(
