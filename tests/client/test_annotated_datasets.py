@@ -403,8 +403,9 @@ def test_what_cannot_work_is_said_at_once(cluster: Cluster, pets: str, tensors: 
         ({"boxes": "instances.json"}, "table"),
         ({"boxes": {NAMES[0]: []}}, NAMES[1]),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=said) as raised:
             TransformedImages(cluster, pets, tensors, names=NAMES, **options)
+    assert "needs an empty list" in raised.value.hint
     own = TransformedImages(cluster, pets, tensors, names=NAMES, masks="{name}")
     with pytest.raises(UsageError, match="its own mask"):
         own[0]

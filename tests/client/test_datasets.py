@@ -185,8 +185,9 @@ def test_labels_are_a_function_or_a_table(cluster: Cluster, pets: str, tensors: 
     assert set(species.tolist()) <= {1, 2}
     lengths = TransformedImages(cluster, pets, tensors, names=["pet_10.jpg"], labels=len)
     assert lengths[0][1] == len("pet_10.jpg")
-    with pytest.raises(UsageError, match=r"3 of 23 objects have no label, 'pet_20\.jpg' first"):
+    with pytest.raises(UsageError, match=r"3 of 23 objects have no label, 'pet_20\.jpg' first") as raised:
         TransformedImages(cluster, pets, tensors, labels=table)
+    assert "names=[name for name in cluster.objects(bucket) if name in labels]" in raised.value.hint
 
 
 # Again the same

@@ -357,8 +357,9 @@ def by_name(kind: str, values: ByName, names: Names) -> Callable[[str], object]:
     if isinstance(values, AnnotationTable):
         values.check(names)
     elif missing := Names(name for name in names if name not in values):
-        hint = "Leave them out, by names=[...]; an image without boxes or keypoints needs an empty list."
-        noun = "label" if kind == "labels" else kind
+        noun, hint = kind, "An image that has none needs an empty list; or leave it out, by names=[...]."
+        if kind == "labels":
+            noun, hint = "label", "Leave them out: names=[name for name in cluster.objects(bucket) if name in labels]"
         raise UsageError(f"{len(missing)} of {len(names)} objects have no {noun}, {missing[0]!r} first", hint=hint)
     return values.__getitem__
 
