@@ -1,8 +1,9 @@
-"""A cluster through the AIStore SDK: the only package that imports it, and both its lines work.
+"""A cluster through the AIStore SDK, 1.26 or 2.x: the only package that imports it.
 
 ``client`` is the cluster itself, ``registration`` how an ETL starts, ``connection`` how we connect, ``listing`` how
-buckets are listed into ``names``, and ``error_mapping`` turns answers and the network's errors into ours.
-``folders`` copies files into buckets and objects into files. Not here: waiting for jobs and judging them
+buckets are listed into ``names``. ``snapshots`` has the state of ETLs and jobs, and ``error_mapping`` turns answers and
+the network's errors into ours. ``folders`` copies files into buckets and objects into files: ``local_files`` finds and
+names the files, ``transport`` copies one. Not here: waiting for jobs and judging them
 (:mod:`tvetl.jobs`), reading many objects at once (:mod:`tvetl.fetch`).
 """
 

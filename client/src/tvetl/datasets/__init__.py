@@ -3,7 +3,14 @@
 Four of them, by how they are read: :class:`TransformedBatches` as finished batches, read ahead of the consumer;
 :class:`TransformedImages` by index; :class:`TransformedStream` one sample after the other; :class:`Shards` the members
 of tar objects. A sample depends on seed, epoch and name alone, so any worker, in any order, on any machine, gives the
-same. Not here: transforming (the cluster does), requests and connections (:mod:`tvetl.fetch`).
+same.
+
+``reader`` chooses objects and reads them, ``annotated`` with their masks, boxes and keypoints (``samples``). ``flight``
+keeps many reads in flight, their results in order; ``filler`` fills batches ahead, in the memory of ``rows``; and
+``decoding`` makes tensors. ``labels``, ``coco``, ``voc`` and ``yolo`` read files of labels and boxes, the last three
+into the table of ``annotations``; ``annotation_files`` is for formats of one file an image.
+
+Not here: transforming (the cluster does), requests and connections (:mod:`tvetl.fetch`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 ``fetcher`` is the event loop, ``query`` a read's arguments, ``connection`` a kept connection and the read it serves.
 ``response`` is one HTTP response, received into memory that is there already; ``places`` computes the target of an
-object. Not here: the order of results, and what a failure means (:mod:`tvetl.datasets`); the SDK
-(:mod:`tvetl.cluster`).
+object, and ``threads`` run the reads that are left to the SDK. Not here: the order of results, and what a failure means
+(:mod:`tvetl.datasets`); the SDK (:mod:`tvetl.cluster`).
 """
 
 from __future__ import annotations

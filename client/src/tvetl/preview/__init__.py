@@ -1,7 +1,8 @@
 """Contact sheets, to look at before a job and after it.
 
 ``views`` asks an ETL for several draws of one object, saves them as a sheet, and makes them again from it. ``sheet``
-draws. ``replay`` makes a view by torchvision alone, and needs torch. Not here: timing (:mod:`tvetl.bench`).
+and ``marks`` draw. ``replay`` makes a view by torchvision alone, and needs torch; ``moved`` is a view's image, boxes
+and mask. Not here: timing (:mod:`tvetl.bench`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,11 @@
 """The contract: what a pipeline is, written once and read by client and server alike.
 
+``model`` has a parsed pipeline. ``parse`` reads it by ``text`` (strict JSON and YAML), ``ops`` (the table of steps),
+``forms`` (the image between two steps), ``output`` (formats), ``values`` (kinds of parameters) and ``limits``.
+``arguments`` reads a request's ``etl_args``. ``seed`` has the draws of an object, ``opening`` how a file becomes RGB.
+``pointwise`` splits a pipeline before the steps on single values, and ``table`` computes these. ``compose`` is
+torchvision's form of a pipeline, ``schema`` the JSON Schema. ``templates`` and ``shards`` are rules for names.
+
 No I/O, no torch, no aistore. Done elsewhere: running a pipeline (the server's engine), torchvision's own
 objects (:mod:`tvetl.spec.compose`, which alone imports torch, and only when called).
 """

@@ -1,4 +1,5 @@
-/* The Python module: decoding of a JPEG's region, resizing, both at once, and look-ups. Each file's head has its sources. */
+/* The Python module: decoding of a JPEG's region, resizing, both at once, encoding, look-ups, and a search for markers.
+ * Each file's head has its sources. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
