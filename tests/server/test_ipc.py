@@ -8,6 +8,7 @@ import socket
 import threading
 
 import pytest
+from support.alone import descriptors
 
 from tvetl_server.processes import ipc
 
@@ -50,3 +51,20 @@ def test_messages_sent_back_to_back_stay_apart() -> None:
         assert (first, third) == ((b"1", []), (b"23", []))
         assert (second[0], len(second[1])) == (b"", 1)
         os.close(second[1][0])
+
+
+def test_descriptors_of_a_message_that_breaks_off_are_closed() -> None:
+    """Its rest comes too late, or the sender has ended."""
+    for late in (True, False):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.settimeout(0.05 if late else None)
+            before = descriptors()
+            socket.send_fds(ours, [ipc._LENGTH.pack(100) + b"x"], [0, 1])
+            if late:
+                with pytest.raises(TimeoutError):
+                    ipc.receive(theirs, alone=True)
+            else:
+                ours.shutdown(socket.SHUT_WR)
+                assert ipc.receive(theirs, alone=True) == (None, [])
+            assert descriptors() == before

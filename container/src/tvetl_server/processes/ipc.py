@@ -64,17 +64,26 @@ def receive(connection: socket.socket, *, alone: bool = False, longest: int = 2*
     ``longest`` bytes counts as the end.
     """
     data, descriptors, _, _ = socket.recv_fds(connection, _CHUNK if alone else _LENGTH.size, 3)
+    message = None
+    try:
+        message = _completed(connection, data, longest)
+    finally:
+        if message is None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+    return message, [] if message is None else descriptors
+
+
+def _completed(connection: socket.socket, data: bytes, longest: int) -> bytes | None:
+    """The message that begins with ``data``; None at the end of the connection, and where it is too long."""
     if 0 < len(data) < _LENGTH.size:
         data = _exactly(connection, _LENGTH.size, data)
-    if len(data) >= _LENGTH.size:
-        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-        if end <= longest:
-            data = _exactly(connection, end, data)
-        if len(data) == end:
-            return data[_LENGTH.size :], descriptors
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return None, []
+    if len(data) < _LENGTH.size:
+        return None
+    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    if end <= longest:
+        data = _exactly(connection, end, data)
+    return data[_LENGTH.size :] if len(data) == end else None
 
 
 def _exactly(connection: socket.socket, length: int, data: bytes) -> bytes:
