@@ -122,16 +122,18 @@ def begin(cluster: Cluster, request: Request) -> Job:
     at_work = tuple(job for job, now in jobs.items() if not now.idle)
     destination.read_listing(cluster)
     destination.check(cluster)
-    chosen = destination.left()
-    left, tags = destination.chosen(chosen)
+    is_left = destination.left()
+    left, tags = destination.chosen(is_left)
     job = Job(request, at_work, wanted, left, absent, tags, before={job: now.done for job, now in jobs.items()})
     if at_work or not left:
         return replace(job, found=bool(at_work), idles=bool(at_work))
+    # A job over all of a bucket may meet objects that came after our listing. A record with ``beyond`` says so; that of
+    # an earlier job with the same prefix is used again.
     all_of_it = request.whole and len(left) == len(wanted)
     settled = destination.settled()
     record = next((key for key, prefix in settled.items() if all_of_it and prefix == request.prefix), "")
     beyond = Begun(request.source, request.rename, digest, beyond=request.prefix)
-    saved = records.save(chain(destination.records(chosen), [beyond] if all_of_it and not record else []))
+    saved = records.save(chain(destination.records(is_left), [beyond] if all_of_it and not record else []))
     try:  # of two commands, each of which writes and then looks, at least one sees the other
         destination.check_meanwhile(records.since())
         destination.check(cluster)

@@ -20,10 +20,11 @@ _ROWS = 1_000_000
 class Destination:
     """The objects of the destination with the names of a request's results, and of which objects they were made.
 
-    Its arrays have a value for each object of the request. ``_row`` is the latest record with its result's name (-1:
-    none has it), and ``_ours`` whether that is of the same object. ``_there`` means that the destination has an object
-    of that name, ``_unchanged`` that it had the same one when that record was written. ``_tags`` are digests of its
-    version and checksum, where they are needed. Raises UsageError where two of the objects would have one result.
+    Its arrays have a value for each object of the request. ``_latest_of`` is the index in ``_heads`` of the latest
+    record with its result's name (-1: none has it), and ``_ours`` whether that is of the same object. ``_there`` means
+    that the destination has an object of that name, ``_unchanged`` that it had the same one when that record was
+    written. ``_tags`` are digests of its version and checksum, where they are needed. Raises UsageError where two of
+    the objects would have one result.
     """
 
     def __init__(self, request: Request, names: Names, digest: str) -> None:
@@ -34,10 +35,12 @@ class Destination:
         for one, other, result in self._results.shared():
             hint = "Take them apart: other extensions, or a command for each (--prefix, --list) with another --prepend."
             raise UsageError(f"{one!r} and {other!r} would both become {result!r}", hint=hint)
-        self._row = np.full(len(names), -1, np.int32)
+        self._latest_of = np.full(len(names), -1, np.int32)
         self._ours, self._there, self._unchanged = (np.zeros(len(names), bool) for _ in range(3))
         self._tags: Digests | None = None
+        #: The records that were read, without their columns.
         self._heads: list[Begun] = []
+        #: Records of jobs over all of a bucket, by name, with the prefixes of the objects that these may have met.
         self._beyond: dict[str, str] = {}
         #: The pipeline of the latest job between the buckets with results named alike.
         self.latest = ""
@@ -50,7 +53,7 @@ class Destination:
                 self.latest = record.digest
                 self._beyond |= {key: record.beyond} if record.beyond is not None else {}
             known, at = self._results.find(record.results)
-            self._row[at] = len(self._heads)
+            self._latest_of[at] = len(self._heads)
             self._ours[at] = self._of_same_objects(record, at, known)
             if record.tags is not None or self._tags is not None:
                 self._needed_tags()[at] = 0 if record.tags is None else record.tags[known]
@@ -70,7 +73,7 @@ class Destination:
                 self._unchanged[at] = tags[at] == now
                 tags[at] = now
         if self._beyond:  # what came while a bucket job ran has no record of its own
-            unknown = np.flatnonzero(self._there & (self._row < 0))
+            unknown = np.flatnonzero(self._there & (self._latest_of < 0))
             met = tuple(self._beyond.values())
             self._ours[unknown] = [self._names[place].startswith(met) for place in unknown.tolist()]
 
@@ -79,8 +82,8 @@ class Destination:
         strange = np.flatnonzero(self._there & ~self._ours)
         if len(strange):
             raise self._refused(int(strange[0]), "is there already", len(strange))
-        shared = np.flatnonzero((self._row >= 0) & ~self._ours)
-        for source in {self._heads[head].source for head in np.unique(self._row[shared])}:
+        shared = np.flatnonzero((self._latest_of >= 0) & ~self._ours)
+        for source in {self._heads[head].source for head in np.unique(self._latest_of[shared])}:
             jobs = cluster.transforming(source, self._request.destination).values()
             if not all(now.idle for now in jobs):
                 raise self._refused(int(shared[0]), "is being made", len(shared))
@@ -98,7 +101,10 @@ class Destination:
                 )
 
     def settled(self) -> dict[str, str]:
-        """The records of bucket jobs that add nothing to :meth:`records` once none is at work, and their prefixes."""
+        """Records of jobs over a bucket that those of this request replace, by name, with their prefixes.
+
+        Only while no such job is at work.
+        """
         request = self._request
         return {
             key: prefix for key, prefix in self._beyond.items() if request.whole and prefix.startswith(request.prefix)
@@ -106,11 +112,13 @@ class Destination:
 
     def left(self) -> npt.NDArray[np.bool_]:
         """Whether each object's result is missing, or made by another pipeline."""
+        # The False behind each column is what index -1 finds: no record.
         now, before = (
             np.array([*(self._digest == digest for digest in column), False])
             for column in ([head.digest for head in self._heads], [head.before for head in self._heads])
         )
-        left: npt.NDArray[np.bool_] = ~(self._there & np.where(self._unchanged, before[self._row], now[self._row]))
+        latest = self._latest_of
+        left: npt.NDArray[np.bool_] = ~(self._there & np.where(self._unchanged, before[latest], now[latest]))
         return left | self._request.again
 
     def chosen(self, left: npt.NDArray[np.bool_]) -> tuple[Sequence[str], Digests | None]:
@@ -129,11 +137,12 @@ class Destination:
         fresh = np.array([*(not head.before for head in self._heads), False])
         pipelines = sorted({UNKNOWN, *(head.digest for head in self._heads), *(head.before for head in self._heads)})
         numbers = [[pipelines.index(each) for each in (head.digest, head.before)] for head in self._heads]
-        made_by = np.array([*numbers, [pipelines.index(UNKNOWN)] * 2], np.int32)
+        made_by = np.array([*numbers, [pipelines.index(UNKNOWN)] * 2], np.int32)  # again with a row for index -1
         for at in range(0, len(left), _ROWS):
             places = self._results.places[at : at + _ROWS]
-            row, there, unchanged = self._row[places], self._there[places], self._unchanged[places]
+            row, there, unchanged = self._latest_of[places], self._there[places], self._unchanged[places]
             known = self._ours[places] & now[row] & np.where(there, unchanged, fresh[row])
+            # The pipeline of what is there now; -1: nothing is there; -2: no new record is needed.
             by = np.where(there, made_by[row, unchanged.astype(int)], -1)
             if self._request.again:
                 by[there] = pipelines.index(UNKNOWN)
@@ -166,8 +175,8 @@ class Destination:
         name, source = self._names[place], self._request.source
         result = self._request.rename(name)
         made = "and no record says that tvetl made it"
-        if self._row[place] >= 0:
-            head = self._heads[self._row[place]]
+        if self._latest_of[place] >= 0:
+            head = self._heads[self._latest_of[place]]
             others = [each for each in head.rename.sources(result) if (url(head.source), each) != (url(source), name)]
             made = f"made of {' or '.join(map(repr, others))} in {head.source!r}"
         more = f" (and {count - 1} more so)" if count > 1 else ""

@@ -195,8 +195,8 @@ def _failed(
     known = _known_errors(cluster, job, sizes)
     others = [name for name in sizes if name not in known]
     if ended_early:
-        why = "not_transformed", "the job ended before this object"
-        errors = [ObjectError(name, *why, 0, sizes[name]) for name in others]
+        code, message = "not_transformed", "the job ended before this object"
+        errors = [ObjectError(name, code, message, size=sizes[name]) for name in others]
     else:
         most = len(others) if reasons is None else reasons
         errors = _read_reasons(cluster, job.request, others, sizes, began, on_progress, most)
@@ -236,8 +236,8 @@ def _read_reasons(
     most: int,
 ) -> list[ObjectError]:
     """Read the missing objects inline for their reasons, at most ``most`` of them; the others are "unknown"."""
-    why = "unknown", "not in the destination; AIStore kept no reason"
-    errors = [ObjectError(name, *why, 0, sizes[name]) for name in names[most:]]
+    code, message = "unknown", "not in the destination; AIStore kept no reason"
+    errors = [ObjectError(name, code, message, size=sizes[name]) for name in names[most:]]
     names = names[:most]
     for done, answer in enumerate(_read_all(cluster, request, names, sizes, stored=True), start=1):
         if on_progress:
