@@ -13,7 +13,7 @@ from support.torch_seed import seed_cpu
 from tvetl.spec import OPS, Arguments, derive_seed, parse
 from tvetl_server.engine import Engine
 from tvetl_server.engine.decode import open_source
-from tvetl_server.engine.plans import Job, needs_torch
+from tvetl_server.engine.plans import View, needs_torch
 from tvetl_server.engine.plans.exact import ExactPlan
 from tvetl_server.limits import Limits
 
@@ -262,7 +262,7 @@ def test_pixels_of_each_op_are_torchvisions(
     for number, (data, original) in enumerate(zip(sample, originals, strict=True)):
         source = open_source(data, limits)
         for seed in range(seeds * number, seeds * (number + 1)):
-            ours = np.asarray(plan(source, Job(seed, limits, keep=True)))
+            ours = np.asarray(plan(source, View(seed, limits, keep=True)))
             seed_cpu(seed)
             theirs: object = original
             for transform in transforms:

@@ -139,7 +139,7 @@ class Source:
 
     def coded(self, box: Box | None = None, factor: int = 1) -> Coded | None:
         """All of the image or ``box``, at 1/``factor``, for the C part to decode; None where it cannot."""
-        if native is None or (factor == 1 and not _IS_TURBO) or not self._region_can_do():
+        if native is None or (factor == 1 and not _IS_TURBO) or not self._can_decode_regions():
             return None
         return Coded(self._data, self.size, factor, box or (0, 0, *self.size))
 
@@ -154,7 +154,7 @@ class Source:
         left, top, right, bottom = box[0] // factor, box[1] // factor, -(-box[2] // factor), -(-box[3] // factor)
         part = box[0] / factor - left, box[1] / factor - top, box[2] / factor - left, box[3] / factor - top
         whole = self._reduced.get(factor)
-        if whole is None and not self._region_can_do():
+        if whole is None and not self._can_decode_regions():
             whole = self._draft(factor)
             if whole.shape != (height, width, 3):
                 return None
@@ -177,7 +177,7 @@ class Source:
             raise BadAnnotations(
                 f"A mask has one whole number a pixel (Pillow's modes 1, L, P, I;16 or I); this one is {image.mode}."
             )
-        with _damage(self._data), opening.truncated(self._pipeline):
+        with _as_damaged_image(self._data), opening.truncated(self._pipeline):
             image.load()
             if self._to_upright is not None:
                 image = image.transpose(self._to_upright)
@@ -186,12 +186,12 @@ class Source:
 
     def baseline(self) -> bytes | None:
         """The file, if it is a whole baseline JPEG that needs no turning; else None."""
-        return self._data if self._region_can_do() else None
+        return self._data if self._can_decode_regions() else None
 
     def _draft(self, factor: int) -> Array:
         """All of it at 1/``factor``, by Pillow: libjpeg's scaled DCT."""
         with (
-            _damage(self._data),
+            _as_damaged_image(self._data),
             opening.truncated(self._pipeline),
             Image.open(io.BytesIO(self._data), formats=["JPEG"]) as image,
         ):
@@ -200,7 +200,7 @@ class Source:
 
     def _decode(self) -> Image.Image:
         try:
-            with _damage(self._data), opening.truncated(self._pipeline):
+            with _as_damaged_image(self._data), opening.truncated(self._pipeline):
                 image = self._image
                 image.load()
                 # An RGB image is taken as it is: convert would copy it, which is memory. (_new is how Pillow's own
@@ -216,7 +216,7 @@ class Source:
         self._image = rgb  # and the decoder's own buffers end here
         return rgb
 
-    def _region_can_do(self) -> bool:
+    def _can_decode_regions(self) -> bool:
         """Whether regions may be decoded: a JPEG of one scan without markers, closed by its end marker.
 
         Decoding a region never sees damage beyond it. So a broken file could pass under one seed and fail under
@@ -254,7 +254,7 @@ def open_source(data: bytes, limits: Limits, pipeline: Pipeline = _PLAIN, *, is_
     if name is None:
         raise NotAnImage(f"This is no JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or PPM: it is {_looks_like(data)}.")
     scan = headers.check(data, name, limits)
-    with _damage(data), opening.truncated(pipeline):
+    with _as_damaged_image(data), opening.truncated(pipeline):
         image = Image.open(io.BytesIO(data), formats=[name])
         headers.check_pixels(*image.size, limits)
         if name not in _COUNTED:
@@ -288,7 +288,7 @@ def _looks_like(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _damage(data: bytes) -> Iterator[None]:
+def _as_damaged_image(data: bytes) -> Iterator[None]:
     """Whatever a decoder raises on a broken file becomes DamagedImage, with a message of one line."""
     try:
         yield

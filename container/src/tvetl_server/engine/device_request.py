@@ -49,7 +49,7 @@ class DeviceRequest:
 
 
 class Device(Protocol):
-    """What else can decode and transform; :class:`tvetl_server.processes.device.Link` is the way to one."""
+    """A device beside the CPU that decodes and transforms; :class:`tvetl_server.processes.device.Link` leads to one."""
 
     def transform(self, request: DeviceRequest) -> Sequence[Array | Encoded]:
         """One result a view: a file, uint8 of (H, W, 3) or (H, W) for an image, or a (C, H, W) tensor.

@@ -31,7 +31,7 @@ LOG_OF_RATIO: dict[float, float] = {
 
 
 class RandomStream(plugin_ops.Draw, Protocol):
-    """What ops draw from: :class:`Draw`, or torch's own generator. Plugin ops are promised less: plugin_ops.Draw."""
+    """The random numbers of ops, by :class:`Draw` or torch's own generator. Plugin ops are promised plugin_ops.Draw."""
 
     def exp_uniform(self, low: float, high: float) -> float: ...
 

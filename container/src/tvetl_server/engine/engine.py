@@ -23,7 +23,7 @@ from tvetl_server.engine.decode import Source, open_source
 from tvetl_server.engine.device_request import DEVICE, Device, DeviceRequest, NotByDevice
 from tvetl_server.engine.encode import encode, encode_annotated, encode_masks, encode_views, media_type
 from tvetl_server.engine.pixels import Encoded, Mask, Outcome
-from tvetl_server.engine.plans import Job, Plan, execute, make_plan, step_errors
+from tvetl_server.engine.plans import Plan, View, execute, make_plan, step_errors
 from tvetl_server.engine.shards import Transformed, is_shard, transform_shard
 from tvetl_server.errors import BadAnnotations, BadArguments, TransformFailed
 from tvetl_server.limits import Limits
@@ -63,15 +63,15 @@ class _Request:
     def is_mask(self) -> bool:
         return self.pipeline.role == "mask"
 
-    def jobs(self, name: str, limits: Limits) -> list[Job]:
-        """One for each view of the image ``name``."""
+    def views_of(self, name: str, limits: Limits) -> list[View]:
+        """The views of the image ``name``."""
         base = self.arguments.seed if self.arguments.seed is not None else self.pipeline.seed
-        views = range(self.arguments.views) if self.arguments.views is not None else (self.arguments.view,)
+        numbers = range(self.arguments.views) if self.arguments.views is not None else (self.arguments.view,)
         seeds = [
-            secrets.randbits(32) if base is None else derive_seed(base, self.arguments.epoch, view, name)
-            for view in views
+            secrets.randbits(32) if base is None else derive_seed(base, self.arguments.epoch, number, name)
+            for number in numbers
         ]
-        return [Job(seed, limits, self.deadline, keep=len(views) > 1) for seed in seeds]
+        return [View(seed, limits, self.deadline, keep=len(numbers) > 1) for seed in seeds]
 
 
 class Engine:
@@ -134,7 +134,7 @@ class Engine:
         """One image or mask, in all views of the request. A shard's member has the format of the pipeline's output."""
         output, arguments = request.pipeline.output, request.arguments
         source = open_source(data, self._limits, request.pipeline, is_mask=request.is_mask)
-        jobs = request.jobs(name, self._limits)
+        views = request.views_of(name, self._limits)
         if (needs := self._needs_boxes[request.is_mask]) and arguments.boxes is None:
             raise BadArguments(
                 f"{needs} acts on boxes, and none came. Give those of the image: boxes in etl_args, [] for none, or in "
@@ -143,16 +143,16 @@ class Engine:
         moved = None
         if request.is_mask:
             with self._cpu(request, "step"):
-                masks = _masks(request, source, jobs)
+                masks = _masks(request, source, views)
             body = encode_masks(masks, output, source.size, several=arguments.views is not None)
         elif arguments.is_annotated:
             annotations = Annotations.of(source.size, arguments)
             with self._cpu(request, "step"), step_errors():
-                outcome, moved = request.plan.sample(source, annotations, jobs[0])
+                outcome, moved = request.plan.sample(source, annotations, views[0])
             assert outcome is not None
             body = encode(outcome, output) if is_member else encode_annotated(outcome, moved, output, source.size)
         else:
-            outcomes = self._outcomes(request, source, jobs)
+            outcomes = self._outcomes(request, source, views)
             body = encode(outcomes[0], output) if arguments.views is None else encode_views(outcomes, output)
         return Transformed(body, source.size, moved)
 
@@ -181,16 +181,16 @@ class Engine:
         with self._device.cpu_slot():
             yield
 
-    def _outcomes(self, request: _Request, source: Source, jobs: Sequence[Job]) -> Sequence[Outcome | Encoded]:
+    def _outcomes(self, request: _Request, source: Source, views: Sequence[View]) -> Sequence[Outcome | Encoded]:
         if self._device is None:
-            return execute(request.plan, source, jobs)
+            return execute(request.plan, source, views)
         try:
-            outcomes = _by_device(self._device, request, source, jobs)
+            outcomes = _by_device(self._device, request, source, views)
             request.ways[DEVICE] += 1
             return outcomes
         except NotByDevice as error:
             with self._cpu(request, str(error)):
-                return execute(request.plan, source, jobs)
+                return execute(request.plan, source, views)
 
     def self_test(self) -> None:
         """Decode and transform a real JPEG; raises whatever is broken in this process."""
@@ -219,8 +219,8 @@ class Engine:
         return pipeline, self._plans[key]
 
 
-def _masks(request: _Request, source: Source, jobs: Sequence[Job]) -> list[Mask]:
-    """A mask, once for each job."""
+def _masks(request: _Request, source: Source, views: Sequence[View]) -> list[Mask]:
+    """The mask in each view."""
     width, height = source.size
     if request.arguments.of not in (None, (height, width)):
         of = request.arguments.of
@@ -229,19 +229,19 @@ def _masks(request: _Request, source: Source, jobs: Sequence[Job]) -> list[Mask]
         )
     annotations = replace(Annotations.of(source.size, request.arguments), mask=source.mask())
     with step_errors():
-        moved = [request.plan.sample(None, annotations, job)[1].mask for job in jobs]
+        moved = [request.plan.sample(None, annotations, view)[1].mask for view in views]
     return [mask for mask in moved if mask is not None]
 
 
-def _by_device(device: Device, request: _Request, source: Source, jobs: Sequence[Job]) -> list[Outcome | Encoded]:
+def _by_device(device: Device, request: _Request, source: Source, views: Sequence[View]) -> list[Outcome | Encoded]:
     """The outcomes by the device. Raises NotByDevice, and what the CPU would raise before it decodes."""
     data = source.baseline()
     if data is None:
         raise NotByDevice("format")
     with step_errors():
-        steps = [each for job in jobs if (each := request.plan.device_steps(source.size, job)) is not None]
+        steps = [each for view in views if (each := request.plan.device_steps(source.size, view)) is not None]
     # Torchvision would run the whole pipeline there, also what ``pixels`` leaves out.
-    if len(steps) < len(jobs) or (
+    if len(steps) < len(views) or (
         request.arguments.pixels and any(each[0][0] == "torchvision" for each in steps if each)
     ):
         raise NotByDevice("step")

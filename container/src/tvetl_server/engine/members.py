@@ -57,7 +57,7 @@ class Member:
 
 
 def kind_of(name: str, extension: str, head: bytes, pipeline: Pipeline) -> Kind:
-    """What a member is to be transformed as. Raises NotAnImage where it is an image of a kind that is not read."""
+    """The kind that a member is transformed as. Raises NotAnImage where it is an image of a kind that is not read."""
     if extension in pipeline.box_members:
         return "boxes"
     ending, format = extension.rpartition(".")[2], format_of(head)
@@ -74,7 +74,7 @@ def kind_of(name: str, extension: str, head: bytes, pipeline: Pipeline) -> Kind:
 
 
 def new_names(sample: list[Member], pipeline: Pipeline) -> list[str]:
-    """What the members of a sample are called in the result.
+    """The names of a sample's members in the result.
 
     An image is called by its new format, and its mask as the PNG that it becomes. Where another member is called so,
     the ending comes behind the name that it has: beside ``0001.npy``, ``0001.jpg`` becomes ``0001.jpg.npy``. Raises

@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.generic]
 """(H, W), uint8 or int32: the number of a class or of an instance for each pixel."""
 
 Outcome = Image.Image | Array
-"""What a pipeline ends in: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
+"""The result of a pipeline's steps: an RGB or L image, or a (C, H, W) tensor of uint8, float16 or float32."""
 
 Encoded = bytes
 """An image that a device has encoded already."""

@@ -109,7 +109,7 @@ class Resize:
         gray = isinstance(pixels, np.ndarray) and pixels.ndim == 2
         # Four bytes a pixel is how Pillow keeps RGB.
         out = np.empty((1 if gray else 3, *shape) if planes else shape if gray else (*shape, 4), kind)
-        done = native.resize(
+        done = native.resize(  # by position; _native.pyi names them
             pixels,
             self.size,
             self.resample,

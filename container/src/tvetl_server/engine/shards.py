@@ -34,8 +34,8 @@ _BLOCK = 512
 _HEAD = 512
 #: Bytes of a member with boxes.
 _BOXES = 2**20
-#: For messages.
-_A: Mapping[Kind, str] = {"image": "an image", "mask": "a mask by the pipeline's mask_members or role"}
+#: What a member is, in messages.
+_NOUNS: Mapping[Kind, str] = {"image": "an image", "mask": "a mask by the pipeline's mask_members or role"}
 #: Members of one sample whose headers are held, a kilobyte each.
 _TOGETHER = 1000
 
@@ -96,7 +96,7 @@ def transform_shard(file: IO[bytes], pipeline: Pipeline, limits: Limits, transfo
 
 
 def _transform(file: IO[bytes], result: Spool, pipeline: Pipeline, limits: Limits, transform: Transform) -> None:
-    with _damage():
+    with _as_damaged_image():
         source = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  the next line closes it
     with source, tarfile.TarFile(fileobj=cast("IO[bytes]", result), mode="w", format=tarfile.PAX_FORMAT) as target:
         names = Names()
@@ -123,7 +123,7 @@ def _transform(file: IO[bytes], result: Spool, pipeline: Pipeline, limits: Limit
 def _members(source: tarfile.TarFile, pipeline: Pipeline, limits: Limits) -> Iterator[Member]:
     """Each member as its header and its first bytes show it."""
     total = 0
-    with _damage():
+    with _as_damaged_image():
         for count, info in enumerate(source, start=1):
             _forget(source)
             if count > limits.max_members:
@@ -172,12 +172,12 @@ class _Sample:
         #: The image and its boxes, made together, until each is written; by the id of the member.
         self._made: dict[int, bytes] = {}
 
-    def content(self, member: Member) -> bytes | _Careful | None:
+    def content(self, member: Member) -> bytes | _MemberFile | None:
         """A member's content in the result: bytes if it is transformed, else a file to copy, or None if it has none."""
         if not member.kind:
-            with _damage():
+            with _as_damaged_image():
                 file = self._source.extractfile(member.info) if member.info.isfile() else None
-            return _Careful(file) if file else None
+            return _MemberFile(file) if file else None
         if not self._boxes:
             return self._transformed(member, None).body
         data, annotated = self._given = self._given or self._annotated()
@@ -226,7 +226,7 @@ class _Sample:
         except ObjectError as error:
             raise type(error)(f"In {member.info.name!r}: {error}") from error
         except ArgumentsError as error:  # of what this member is, as the pipeline says
-            raise BadArguments(f"In {member.info.name!r}, which is {_A[member.kind]}: {error}.") from error
+            raise BadArguments(f"In {member.info.name!r}, which is {_NOUNS[member.kind]}: {error}.") from error
         self._sizes[member.info.name] = member.kind, made.size
         return made
 
@@ -234,7 +234,7 @@ class _Sample:
         info = member.info
         if info.size > most:
             raise TooManyBytes(f"{info.name!r} has more bytes than the limit of {most}.")
-        with _damage():
+        with _as_damaged_image():
             file = self._source.extractfile(info)
             return file.read() if file else b""
 
@@ -268,19 +268,19 @@ def _forget(archive: tarfile.TarFile) -> None:
     archive.members.clear()  # type: ignore[attr-defined]
 
 
-class _Careful(io.RawIOBase):
-    """A member being copied: an error while reading it is the archive's damage, one while writing is not."""
+class _MemberFile(io.RawIOBase):
+    """A member as a file to copy: an error while it is read is DamagedImage, one while the copy is written is not."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def read(self, size: int = -1, /) -> bytes:
-        with _damage():
+        with _as_damaged_image():
             return self._file.read(size)
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def _as_damaged_image() -> Iterator[None]:
     """Whatever is raised while the archive is read becomes DamagedImage."""
     try:
         yield

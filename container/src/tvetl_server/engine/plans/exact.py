@@ -17,7 +17,7 @@ from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.draw import Draw
 from tvetl_server.engine.pixels import Box, Outcome, Size
 from tvetl_server.engine.plans import ops
-from tvetl_server.engine.plans.plan import Job
+from tvetl_server.engine.plans.plan import View
 from tvetl_server.engine.resize import Resize
 from tvetl_server.engine.table import Table
 from tvetl_server.errors import TransformFailed
@@ -52,33 +52,33 @@ class ExactPlan:
         self._tables = [stage for stage in self._stages if isinstance(stage, Table)]
         self._plugins = plugins
 
-    def __call__(self, source: Source, job: Job) -> Outcome:
-        return self._act(source, self._draw(self._stages, Draw(job.seed), source.size, job), job)
+    def __call__(self, source: Source, view: View) -> Outcome:
+        return self._act(source, self._draw(self._stages, Draw(view.seed), source.size, view), view)
 
-    def _act(self, source: Source, drawn: Iterable[_Drawn], job: Job) -> Outcome:
+    def _act(self, source: Source, drawn: Iterable[_DrawnStage], view: View) -> Outcome:
         box, actions = _planned(drawn)
         first = actions[0] if actions else None
         outcome: Outcome
         if isinstance(first, Resize):
-            job.check(first.size)
-            outcome, actions = self._resize(source, box, first, job), actions[1:]
+            view.check(first.size)
+            outcome, actions = self._resize(source, box, first, view), actions[1:]
         else:
-            outcome = source.pixels(box, keep=job.keep)
+            outcome = source.pixels(box, keep=view.keep)
         for action in actions:
             assert isinstance(outcome, Image.Image)  # a tensor comes last
-            job.check(outcome.size)
+            view.check(outcome.size)
             outcome = action(outcome)
         return outcome
 
-    def sample(self, source: Source | None, annotations: Annotations, job: Job) -> tuple[Outcome | None, Annotations]:
-        drawn = list(self._draw(self._stages, Draw(job.seed), annotations.size, job))
-        outcome = self._act(source, drawn, job) if source else None
+    def sample(self, source: Source | None, annotations: Annotations, view: View) -> tuple[Outcome | None, Annotations]:
+        drawn = list(self._draw(self._stages, Draw(view.seed), annotations.size, view))
+        outcome = self._act(source, drawn, view) if source else None
         for each in drawn:
             annotations = _moved(annotations, each)
         return outcome, annotations
 
-    def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
-        box, actions = _planned(self._draw(self._stages, Draw(job.seed), size, job))
+    def device_steps(self, size: Size, view: View) -> DeviceSteps | None:
+        box, actions = _planned(self._draw(self._stages, Draw(view.seed), size, view))
         steps: DeviceSteps = [["crop", *box]] if box else []
         for action in actions:
             if isinstance(action, Resize):
@@ -95,28 +95,28 @@ class ExactPlan:
                 return None
         return steps
 
-    def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
-        coded = None if job.keep else source.coded(box)
+    def _resize(self, source: Source, box: Box | None, resize: Resize, view: View) -> Outcome:
+        coded = None if view.keep else source.coded(box)
         outcome = resize.of_coded(coded) if coded else None
-        return resize(source.array(box, keep=job.keep)) if outcome is None else outcome
+        return resize(source.array(box, keep=view.keep)) if outcome is None else outcome
 
-    def _draw(self, stages: Sequence[Step | Table], draw: Draw, size: Size, job: Job) -> Iterator[_Drawn]:
+    def _draw(self, stages: Sequence[Step | Table], draw: Draw, size: Size, view: View) -> Iterator[_DrawnStage]:
         """The actions of each stage that is done, in order."""
         for stage in stages:
             if isinstance(stage, Table):
-                yield _Drawn(stage, [stage], size)
+                yield _DrawnStage(stage, [stage], size)
             elif stage.inner:
                 inner = [stage.inner[place] for place in ops.chosen(stage, draw)]
-                for drawn in self._draw(inner, draw, size, job):
+                for drawn in self._draw(inner, draw, size, view):
                     yield drawn
                     size = drawn.size
             elif is_plugin(stage.op):
                 action, size = prepare(stage.op, self._plugins[stage.op], stage.params, draw, size)
-                yield _Drawn(stage, [action], size)
+                yield _DrawnStage(stage, [action], size)
             else:
                 actions, size = ops.DRAWERS[stage.op](stage.params, draw, size)
-                yield _Drawn(stage, actions, size)
-            job.check(size)
+                yield _DrawnStage(stage, actions, size)
+            view.check(size)
 
 
 class FastPlan(ExactPlan):
@@ -126,12 +126,12 @@ class FastPlan(ExactPlan):
     docs/exactness.md, and tests/exactness/test_fast.py keeps it.
     """
 
-    def _resize(self, source: Source, box: Box | None, resize: Resize, job: Job) -> Outcome:
+    def _resize(self, source: Source, box: Box | None, resize: Resize, view: View) -> Outcome:
         box = box or (0, 0, *source.size)
         factor = _factor(box, resize)
-        reduced = source.reduced(box, factor, keep=job.keep) if factor else None
+        reduced = source.reduced(box, factor, keep=view.keep) if factor else None
         if reduced is None:
-            return super()._resize(source, box, resize, job)
+            return super()._resize(source, box, resize, view)
         pixels, part = reduced
         return replace(resize, part=part)(pixels)
 
@@ -144,16 +144,16 @@ def _factor(box: Box, resize: Resize) -> int | None:
     return next((n for n in _FACTORS if width >= n * resize.size[0] and height >= n * resize.size[1]), None)
 
 
-class _Drawn(NamedTuple):
-    """What was drawn for one stage."""
+class _DrawnStage(NamedTuple):
+    """One stage with its actions, once its random numbers are drawn."""
 
     stage: Step | Table
     actions: list[ops.Action]
     size: Size
-    """Width and height of what comes out."""
+    """Width and height of the result."""
 
 
-def _planned(drawn: Iterable[_Drawn]) -> tuple[Box | None, list[ops.Action]]:
+def _planned(drawn: Iterable[_DrawnStage]) -> tuple[Box | None, list[ops.Action]]:
     """The region of the source that is needed, and the actions on it."""
     actions = [action for each in drawn for action in each.actions]
     first = actions[0] if actions else None
@@ -162,7 +162,7 @@ def _planned(drawn: Iterable[_Drawn]) -> tuple[Box | None, list[ops.Action]]:
     return None, list(_merged(actions))
 
 
-def _moved(annotations: Annotations, drawn: _Drawn) -> Annotations:
+def _moved(annotations: Annotations, drawn: _DrawnStage) -> Annotations:
     """The annotations after one stage."""
     stage, actions, size = drawn
     if isinstance(stage, Table):
@@ -202,7 +202,7 @@ def _acted(annotations: Annotations, action: ops.Action, stage: Step) -> Annotat
 
 
 def _fill(fill: Value) -> float:
-    """What a mask is filled with. Raises TransformFailed for colours."""
+    """The number that fills a mask's border. Raises TransformFailed for colours."""
     if isinstance(fill, tuple):
         raise TransformFailed("A mask cannot be filled with a colour; give the step a mask_fill.")
     return ops.number(fill or 0)

@@ -41,7 +41,7 @@ class Call:
     name: str
     """Its name in torchvision.transforms.v2.functional."""
     arguments: tuple[Value, ...]
-    """What comes behind the image, in its order there."""
+    """Its arguments behind the image, in their order there."""
     do: Do = field(compare=False)
 
     def __call__(self, image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What all plans have in common: their job, their methods, and the errors of their steps."""
+"""What all plans have in common: the view that they make, their methods, and the errors of their steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tvetl_server.limits import Limits
 
 
 @dataclass(frozen=True)
-class Job:
+class View:
     """One view of one image: its seed and its limits."""
 
     seed: int
@@ -41,21 +41,21 @@ class Job:
 class Plan(Protocol):
     """The steps of a pipeline, between opened and encoded."""
 
-    def __call__(self, source: Source, job: Job) -> Outcome: ...
+    def __call__(self, source: Source, view: View) -> Outcome: ...
 
-    def sample(self, source: Source | None, annotations: Annotations, job: Job) -> tuple[Outcome | None, Annotations]:
+    def sample(self, source: Source | None, annotations: Annotations, view: View) -> tuple[Outcome | None, Annotations]:
         """An image with its annotations; without ``source`` a mask alone, and the outcome is None."""
         ...
 
-    def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
+    def device_steps(self, size: Size, view: View) -> DeviceSteps | None:
         """What the same seed draws for a source of ``size``; None where only this plan itself can do it."""
         ...
 
 
-def execute(plan: Plan, source: Source, jobs: Sequence[Job]) -> list[Outcome]:
-    """One outcome for each job."""
+def execute(plan: Plan, source: Source, views: Sequence[View]) -> list[Outcome]:
+    """One outcome for each view."""
     with step_errors():
-        return [plan(source, job) for job in jobs]
+        return [plan(source, view) for view in views]
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from tvetl_server.engine.decode import Source
 from tvetl_server.engine.device_request import DeviceSteps
 from tvetl_server.engine.pixels import Outcome, Size
 from tvetl_server.engine.plans.ops import DRAWERS, can_draw, chosen, numbers
-from tvetl_server.engine.plans.plan import Job
+from tvetl_server.engine.plans.plan import View
 from tvetl_server.errors import TransformFailed
 from tvetl_server.plugin_ops import NO_PLUGINS, PluginOp, prepare
 
@@ -66,14 +66,14 @@ class TorchPlan:
         self._steps = [_prepared(step, form.channels) for step, form in steps]
         self._plugins = plugins
 
-    def __call__(self, source: Source, job: Job) -> Outcome:
-        value = self._run(source.pixels(keep=job.keep), job)
+    def __call__(self, source: Source, view: View) -> Outcome:
+        value = self._run(source.pixels(keep=view.keep), view)
         assert not isinstance(value, dict)
         return _outcome(value)
 
-    def sample(self, source: Source | None, annotations: Annotations, job: Job) -> tuple[Outcome | None, Annotations]:
-        image = {"image": source.pixels(keep=job.keep)} if source else {}
-        sample = self._run({**image, **_tensors(annotations, with_labels=source is not None)}, job)
+    def sample(self, source: Source | None, annotations: Annotations, view: View) -> tuple[Outcome | None, Annotations]:
+        image = {"image": source.pixels(keep=view.keep)} if source else {}
+        sample = self._run({**image, **_tensors(annotations, with_labels=source is not None)}, view)
         assert isinstance(sample, dict)
         moved = {name: np.asarray(each) for name, each in sample.items() if name != "image"}
         annotations = Annotations(
@@ -81,34 +81,34 @@ class TorchPlan:
         )
         return _outcome(sample["image"]) if source else None, annotations
 
-    def _run(self, value: _Value, job: Job) -> _Value:
+    def _run(self, value: _Value, view: View) -> _Value:
         with _generator, torch.inference_mode():
             # torch.manual_seed seeds other devices, too, and formats the call stack for each not in use: 0.1 to 0.2 ms.
-            torch.default_generator.manual_seed(job.seed)
-            value = self._do(self._steps, value, job)
-            job.check(_size(value))
+            torch.default_generator.manual_seed(view.seed)
+            value = self._do(self._steps, value, view)
+            view.check(_size(value))
         return value
 
-    def device_steps(self, size: Size, job: Job) -> DeviceSteps | None:
+    def device_steps(self, size: Size, view: View) -> DeviceSteps | None:
         here = any(
             each.transform is None or not _GROWS.isdisjoint(inner.op for inner in each.step.walk())
             for each in self._steps
         )
-        return None if here else [["torchvision", job.seed]]
+        return None if here else [["torchvision", view.seed]]
 
-    def _do(self, steps: Sequence[_Prepared], value: _Value, job: Job) -> _Value:
+    def _do(self, steps: Sequence[_Prepared], value: _Value, view: View) -> _Value:
         for each in steps:
             size = _size(value)
-            job.check(_size_after(each.step, size))
+            view.check(_size_after(each.step, size))
             _check_mask_fill(each.step, value)
             if each.inner:  # one by one, as none may make more pixels than are allowed
-                value = self._do([each.inner[place] for place in chosen(each.step, _TorchDraw())], value, job)
+                value = self._do([each.inner[place] for place in chosen(each.step, _TorchDraw())], value, view)
                 continue
             if isinstance(value, dict) and "image" not in value:
                 value = _do_alone(each, value)
                 continue
             try:
-                done = each.transform(value) if each.transform else self._do_plugin(each.step, value, job)
+                done = each.transform(value) if each.transform else self._do_plugin(each.step, value, view)
             except ZeroDivisionError as error:  # by RandomIoUCrop, of the height of a box
                 text = f"{each.step.op} draws a box without pixels in an image of {size[0]} x {size[1]}."
                 raise TransformFailed(text) from error
@@ -116,10 +116,10 @@ class TorchPlan:
             value = done
         return value
 
-    def _do_plugin(self, step: Step, value: _Value, job: Job) -> Image.Image:
+    def _do_plugin(self, step: Step, value: _Value, view: View) -> Image.Image:
         assert isinstance(value, Image.Image)  # parsing lets nothing else through
         do, size = prepare(step.op, self._plugins[step.op], step.params, _TorchDraw(), value.size)
-        job.check(size)
+        view.check(size)
         return do(value)
 
 
