@@ -36,7 +36,7 @@ class Nothing:
 def measured(decoders: int, batch: int, seconds: float) -> dict[str, float]:
     """So many processes send objects as fast as they can: objects a second, microseconds of CPU each, batches."""
     counts = Metrics(rows=1, device=True)
-    device = DeviceProcess(Nothing, batch=batch, processors=1, counts=counts, row=0, needed=True, stops=True)
+    device = DeviceProcess(Nothing, batch=batch, processors=1, metrics=counts, row=0, needed=True, stops=True)
     supervisor = device._supervisor
     reader, writer = os.pipe()
     before, children = cpu_seconds(supervisor), []

@@ -1,4 +1,4 @@
-"""What the command runs: settings -> pipeline -> engine -> gunicorn."""
+"""The start of the server: settings, pipeline, engine, the device's process, gunicorn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tvetl_server.serving import gunicorn_conf
 from tvetl_server.serving.app import Ready, create_app
 from tvetl_server.serving.source import Files
 from tvetl_server.serving.worker import ConnectionCounts, Worker
-from tvetl_server.settings import Settings, cpus, describe, read_settings, with_aistores
+from tvetl_server.settings import Settings, cpus, describe, read_settings, with_ais_variables
 
 __all__ = ["run"]
 
@@ -141,7 +141,7 @@ def _start_device(settings: Settings, pipeline: Pipeline, metrics: Metrics, secr
         partial(_runner, settings, pipeline),
         batch=settings.batch,
         processors=cpus(),
-        counts=metrics,
+        metrics=metrics,
         row=2 * settings.workers,
         needed=settings.without_device != "cpu",
         stops=settings.without_device == "stop",
@@ -247,7 +247,7 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             )
             ready = Ready(decoders)
             ready()  # before the first object; /health repeats a failed test, and reports it
-            return create_app(self._with_aistores(), decoders, self.metrics, ready, self._about)
+            return create_app(self._settings_with_secrets(), decoders, self.metrics, ready, self._about)
         except Exception:  # noqa: BLE001
             # The arbiter has made the same engine, so the cause is temporary: most likely memory, not the pipeline. An
             # exception would end the arbiter, and with it the ETL. The arbiter replaces a worker that exits.
@@ -255,11 +255,11 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunic
             time.sleep(1)
             sys.exit(1)
 
-    def _with_aistores(self) -> Settings:
-        """The settings with AIStore's, which this worker knows from now on: its fork server was forked without them."""
+    def _settings_with_secrets(self) -> Settings:
+        """The settings with AIStore's secrets. A worker reads them only now, as its fork server must not have them."""
         if self._secrets is None:
             return self._settings
-        settings = with_aistores(self._settings, _variables(self._secrets))
+        settings = with_ais_variables(self._settings, _variables(self._secrets))
         _WithoutSecret.secret = settings.target_url.secret if settings.target_url else ""
         return settings
 

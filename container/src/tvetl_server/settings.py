@@ -21,7 +21,16 @@ from tvetl.errors import TvetlError
 from tvetl.tls import Tls
 from tvetl_server.limits import Limits
 
-__all__ = ["SETTINGS", "JailMode", "Settings", "SettingsError", "TargetUrl", "cpus", "read_settings", "with_aistores"]
+__all__ = [
+    "SETTINGS",
+    "JailMode",
+    "Settings",
+    "SettingsError",
+    "TargetUrl",
+    "cpus",
+    "read_settings",
+    "with_ais_variables",
+]
 
 T = TypeVar("T")
 
@@ -247,7 +256,7 @@ def read_settings(env: Mapping[str, str], *, count_cpus: Callable[[], int] | Non
     return settings
 
 
-def with_aistores(settings: Settings, env: Mapping[str, str]) -> Settings:
+def with_ais_variables(settings: Settings, env: Mapping[str, str]) -> Settings:
     """The settings with what the AIS_ variables say, which :func:`read_settings` has accepted."""
     reader = _Reader(env)
     return replace(settings, target_url=reader.target("AIS_TARGET_URL"), tls=reader.tls())

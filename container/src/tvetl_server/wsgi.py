@@ -15,38 +15,39 @@ from tvetl_server.processes.ipc import memory, write
 
 __all__ = ["main"]
 
-_AISTORES = "AIS_"
-#: Names the descriptor of the file, from one program to the next.
-_KEPT = "_TVETL_KEPT"
+#: How the names of AIStore's variables begin.
+_PREFIX = "AIS_"
+#: The variable by which one program tells the next the descriptor of the file.
+_DESCRIPTOR = "_TVETL_KEPT"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for bad settings or a bad pipeline (the last line says why)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    secrets = None if words else _lay_aside()
+    secrets = None if words else _set_secrets_aside()
     # Imported only now: it takes 0.3 s, and exec would repeat it.
     from tvetl_server import server
 
     return server.run(words, os.environ, secrets)
 
 
-def _lay_aside() -> int | None:
+def _set_secrets_aside() -> int | None:
     """A descriptor of the file with AIStore's variables, None without any.
 
     The first time, while the environment has them, it writes that file and runs the program again.
     """
-    names = [name for name in os.environ if name.startswith(_AISTORES)]
+    names = [name for name in os.environ if name.startswith(_PREFIX)]
     if names:
         clean = {name: value for name, value in os.environ.items() if name not in names}
         descriptor = memory("tvetl-kept")
         write(descriptor, os.fsencode("\0".join(f"{name}={os.environ[name]}" for name in names)))
         os.set_inheritable(descriptor, True)
-        clean[_KEPT] = str(descriptor)
+        clean[_DESCRIPTOR] = str(descriptor)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], clean)
-    kept = os.environ.get(_KEPT)
-    return int(kept) if kept else None
+    descriptor_text = os.environ.get(_DESCRIPTOR)
+    return int(descriptor_text) if descriptor_text else None
 
 
 if __name__ == "__main__":

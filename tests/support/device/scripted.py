@@ -102,7 +102,7 @@ class Started:
             make,
             batch=batch,
             processors=2,
-            counts=self.counts,
+            metrics=self.counts,
             row=1,
             needed=needed,
             stops=stops,

@@ -54,7 +54,7 @@ class ForkServer:
     """The worker's connection to its fork server, for any number of threads."""
 
     def __init__(self, make_engine: Callable[[], Engine], files: Files, jail: Jail, kept: Collection[int]) -> None:
-        """Forks: call it before this process has threads, and knows what a decoder must not.
+        """Forks: call it before this process has threads, and before it reads the secrets.
 
         ``make_engine`` is called in the fork server, once; raises RuntimeError where it or the jail fails (the log says
         why). Of this process's descriptors it has those in ``kept`` and the first three.

@@ -33,7 +33,7 @@ class Decoders:
         make_engine: Callable[[], Engine],
         files: Files,
         count: int,
-        counts: Metrics,
+        metrics: Metrics,
         jail: Jail,
         kept: Collection[int] = (),
         lost: Callable[[], None] = lambda: None,
@@ -46,7 +46,7 @@ class Decoders:
         port beyond the worker's end. ``lost`` is called when the fork server has died: only a new worker can start
         another. A result in memory has at most ``largest`` bytes.
         """
-        self._counts = counts
+        self._metrics = metrics
         self._lost = lost
         self._forkserver = ForkServer(make_engine, files, jail, kept)
         self._largest = largest
@@ -66,11 +66,11 @@ class Decoders:
         with the engine's error, DamagedImage where the second decoder dies, too, and OutOfTime where none is free, or
         done, by ``deadline`` (on time.monotonic()).
         """
-        self._counts.waits(1)
+        self._metrics.waits(1)
         try:
             decoder = self._free.get(max(0.0, deadline - time.monotonic()))
         finally:
-            self._counts.waits(-1)
+            self._metrics.waits(-1)
         has_spare = False
 
         def take_spare() -> None:
@@ -94,7 +94,7 @@ class Decoders:
                     _log.warning("A decoder died of %r, or was killed", name)
             raise DamagedImage("The image is damaged, or worse: its decoder died of it, twice.")
         finally:
-            # Where the spare is in use there is now one decoder too many.
+            # If another thread took the spare meanwhile, there is one decoder too many: this one ends.
             if not has_spare or self._free.take_back():
                 self._free.put(decoder)
             elif decoder:

@@ -115,7 +115,7 @@ class BatchServer:
     make: Callable[[], Runner]
     batch: int
     """Images, at most."""
-    counts: Metrics
+    metrics: Metrics
     status: SharedStatus
     first: int | None
     """The process to end where the supervisor was killed."""
@@ -146,7 +146,7 @@ class BatchServer:
         while os.getppid() == supervisor:
             self._step()
         # The supervisor was killed: one that ends by itself kills this process first. Nothing would restart this one.
-        self.counts.device_is(up=False)
+        self.metrics.device_is(up=False)
         self.status.set(State.LOST, "the device is not there: its supervisor was killed")
         _log.error("The supervisor of the device's process was killed, so this ends, too")
         if self.first:
@@ -219,7 +219,7 @@ class BatchServer:
             batch.append(self._waiting.pop(0))
             images += waiting.images
             pixels += waiting.pixels
-            self.counts.spent("gather", now - waiting.arrived)
+            self.metrics.spent("gather", now - waiting.arrived)
         self._batching.removed(images)
         self._running, self.status.busy_since = batch, now
         self._work.put(batch)
@@ -252,4 +252,4 @@ class BatchServer:
             waiting.client.answer(done.get(waiting))  # one too large was not run: the device refuses it
         images = sum(waiting.images for waiting in batch)
         self._batching.measured(images, seconds)
-        self.counts.batch(images, seconds)
+        self.metrics.batch(images, seconds)

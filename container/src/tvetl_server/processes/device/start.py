@@ -32,7 +32,7 @@ class DeviceProcess:
         *,
         batch: int,
         processors: int,
-        counts: Metrics,
+        metrics: Metrics,
         row: int,
         needed: bool,
         stops: bool,
@@ -41,7 +41,7 @@ class DeviceProcess:
         """Forks, and waits until the device is up: call it before this process has threads.
 
         ``make`` is called in the device's process, and may raise DeviceError. ``batch`` images go together; where the
-        device fails, ``processors`` decoders at a time use the CPU. ``row`` of ``counts`` is for the device. Raises
+        device fails, ``processors`` decoders at a time use the CPU. ``row`` of ``metrics`` is for the device. Raises
         DeviceError where a ``needed`` device is not there; else ``state`` says why. Where ``stops``, a device that is
         lost later ends this process by SIGTERM. Both processes close the descriptors in ``closed``.
         """
@@ -52,15 +52,15 @@ class DeviceProcess:
         self._register.settimeout(timing.POLL)
         self._semaphore = Semaphore(processors)
         first = os.getpid() if stops else None
-        server = BatchServer(self._registrations, make, batch, counts, self._status, first)
+        server = BatchServer(self._registrations, make, batch, metrics, self._status, first)
         self._connection, theirs = socket.socketpair()
 
         def run() -> None:
             for descriptor in (self._connection.detach(), *closed):
                 os.close(descriptor)
             set_dumpable(yes=True)
-            counts.use_row(row)
-            Supervisor(theirs, server, counts, self._status, needed, stops).run()
+            metrics.use_row(row)
+            Supervisor(theirs, server, metrics, self._status, needed, stops).run()
 
         self._supervisor = fork(run, "The supervisor of the device's process")
         theirs.close()

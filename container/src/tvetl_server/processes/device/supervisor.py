@@ -33,7 +33,7 @@ class Supervisor:
     connection: socket.socket
     """To its parent, the server's first process."""
     server: BatchServer
-    counts: Metrics
+    metrics: Metrics
     status: SharedStatus
     needed: bool
     """Whether a device that is missing at the start ends the server."""
@@ -49,11 +49,11 @@ class Supervisor:
         ends: list[float] = []
         while True:
             end = self._run_once()
-            self.counts.device_is(up=False)
+            self.metrics.device_is(up=False)
             now = time.monotonic()
             ends = [*(before for before in ends if before > now - timing.DEATHS_WITHIN), now]
             if isinstance(end, str):
-                self.counts.device_died()
+                self.metrics.device_died()
                 if len(ends) < timing.DEATHS:
                     self.status.set(State.DOWN, "the device's process has died and is started again")
                     _log.error("The device's process has died (%s) and is started again", end)
@@ -115,7 +115,7 @@ class Supervisor:
             message += part
             if message == READY:
                 limit = timing.HANG
-                self.counts.device_is(up=True)
+                self.metrics.device_is(up=True)
                 self._report(READY)
 
     def _wait(self, seconds: float, pipe: int | None = None, child: int = 0) -> bool:
