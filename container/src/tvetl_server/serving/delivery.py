@@ -2,7 +2,7 @@
 
 ``Ais-Node-Url`` is not authenticated, and the URL made from it carries the cluster's write secret. So a result is sent
 only to hosts that may be nodes, no redirect is followed, every wait ends, and no message shows the secret.
-See PROTOCOL.md, section 3.
+See docs/protocol.md, section 3.
 """
 
 from __future__ import annotations

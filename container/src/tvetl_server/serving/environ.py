@@ -1,4 +1,4 @@
-"""What the application takes from its server beyond WSGI: the client's socket, the raw URI, and ``readinto`` of a body.
+"""The interface to the server beyond WSGI: the client's socket, the raw URI, and ``readinto`` of a body.
 
 gunicorn and worker.py provide all three. Another WSGI server may lack each of them, and Flask's test client does.
 """

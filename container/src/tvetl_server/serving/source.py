@@ -1,7 +1,7 @@
 """An object's bytes: from the request's body, or from a file inside the target's mounts.
 
 The file name is not trusted. Each folder of it is opened in turn, no symbolic link is followed, and the checks are made
-on the opened file. See PROTOCOL.md, section 2.
+on the opened file. See docs/protocol.md, section 2.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class CountedThreadPool(ThreadPoolExecutor):
 
 
 class Shared(Protocol):
-    """What all workers share; gunicorn's application object has it."""
+    """The state that all workers share; gunicorn's application object has it."""
 
     metrics: Metrics
     connections: ConnectionCounts
