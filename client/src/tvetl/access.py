@@ -1,8 +1,8 @@
 """Token and TLS for a cluster, by the variables of AIStore's SDK and command. Nothing is sent.
 
-AIS_AUTHN_TOKEN has the token, or AIS_AUTHN_TOKEN_FILE names its file, which may be renewed at any time; the SDK alone
-knows the first. AIS_CLIENT_CA names the authority, and wins over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which are for
-all that `requests` does on a machine; in the SDK alone these win. AIS_CRT, AIS_CRT_KEY, AIS_SKIP_VERIFY_CRT and
+AIS_AUTHN_TOKEN has the token, or AIS_AUTHN_TOKEN_FILE names its file, which may be renewed at any time; the SDK itself
+reads the first only. AIS_CLIENT_CA names the authority, and wins over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which are
+for all that `requests` does on a machine; in the SDK itself these win. AIS_CRT, AIS_CRT_KEY, AIS_SKIP_VERIFY_CRT and
 AIS_SKIP_VERIFY are as the SDK has them.
 """
 

@@ -332,7 +332,7 @@ class Cluster:
         with self._explained():
             self._acts.job(job).abort()
 
-    # How
+    # Requests and their errors
 
     def _etl(self, name: str, seconds: float = 0) -> Etl:
         check_name(name)

@@ -230,9 +230,10 @@ def _listing(cluster: Cluster, bucket: str, found: Found) -> Mapping[str, tuple[
 def _kept(
     transport: Transport, file: LocalFile, size: int, checksum: str, other: str, *, content: bool, overwrite: bool
 ) -> Outcome | None:
-    """How object and file were compared, where they are equal; None where the copy is to be replaced.
+    """The outcome where the copy that is there stays, "kept" or "kept by size"; None where it is to be replaced.
 
-    That is with ``overwrite`` alone, also where they cannot be compared. Else raises _NotCopied with ``other``.
+    Only ``overwrite`` replaces a copy, and not an equal one. Without it, one that differs raises _NotCopied, with
+    ``other`` as its reason.
     """
     equal: bool | None = False
     if file.size == size:

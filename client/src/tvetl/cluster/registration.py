@@ -1,7 +1,7 @@
 """Registering an ETL: in the form that the cluster takes, with a look at its pods' logs, and undone where it fails.
 
-What differs between the SDK's lines is in :func:`_send` alone: 1.x registers a pod YAML with ``Etl.init_spec``; 2.x has
-only the runtime form, while AIStore 5.0 takes both.
+What differs between the SDK's versions is in :func:`_send` alone: 1.x registers a pod YAML with ``Etl.init_spec``; 2.x
+has only the runtime form, while AIStore 5.0 takes both.
 """
 
 from __future__ import annotations

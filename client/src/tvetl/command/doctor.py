@@ -341,7 +341,7 @@ class _Examination:
             else:
                 yield Finding("jail", "ok", f"{name}: its decoders are jailed ({report})")
 
-    # How
+    # Requests
 
     def _get(self, path: str, at: str = "") -> tuple[int, Json]:
         return self._request("GET", f"{at or self.endpoint}/v1/{path}")

@@ -109,7 +109,7 @@ class AnnotatedReader(Reader):
         except ArgumentsError as error:
             raise UsageError(f"not through the ETL {self.etl!r}: {error.message}", hint=error.hint) from error
 
-    # What is asked for
+    # Requests
 
     def fetches(self, name: str, attempt: Attempt, home: int | None) -> list[Fetch]:
         """The image's read, and its mask's. Raises ObjectFailed where its annotations are none that can be sent."""
@@ -174,7 +174,7 @@ class AnnotatedReader(Reader):
         named = super().named(fetch, error)
         return NotFound(f"{self.described(fetch)}: {error.message}") if type(named) is NotFound else named
 
-    # What comes
+    # Answers
 
     def samples(self, name: str, data: Body, attempt: Attempt) -> list[object]:
         image = as_image(self.decoded(name, data, attempt))

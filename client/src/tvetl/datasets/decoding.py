@@ -30,7 +30,7 @@ def pixels_of(answer: Decoded) -> npt.NDArray[np.uint8]:
 
 
 def decode(data: bytearray | bytes, *, pil: bool) -> object:
-    """What an ETL answered as tensors, or with ``pil`` its images as they are (a list of them for several views)."""
+    """An ETL's answer as tensors, or with ``pil`` its images as they are (a list of them for several views)."""
     answer = read_answer(data)
     return answer if pil and not isinstance(answer, np.ndarray) else _tensor(answer)
 

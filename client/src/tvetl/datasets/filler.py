@@ -47,13 +47,14 @@ class Filled:
 
 @dataclass(eq=False)
 class _Row:
-    """Where a sample goes: its number, counted over all batches, if nothing before it is skipped."""
+    """The row that a sample is meant for: its number, counted over all batches, if nothing before it is skipped."""
 
     number: int
-    #: Another sample lies there until it moves, for something before it was skipped: this one has memory of its own.
+    #: Whether another sample lies in that row: one was skipped, so numbers were given twice. Until its turn comes, this
+    #: one then has memory of its own.
     displaced: bool
     memory: torch.Tensor | None = None
-    #: Where its answer is received: in the row itself where that is as it is.
+    #: The memory that its answer is received into: the row's own, where no value is converted.
     answer: torch.Tensor | None = None
 
 
@@ -198,7 +199,7 @@ class Filler(threading.Thread):
         return [self._reader.rest(name, attempt)]
 
     def _collect(self, attempt: Attempt) -> None:
-        """Its turn has come: move the sample to where it belongs, where something before it was skipped."""
+        """Its turn has come, as all before it are placed: move the sample to its final row, unless it lies there."""
         row = attempt.where
         assert isinstance(row, _Row)
         self._attempts.append(attempt)

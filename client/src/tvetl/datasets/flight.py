@@ -15,8 +15,8 @@ from tvetl.datasets.reader import Attempt, Body, Reader
 from tvetl.errors import BrokenOff, ClusterFault, NotFound, ObjectFailed, TvetlError
 from tvetl.fetch import Fetch, Fetcher
 
-#: May be one object's failure, or everybody's: so are ETL's errors with one of these codes. They are taken for the
-#: object's as long as others are read from the same target; the third in a row from there is raised.
+#: Failures that may be of one object or of all: errors of these classes, and an ETL's errors with one of these codes.
+#: They are taken for the object's as long as others are read from the same target; the third in a row is raised.
 _IN_DOUBT = (ClusterFault, BrokenOff)
 _CODES_IN_DOUBT = ("unreadable_file", "outside_roots")
 _IN_A_ROW = 3

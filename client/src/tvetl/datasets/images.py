@@ -12,7 +12,7 @@ from tvetl.errors import ObjectFailed, UsageError
 
 
 class SeededDataset:
-    """What all datasets have: names, a seed, an epoch, and counts of what became of reading."""
+    """The base of all datasets: names, a seed, an epoch, and counts of what became of reading."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader, self.names = reader, reader.names

@@ -1,4 +1,4 @@
-"""What all datasets share: which objects, through which ETL, how they are read, and what their answers become."""
+"""The reader of all datasets: which objects, through which ETL, how they are read, and what their answers become."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _log = logging.getLogger("tvetl.datasets")
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of reading so far, in all workers: samples given, objects that failed, and what was done of it."""
+    """Counts so far, in all workers: samples given, objects that failed, and of these those skipped and substituted."""
 
     given: int
     failed: int
@@ -349,7 +349,7 @@ def choose(cluster: Cluster, bucket: str, prefix: str, names: Sequence[str] | No
 
 
 def by_name(kind: str, values: ByName, names: Names) -> Callable[[str], object]:
-    """What gives an object's labels, boxes or keypoints. Raises UsageError at once where a table lacks some names."""
+    """A function of the name for labels, boxes or keypoints. Raises UsageError where a table lacks some names."""
     if not isinstance(values, Mapping):
         if not callable(values):
             raise UsageError(f"{kind} is {values!r}: expected a table by object name, or a function of it")

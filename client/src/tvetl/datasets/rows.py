@@ -22,7 +22,7 @@ from tvetl.datasets.decoding import look_up
 
 @dataclass(frozen=True)
 class Layout:
-    """What the rows of a batch are: tensors of this shape ((C, H, W), or (N, C, H, W) with views) and dtype."""
+    """The layout of a batch's rows: tensors of this shape ((C, H, W), or (N, C, H, W) with views) and dtype."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -63,7 +63,7 @@ class Memory:
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
+class AnswerForm:
     """An answer is ``prefix`` and a tensor of ``shape`` and ``dtype``; a row is what ``table`` makes of it."""
 
     shape: tuple[int, ...]
@@ -98,7 +98,7 @@ def _bits(values: torch.Tensor) -> npt.NDArray[np.generic]:
 
 
 class Rows:
-    """What the rows of a feed's batches are, once the first answer was seen, and their memory.
+    """The rows of a feed's batches: their layout, by the first answer, and their memory.
 
     ``table`` (C, 256) is applied to pixels that are read; with ``later`` all but receiving is done afterwards, on a
     device. ``dtype`` None keeps the answers'.
@@ -111,7 +111,7 @@ class Rows:
         self._later, self._pin = later, pin
         self._memory = Memory()
         #: None before the first answer.
-        self.form: Form | None = None
+        self.form: AnswerForm | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_memory": Memory()}
@@ -146,13 +146,13 @@ class Rows:
             memory = self._memory.take(size)
         return layout.tensor(memory, count)
 
-    def _form_of(self, data: bytearray | bytes, made: torch.Tensor) -> Form:
+    def _form_of(self, data: bytearray | bytes, made: torch.Tensor) -> AnswerForm:
         prefix = b""
         if data[:6] == b"\x93NUMPY":
             prefix = bytes(data[: len(data) - made.numel() * made.dtype.itemsize])
             prefix = prefix if npy_header(prefix)[1] == "C" else b""
         shape, dtype = tuple(made.shape), made.dtype
         if self._later:
-            return Form(shape, dtype, prefix, Layout(shape, dtype), None)
+            return AnswerForm(shape, dtype, prefix, Layout(shape, dtype), None)
         row_dtype = self._dtype or (dtype if self._table is None else self._table.dtype)
-        return Form(shape, dtype, prefix, Layout(shape, row_dtype, self._channels_last), self._table)
+        return AnswerForm(shape, dtype, prefix, Layout(shape, row_dtype, self._channels_last), self._table)

@@ -30,7 +30,7 @@ _MOST: dict[Kind, int] = {"boxes": BOXES, "keypoints": KEYPOINTS}
 
 
 class Annotations:
-    """What belongs to an image before it is transformed. Raises ObjectFailed where it cannot be sent."""
+    """Boxes and keypoints of one image before it is transformed. Raises ObjectFailed where they cannot be sent."""
 
     def __init__(self) -> None:
         #: (N, 4), and by name what there is of each box.
@@ -93,7 +93,7 @@ class Annotations:
 
 
 def _properties(annotation: Annotation) -> dict[str, Rows]:
-    """What an annotation tells of each box, by name."""
+    """The labels, visibility and ignore marks of an annotation, by name."""
     properties = {"labels": annotation.labels, "visible": annotation.visible, "ignore": annotation.ignore}
     return {name: rows for name, rows in properties.items() if rows is not None}
 

@@ -23,7 +23,7 @@ Places: TypeAlias = "npt.NDArray[np.uint32]"
 
 
 class Stream(SeededDataset, IterableDataset[object]):
-    """What :class:`TransformedStream` and :class:`Shards` share: the order, the shares, the place in them.
+    """The base of :class:`TransformedStream` and :class:`Shards`: order, shares of ranks and workers, and resuming.
 
     A unit is what one read gives: an image, or a shard with its samples.
     """
@@ -82,7 +82,7 @@ class Stream(SeededDataset, IterableDataset[object]):
         return len(range(self._rank, len(self.names) - len(self.names) % self._world * self._even, self._world))
 
     def _share(self, epoch: int | None = None) -> Places:
-        """Of the rank's order the blocks of ``batch`` that are this worker's: DataLoader takes them in turn."""
+        """This worker's part of the rank's order: every n-th batch, as a DataLoader takes from its workers in turn."""
         order, (worker, workers) = self.order(epoch), _worker()
         if workers == 1:
             return order

@@ -76,7 +76,7 @@ class _Object:
 
 
 class _File:
-    """What one file has of objects, and (height, width), 0 where it does not tell."""
+    """One file's objects, and the (height, width) of its image, 0 where it does not tell."""
 
     def __init__(self, path: Path, raw: bool) -> None:
         self._path, self._raw = path, raw

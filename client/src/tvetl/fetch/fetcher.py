@@ -339,7 +339,7 @@ class Fetcher:
             self._refer(fetch, response, bytes(body or b""))
 
     def _refer(self, fetch: Fetch, response: Response, body: bytes) -> None:
-        """The response is not the object: follow a redirect, believe an ETL's error, ask the SDK about all else."""
+        """No object came: follow a redirect, take an ETL's error as final, and leave all else to the SDK."""
         status, location = response.status, response.location
         if status in (301, 302, 307, 308) and fetch.redirects < _REDIRECTS and location.startswith("http"):
             fetch.redirects += 1
@@ -358,7 +358,7 @@ class Fetcher:
         fetch.data, fetch.error = data, error
         self._done.append(fetch)
 
-    # The way that is always right
+    # Reads by the SDK
 
     def _to_sdk(self, fetch: Fetch, *, stale: bool = False) -> None:
         """Read by the SDK, in a thread. Where the map may be ``stale``, ask for it again."""

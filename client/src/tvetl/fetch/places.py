@@ -1,4 +1,4 @@
-"""Which target an object lies on: AIStore's highest-random-weight hashing, for many objects at once.
+"""The target that an object lies on: AIStore's highest-random-weight hashing, for many objects at once.
 
 Implements ``Smap.get_target_for_object`` of the SDK (AIStore's ``core/meta/hrw.go``), which hashes one object in
 Python, and so takes longer the more targets there are. A test compares the two.

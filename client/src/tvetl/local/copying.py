@@ -16,7 +16,7 @@ from tvetl.notation import path_escape
 
 
 class Copying:
-    """``home(bucket, name)`` is the target that an object belongs to."""
+    """Copies and transforms objects; ``home(bucket, name)`` is the target that an object belongs to."""
 
     def __init__(
         self, store: Store, etls: Etls, xactions: Xactions, proxy: NodeServer, home: Callable[[str, str], NodeServer]

@@ -155,7 +155,8 @@ class Store:
         path = self.path(bucket, name)
         try:
             found = os.lstat(path)
-            linked = "/" in name and os.path.realpath(path) != str(path)  # a folder in the bucket; the bucket is none
+            # Whether one of its folders is a link; the bucket's own is none, as :meth:`has` sees to.
+            linked = "/" in name and os.path.realpath(path) != str(path)
             if linked or not S_ISREG(found.st_mode):
                 raise FileNotFoundError
         except PermissionError:  # not the same as a missing object

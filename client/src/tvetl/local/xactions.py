@@ -22,7 +22,7 @@ _IC_ABORT = "IC(notifications) abort"  # the reason at targets that another one 
 
 @dataclass
 class Snap:
-    """What one target did for a job."""
+    """One target's part of a job: its counts and errors."""
 
     loc: list[int] = field(default_factory=lambda: [0, 0])  # objects and bytes that stayed
     out: list[int] = field(default_factory=lambda: [0, 0])  # that went to another target

@@ -48,6 +48,7 @@ class Op:
     params: Mapping[str, Param]
     gives: forms.Gives = forms.same
     random: bool = False
+    #: Checks its parameters against each other, and against the image that it takes.
     agrees: forms.Agree | None = None
     fits: forms.Fit | None = None
     #: True where it moves pixels, so that an image's annotations move too; False where it changes values alone; None
