@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support import encoding, sanitizers
 
-from tvetl.spec import Output, Value, parse
+from tvetl.spec import Value
 from tvetl_server.engine.encode import _jpeg_by_c, _jpeg_head
 from tvetl_server.engine.native import native as installed
 from tvetl_server.engine.pixels import ArrayImage, image_on
@@ -28,17 +28,8 @@ def native() -> ModuleType:
     return installed
 
 
-def output(**options: Value) -> Output:
-    return parse({"steps": [], "output": {"format": "jpeg", **options}}).output
-
-
 def picture(kind: str = "soft", size: tuple[int, int] = (61, 45), bands: int = 3) -> ArrayImage:
     return image_on(encoding.pixels(kind, size, bands, np.random.default_rng(5)))
-
-
-def saved(image: Image.Image, **options: object) -> bytes:
-    image.save(file := io.BytesIO(), "JPEG", **options)
-    return file.getvalue()
 
 
 def test_random_pictures_and_options(native: ModuleType) -> None:
@@ -82,7 +73,8 @@ def test_what_is_whose(native: ModuleType) -> None:
 
 
 def test_what_does_not_fit_is_refused(native: ModuleType) -> None:
-    head = saved(Image.new("RGB", (40, 40)))
+    Image.new("RGB", (40, 40)).save(file := io.BytesIO(), "JPEG")
+    head = file.getvalue()
     for wrong in (b"", head[:50], head):  # the last has codes behind its head
         with pytest.raises(ValueError, match="no head"):
             native.encode(wrong, bytes(40 * 40 * 4))
